@@ -1,0 +1,107 @@
+"""One run's settings: frozen dataclasses, one documented field a line. A preset is a TOML file that overrides defaults.
+
+Command line: `PRESET --section.key value`. Every error names the thing, the allowed values and the remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.data import InputConfig
+from pipeline.models import ModelConfig
+from pipeline.norms import NormConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast, from which seed."""
+
+    epochs: int = 40
+    """Passes over the training clips."""
+    batch_size: int = 64
+    """Clips a step, over all ranks together."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; weights of norms and biases have none."""
+    seed: int = 0
+    """Of weights, order and dropout."""
+    eval_every: int = 5
+    """Epochs between two evaluations (A to D); the last epoch is always evaluated."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
+        if self.lr <= 0:
+            raise ValueError(f"train.lr {self.lr} must be above 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers, and where it reads and writes."""
+
+    data: Path
+    """HDF5 file made by preprocessing.build."""
+    out: Path
+    """Run folder; the same command again resumes it."""
+    nproc: int = 1
+    """Ranks (processes) on this machine."""
+    wandb: Literal["off", "offline", "online"] = "offline"
+    """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none."""
+    fast_start: bool = False
+    """Skip the check of the data file's sha256."""
+    input: InputConfig = field(default_factory=InputConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    norm: NormConfig = field(default_factory=NormConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.nproc < 1:
+            raise ValueError(f"nproc {self.nproc} must be 1 or more")
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    plain = dataclasses.asdict(config)
+    return plain | {"data": str(config.data), "out": str(config.out)}
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Settings from plain values; ValueError names an unknown key and the nearest known one."""
+    return build(Config, values, "")
+
+
+def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
+    """A dataclass from nested plain values."""
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(prefix + k for k in known)}"
+            raise ValueError(f"unknown setting {prefix}{key}{hint}")
+        default = known[key].default_factory
+        if isinstance(value, dict) and default is not dataclasses.MISSING:
+            arguments[key] = build(default, value, f"{prefix}{key}.")
+        else:
+            arguments[key] = Path(value) if key in ("data", "out") else value
+    return cls(**arguments)
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The values of a preset by name, or of a TOML file by path."""
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.toml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"no preset {name!r}{hint}; choose one of {', '.join(known)}, or the path of a .toml file")
+    return tomllib.loads(path.read_text())

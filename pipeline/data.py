@@ -1,0 +1,141 @@
+"""HDF5 -> batches on the device: order a pure function of (seed, epoch), a batch one gather and one interpolation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.models.bodies import BODIES
+from preprocessing.hdf5 import SkeletonFile, open_file
+
+ORDERS = ("reshuffle", "once", "class")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Which part of the file is used, and how a clip becomes a tensor."""
+
+    protocol: str = ""
+    """Split protocol of the file; empty: the file's default."""
+    frames: int = 64
+    """Frames T that every clip is resampled to."""
+    fit: str = "train"
+    """Split to train on: train, or train+val once all choices are made."""
+    order: str = "reshuffle"
+    """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class (sorted by label)."""
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"input.order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
+        if self.fit not in ("train", "train+val"):
+            raise ValueError(f"input.fit {self.fit!r} is unknown; choose train or train+val")
+        if self.frames < 2:
+            raise ValueError(f"input.frames {self.frames} is too few; a clip needs 2 frames or more")
+
+
+class Batch(NamedTuple):
+    """One batch on the device."""
+
+    x_NCTVM: Tensor  # metres, absent bodies zero
+    present_NMT: Tensor  # bool
+    label_N: Tensor  # int64
+    index_N: Tensor  # position in the file
+
+
+class Clips:
+    """All clips of one file, on one device."""
+
+    def __init__(self, file: SkeletonFile, device: torch.device) -> None:
+        self.device = device
+        self.classes = len(file.class_names)
+        self.class_names = list(file.class_names)
+        self.joints = int(file.joints_RV3.shape[1])
+        self.rows_RV3 = torch.from_numpy(np.array(file.joints_RV3)).to(device)
+        self.present_R = torch.from_numpy(np.array(file.present_R, dtype=bool)).to(device)
+        self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(device)
+        self.label_N = torch.from_numpy(np.asarray(file.clips["label"], dtype=np.int64)).to(device)
+        start_NM = np.full((len(self.label_N), BODIES), -1, dtype=np.int64)
+        start_NM[np.asarray(file.body_clip), np.asarray(file.body_slot)] = np.asarray(file.body_start)
+        self.start_NM = torch.from_numpy(start_NM).to(device)
+
+    def batch(self, index_N: Tensor, frames: int) -> Batch:
+        """Clips `index_N` resampled to `frames` points, evenly spaced from the first frame to the last.
+
+        Linear between two frames in which the body was tracked; at a presence border the nearer frame decides, so that
+        no body is ever drawn half-way to the origin.
+        """
+        index_N = index_N.to(self.device)
+        last_N1 = (self.frames_N[index_N] - 1).unsqueeze(1)
+        at_NT = torch.linspace(0, 1, frames, device=self.device) * last_N1
+        low_NT = at_NT.floor().long()
+        share_NT = at_NT - low_NT
+        start_NM1 = self.start_NM[index_N].unsqueeze(2)
+        exists_NM1 = start_NM1 >= 0
+        low_NMT = (start_NM1 + low_NT.unsqueeze(1)).clamp(min=0)
+        high_NMT = (start_NM1 + torch.minimum(low_NT + 1, last_N1).unsqueeze(1)).clamp(min=0)
+        near_low_NMT = (share_NT < 0.5).unsqueeze(1)
+        in_low_NMT = self.present_R[low_NMT] & exists_NM1
+        in_high_NMT = self.present_R[high_NMT] & exists_NM1
+        present_NMT = torch.where(near_low_NMT, in_low_NMT, in_high_NMT)
+        both_NMT = in_low_NMT & in_high_NMT
+        weight_NMT = torch.where(both_NMT, share_NT.unsqueeze(1), (~near_low_NMT).float())
+        x_NMTVC = torch.lerp(self.rows_RV3[low_NMT], self.rows_RV3[high_NMT], weight_NMT[..., None, None])
+        x_NMTVC = torch.where(present_NMT[..., None, None], x_NMTVC, 0.0)
+        return Batch(x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N], index_N)
+
+
+class Splits(NamedTuple):
+    """Index tensors of one protocol; `train` holds no clip of `val`."""
+
+    protocol: str
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    def fit(self, which: str) -> Tensor:
+        """The clips that are trained on."""
+        return torch.cat([self.train, self.val]).sort().values if which == "train+val" else self.train
+
+    def held_out(self, fit: str) -> Tensor:
+        """The clips that choices are made on; none when they are trained on."""
+        return self.val if fit == "train" else self.val[:0]
+
+
+def load(path: Path, config: InputConfig, device: torch.device, fast_start: bool = False) -> tuple[Clips, Splits]:
+    """Open, check and move one file to the device. ValueError names what is wrong with file or protocol."""
+    file = open_file(path, fast_start=fast_start)
+    protocol = config.protocol or file.default_protocol
+    if protocol not in file.splits:
+        raise ValueError(f"{path} has no protocol {protocol!r}; it has {', '.join(sorted(file.splits)) or 'none'}")
+    parts = {
+        name: torch.from_numpy(np.asarray(file.splits[protocol].get(name, []), dtype=np.int64))
+        for name in ("train", "val", "test")
+    }
+    splits = Splits(protocol, **parts)
+    if not len(splits.fit(config.fit)):
+        raise ValueError(f"{path}: protocol {protocol!r} has no training clips (test: {len(splits.test)} clips)")
+    return Clips(file, device), splits
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator that is a pure function of its key."""
+    seed = np.random.SeedSequence([abs(part) for part in key]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+
+def epoch_batches(index_N: Tensor, label_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
+    """The epoch's clips in order, in batches of at most `size` whose sizes differ by one at most.
+
+    So no clip is dropped and no batch is so small that its statistics mean nothing.
+    """
+    if order == "class":
+        shuffled = index_N[label_N[index_N.to(label_N.device)].cpu().argsort(stable=True)]
+    else:
+        draw = generator(seed, 1, epoch if order == "reshuffle" else 0)
+        shuffled = index_N[torch.randperm(len(index_N), generator=draw)]
+    return list(shuffled.tensor_split(-(-len(shuffled) // size)))

@@ -1,0 +1,128 @@
+"""The only door to torch.distributed: start ranks, know one's place among them, add exactly.
+
+A program without ranks is a world of one: every function here then returns its argument unchanged, so that callers
+need no second path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# A rank that died is noticed at once (its connection resets); a rank that hangs, after this time.
+TIMEOUT = timedelta(minutes=10)
+
+
+class WorkerDied(RuntimeError):
+    """A rank ended with an error; the message names it."""
+
+
+def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
+    """Run `entry(*arguments)` in `ranks` processes of this machine through torch's elastic launcher.
+
+    The rendezvous listens on loopback. Raises WorkerDied when a rank fails.
+    """
+    # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, entry)(*arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise WorkerDied(f"rank {rank} ended with exit code {failure.exitcode}; its message stands above") from None
+
+
+def launched() -> bool:
+    """Whether this process is one rank of a launcher (ours or torchrun)."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def join() -> torch.device:
+    """Join the process group if a launcher started this process; return the device of this rank."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return device
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """DistributedDataParallel over the ranks; the model itself in a world of one."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum of a tensor over the ranks, without gradient."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return total(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        # Every rank's result holds every rank's x, so the gradient of x is the sum of all ranks' gradients.
+        return total(gradients[0])
+
+
+def stack_over_ranks(x: Tensor) -> Tensor:
+    """Every rank's `x`, stacked to (world, *x.shape), the same on all ranks and differentiable.
+
+    One sum over ranks of a tensor in which each rank filled its own row: exact, and its gradient is again a sum.
+    """
+    mine = torch.zeros(world_size(), *[1] * x.dim(), dtype=x.dtype, device=x.device)
+    mine[rank()] = 1
+    result: Tensor = _Total.apply(mine * x)
+    return result
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so; the same answer on all ranks."""
+    return bool(total(torch.tensor(float(flag), device=device)) > 0)

@@ -1,0 +1,21 @@
+"""Accuracies of logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
+    """top1, top5 (of min(5, K) choices) and mean_class (mean recall over the classes present), as fractions."""
+    best = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
+    hit_N5 = best == label_N.unsqueeze(1)
+    right_N = hit_N5[:, 0].double()
+    classes = logits_NK.shape[1]
+    seen_K = torch.bincount(label_N, minlength=classes)
+    right_K = torch.bincount(label_N, weights=right_N, minlength=classes)
+    return {
+        "top1": right_N.mean().item(),
+        "top5": hit_N5.any(1).double().mean().item(),
+        "mean_class": (right_K[seen_K > 0] / seen_K[seen_K > 0]).mean().item(),
+    }

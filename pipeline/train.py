@@ -1,0 +1,270 @@
+"""Train one network on one data file.
+
+    python -m pipeline.train default --data ntu60.h5 --out runs/bn-loop --norm.kind bn --norm.persons loop
+    python -m pipeline.train default --data ntu60.h5 --out runs/ddp --nproc 2 --train.batch-size 128
+    torchrun --nproc-per-node 4 -m pipeline.train default --data ntu60.h5 --out runs/four
+
+The same command again resumes from the last checkpoint. RUN/summary.json has the figures, RUN/ledger.jsonl one line an
+epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 damaged file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline import checkpoint, distributed, evaluate, report
+from pipeline.config import Config, as_dict, from_dict, preset
+from pipeline.data import Clips, Splits, epoch_batches, load
+from pipeline.metrics import metrics
+from pipeline.models import build_model
+from preprocessing import files
+from preprocessing.hdf5 import IntegrityError
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss of a step was not finite; no rank has taken the step."""
+
+
+def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, nn.Module, torch.optim.Optimizer]:
+    """Data, network and optimizer of a run, the same on every rank."""
+    clips, splits = load(config.data, config.input, device, config.fast_start)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, config.norm, config.input.frames, clips.joints, clips.classes).to(device)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return clips, splits, model, torch.optim.AdamW(groups, lr=config.train.lr)
+
+
+def fit(
+    config: Config, clips: Clips, splits: Splits, model: nn.Module, optimizer: torch.optim.Optimizer, done: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Train epochs done+1 .. epochs; yield each epoch's figures, when its checkpoint can be made."""
+    settings, frames, device = config.train, config.input.frames, clips.device
+    train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
+    rank, ranks = distributed.rank(), distributed.world_size()
+    parallel = distributed.wrap(model, device)
+    for epoch in range(done + 1, settings.epochs + 1):
+        parallel.train()
+        torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
+        begin, right, loss_sum = time.perf_counter(), 0.0, 0.0
+        for index_N in epoch_batches(
+            train_N, clips.label_N, settings.batch_size, settings.seed, epoch, config.input.order
+        ):
+            batch = clips.batch(index_N.tensor_split(ranks)[rank], frames)
+            logits = parallel(batch.x_NCTVM, batch.present_NMT)
+            # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that DDP
+            # averages over, is exactly the gradient of one big batch.
+            loss = functional.cross_entropy(logits, batch.label_N, reduction="sum") * ranks / len(index_N)
+            if distributed.agree(not torch.isfinite(loss).item(), device):
+                raise NonFiniteLoss(f"epoch {epoch}: the loss is not finite on clips {index_N.tolist()}; no step taken")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.item() / ranks * len(index_N)
+            right += (logits.argmax(1) == batch.label_N).sum().item()
+        sums = distributed.total(torch.tensor([right, loss_sum], dtype=torch.float64, device=device)) / len(train_N)
+        seconds = time.perf_counter() - begin
+        record: dict[str, Any] = {"epoch": epoch, "train": {"top1": sums[0].item(), "loss": sums[1].item()}}
+        record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
+        if epoch % settings.eval_every == 0 or epoch == settings.epochs:
+            sizes = frames, settings.batch_size
+            four = evaluate.four_accuracies(model, clips, evaluate.probe(train_N), held_out_N, *sizes)
+            record |= {"accuracies": four, "gap": evaluate.gaps(four)}
+        yield record
+
+
+def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
+    return seed * 1_000_003 + epoch * 1_009 + rank
+
+
+def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dict[str, Any]:
+    """The one reading of the test split, and A to D with C and D on it."""
+    frames, size = config.input.frames, config.train.batch_size
+    train_N = evaluate.probe(splits.fit(config.input.fit))
+    held_out_N = splits.held_out(config.input.fit)
+    judged_N = splits.test if len(splits.test) else held_out_N
+    four = evaluate.four_accuracies(model, clips, train_N, judged_N, frames, size)
+    return {
+        "val": _measure(model, clips, held_out_N, frames, size),
+        "test": _measure(model, clips, splits.test, frames, size),
+        "accuracies": four,
+        "gap": evaluate.gaps(four),
+        "eval": "test" if len(splits.test) else "val",
+        "protocol": splits.protocol,
+        "clips": {"train": len(splits.fit(config.input.fit)), "val": len(held_out_N), "test": len(splits.test)},
+        "ranks": distributed.world_size(),
+        "device": str(clips.device),
+        "config": as_dict(config),
+    }
+
+
+def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the ledger's lines say of the whole run: training accuracy of the last epoch (as a progress bar shows it),
+    seconds, and clips a second."""
+    return {
+        "train": {"top1": lines[-1]["train"]["top1"]},
+        "seconds": sum(line["seconds"] for line in lines),
+        "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
+    }
+
+
+def _measure(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int) -> dict[str, float]:
+    if not len(index_N):
+        return {}
+    prediction = evaluate.predict(model, clips, index_N, frames, size)
+    return metrics(prediction.logits_NK, prediction.label_N)
+
+
+def run(config: Config) -> None:
+    """One rank's whole work: set up, resume, train, evaluate, write."""
+    device = distributed.join()
+    first = distributed.rank() == 0
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // distributed.world_size()))
+    try:
+        clips, splits, model, optimizer = setup(config, device)
+        saved = checkpoint.load(config.out, device)
+        done = 0
+        if saved is not None:
+            done, state = saved
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        ledger = report.Ledger(config.out, as_dict(config), config.wandb, done) if first else None
+        epochs = fit(config, clips, splits, model, optimizer, done)
+        console = Console(stderr=True)
+        for record in track(
+            epochs, total=config.train.epochs - done, description=config.out.name, console=console, disable=not first
+        ):
+            if ledger is not None:
+                ledger.write(record)
+                checkpoint.save(
+                    config.out, record["epoch"], {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                )
+        measured = final(config, clips, splits, model)
+        if ledger is not None:
+            summary = trained(report.read(config.out)) | measured
+            files.publish_json(config.out / "summary.json", summary)
+            ledger.close(summary)
+            print(describe(summary))
+    finally:
+        distributed.leave()
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The summary in two lines."""
+    four = summary["accuracies"]
+    parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
+    gap = summary["gap"]
+    line = f"train {100 * summary['train']['top1']:.1f} %"
+    for split in ("val", "test"):
+        if summary[split]:
+            line += f" · {split} {100 * summary[split]['top1']:.1f} %"
+    line += f" · {summary['clips_per_second']:.0f} clips/s"
+    generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
+    return (
+        f"{line}\n{'  '.join(parts)} %: gap of normalization {100 * gap['normalization']:+.1f}{generalization} points"
+    )
+
+
+def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits, nn.Module]:
+    """Settings, data and trained network (in eval mode) of a run folder. ValueError says what is missing."""
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
+    config = from_dict(json.loads((folder / "config.json").read_text()))
+    saved = checkpoint.load(folder, device)
+    if saved is None:
+        raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
+    clips, splits, model, _ = setup(config, device)
+    model.load_state_dict(saved[1]["model"])
+    return config, clips, splits, model.eval()
+
+
+def parse(arguments: list[str]) -> Config:
+    """Command line -> settings. The first word names the preset."""
+    if not arguments or arguments[0].startswith("-"):
+        name, rest = "default", arguments
+        if not {"-h", "--help"} & set(arguments):
+            raise ValueError("name a preset first: python -m pipeline.train default --data FILE.h5 --out RUN")
+    else:
+        name, rest = arguments[0], arguments[1:]
+    missing = {"data": tyro.MISSING, "out": tyro.MISSING}
+    config: Config = tyro.cli(
+        Config,
+        args=rest,
+        default=from_dict(missing | preset(name)),
+        prog=f"python -m pipeline.train {name}",
+        description=__doc__,
+    )
+    return config
+
+
+def claim(config: Config) -> None:
+    """Make the run folder this configuration's; refuse one that belongs to another."""
+    path = config.out / "config.json"
+    mine = json.loads(json.dumps(as_dict(config)))
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        free = ("out", "nproc", "wandb", "fast_start")
+        differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
+        if differing:
+            raise ValueError(
+                f"{config.out} holds a run with other settings ({', '.join(differing)}); choose another --out or delete it"
+            )
+    config.out.mkdir(parents=True, exist_ok=True)
+    files.publish_json(path, mine)
+
+
+def main() -> int:
+    """Entry of `python -m pipeline.train`; returns the exit code."""
+    try:
+        config = parse(sys.argv[1:])
+        if not config.data.is_file():
+            raise ValueError(
+                f"{config.data} does not exist; build it with python -m preprocessing.build SOURCE --out {config.data}"
+            )
+        if config.nproc > 1 and not distributed.launched():
+            claim(config)
+            distributed.launch(main_of_rank, (as_dict(config),), config.nproc)
+        else:
+            if distributed.rank() == 0:
+                claim(config)
+            run(config)
+    except (IntegrityError, ValueError, distributed.WorkerDied, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _exit_code(error)
+    return 0
+
+
+def main_of_rank(values: dict[str, Any]) -> None:
+    """What our launcher starts in each rank."""
+    try:
+        run(from_dict(values))
+    except (IntegrityError, ValueError, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    codes = {IntegrityError: 6, distributed.WorkerDied: 3, NonFiniteLoss: 5}
+    return codes.get(type(error), 2)
+
+
+if __name__ == "__main__":
+    # Ranks are started by name: they must find this module under its own name, not as __main__.
+    from pipeline.train import main as imported_main
+
+    sys.exit(imported_main())
