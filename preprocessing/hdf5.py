@@ -201,7 +201,7 @@ def _map(path: Path, place: _Place) -> np.ndarray:
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _content_digest(root: dict[str, Any], hashes: dict[str, str]) -> str:
