@@ -48,10 +48,10 @@ _WORDS = {
 
 
 class SkeletonError(ValueError):
-    """A clip that cannot be read: `name`, `line` (from 1) and a `reason` out of REASONS."""
+    """A clip that cannot be read: its `name`, `line` (from 1; 0 where no line is to blame) and a `reason` code."""
 
-    def __init__(self, name: str, line: int, reason: str) -> None:
-        super().__init__(f"{name}:{line}: {reason}: {_WORDS[reason]}")
+    def __init__(self, name: str, line: int, reason: str, message: str = "") -> None:
+        super().__init__(f"{name}:{line}: {reason}: {message or _WORDS[reason]}")
         self.name, self.line, self.reason = name, line, reason
 
 

@@ -1,0 +1,108 @@
+"""Who trains and who is tested: the protocols of NTU and of array sources, and what is held out of train as val."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from preprocessing.ntu import VAL_SUBJECTS, is_train
+
+VAL_SHARE = 0.2
+
+
+class Splits(NamedTuple):
+    """Protocol -> part -> positions (int64, ascending); the default protocol; how each val was chosen."""
+
+    parts: dict[str, dict[str, np.ndarray]]
+    default: str
+    rules: dict[str, str]
+
+
+class Columns(NamedTuple):
+    """What a split may depend on, one value a clip."""
+
+    label_N: np.ndarray
+    subject_N: np.ndarray
+    view_N: np.ndarray
+
+
+def hold_out(train_N: np.ndarray, columns: Columns, preferred: Iterable[int] = ()) -> tuple[np.ndarray, str]:
+    """Which of `train_N` (positions) are val, and the rule in words.
+
+    Subjects are held out where they vary inside train, else views, else every fifth clip of each class.
+    """
+    for word, values_N in (("subject", columns.subject_N), ("view", columns.view_N)):
+        present = np.unique(values_N[train_N])
+        if len(present) < 2:
+            continue
+        chosen = np.intersect1d(present, sorted(preferred)) if word == "subject" else present[:0]
+        if not 0 < len(chosen) < len(present):
+            chosen = _spaced(present)
+        return train_N[np.isin(values_N[train_N], chosen)], f"{word} {', '.join(map(str, chosen))} held out of train"
+    ordered = train_N[np.argsort(columns.label_N[train_N], kind="stable")]
+    return np.sort(ordered[4::5]), "every fifth clip of each class held out of train: neither subjects nor views vary"
+
+
+def _spaced(present: np.ndarray) -> np.ndarray:
+    """About a fifth of the values, at least one, evenly spaced, the last among them."""
+    count = max(1, round(VAL_SHARE * len(present)))
+    return present[[(k + 1) * len(present) // count - 1 for k in range(count)]]
+
+
+def divide(train: np.ndarray, test: np.ndarray, val: np.ndarray) -> dict[str, np.ndarray]:
+    """The three parts, `val` taken out of `train`."""
+    return {
+        "train": np.setdiff1d(train, val).astype(np.int64),
+        "val": val.astype(np.int64),
+        "test": test.astype(np.int64),
+    }
+
+
+def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Splits:
+    """xsub, xview and xset; one without train or test is left out, unless none would be left."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    rules: dict[str, str] = {}
+    for protocol in ("xsub", "xview", "xset"):
+        train_B = is_train(protocol, setup_N, columns.view_N, columns.subject_N)
+        train, test = np.flatnonzero(train_B), np.flatnonzero(~train_B)
+        if len(train) and len(test):
+            val, rules[protocol] = hold_out(train, columns, VAL_SUBJECTS)
+            parts[protocol] = divide(train, test, val)
+    if not parts:
+        train_B = is_train("xsub", setup_N, columns.view_N, columns.subject_N)
+        train = np.flatnonzero(train_B)
+        val, rules["xsub"] = hold_out(train, columns, VAL_SUBJECTS)
+        parts["xsub"] = divide(train, np.flatnonzero(~train_B), val)
+    return Splits(parts, next(iter(parts)), rules)
+
+
+def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
+    """Protocols from the columns `split`, `fold`, `view`, `subject`; the first of them is the default."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    rules: dict[str, str] = {}
+
+    def add(protocol: str, test_B: np.ndarray, val_B: np.ndarray | None = None) -> None:
+        train, test = np.flatnonzero(~test_B), np.flatnonzero(test_B)
+        if val_B is not None and val_B.any():
+            val, rules[protocol] = np.flatnonzero(val_B), "val as given"
+        else:
+            val, rules[protocol] = hold_out(train, columns)
+        parts[protocol] = divide(train, test, val)
+
+    if "split" in given:
+        add("split", given["split"] == "test", given["split"] == "val")
+    if "fold" in given:
+        for fold in np.unique(given["fold"]):
+            add(f"fold{fold}", given["fold"] == fold)
+    if "view" in given and len(np.unique(given["view"])) > 1:
+        add("xview", given["view"] == given["view"].max())
+    if "subject" in given and len(np.unique(given["subject"] % 2)) > 1:
+        add("xsub", given["subject"] % 2 == 0)
+    if not parts:
+        # Without any column there is still a reproducible test set: every fifth clip of each class.
+        every = np.arange(len(columns.label_N))
+        constant = Columns(columns.label_N, np.zeros_like(every), np.zeros_like(every))
+        add("holdout", np.isin(every, hold_out(every, constant)[0]))
+    return Splits(parts, next(iter(parts)), rules)
