@@ -92,7 +92,7 @@ def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
         if isinstance(value, dict) and default is not dataclasses.MISSING:
             arguments[key] = build(default, value, f"{prefix}{key}.")
         else:
-            arguments[key] = Path(value) if key in ("data", "out") else value
+            arguments[key] = Path(value) if key in ("data", "out") and isinstance(value, str) else value
     return cls(**arguments)
 
 

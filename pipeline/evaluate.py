@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -105,12 +106,14 @@ def four_accuracies(
 ) -> dict[str, float]:
     """A, B and, when there are held-out clips, C and D, as fractions."""
     model.eval()
-    parts = {"A": (train_N, None), "B": (train_N, batch_statistics)}
-    if len(held_out_N):
-        parts |= {"C": (held_out_N, None), "D": (held_out_N, batch_statistics)}
-    return {
-        name: predict(model, clips, index_N, frames, size, source).top1 for name, (index_N, source) in parts.items()
-    }
+
+    def measure(running: str, batch: str, index_N: Tensor) -> dict[str, float]:
+        by_running = predict(model, clips, index_N, frames, size).top1
+        if not batch_norms(model):
+            return {running: by_running, batch: by_running}
+        return {running: by_running, batch: predict(model, clips, index_N, frames, size, batch_statistics).top1}
+
+    return measure("A", "B", train_N) | (measure("C", "D", held_out_N) if len(held_out_N) else {})
 
 
 def gaps(accuracies: dict[str, float]) -> dict[str, float]:
@@ -121,7 +124,8 @@ def gaps(accuracies: dict[str, float]) -> dict[str, float]:
     return result
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     """Population statistics of one call site."""
 
     mean_C: Tensor

@@ -1,0 +1,36 @@
+// Draws the clip of <script id="clip" type="application/json"> as moving skeletons seen from the camera.
+(function () {
+  const clip = JSON.parse(document.getElementById("clip").textContent);
+  const canvas = document.getElementById("skeleton");
+  const pen = canvas.getContext("2d");
+  const points = clip.bodies.flatMap((body) => body.joints.filter((frame, t) => body.present[t]).flat());
+  const range = [0, 1].map((axis) => {
+    const values = points.map((p) => p[axis]);
+    return [Math.min(...values), Math.max(...values)];
+  });
+  function draw(t) {
+    const wide = (canvas.width = canvas.clientWidth * devicePixelRatio);
+    const high = (canvas.height = canvas.clientHeight * devicePixelRatio);
+    const scale = 0.88 * Math.min(wide / (range[0][1] - range[0][0]), high / (range[1][1] - range[1][0]));
+    const middle = range.map((r) => (r[0] + r[1]) / 2);
+    const at = (p) => [wide / 2 + (p[0] - middle[0]) * scale, high / 2 - (p[1] - middle[1]) * scale];
+    clip.bodies.forEach((body, slot) => {
+      if (!body.present[t]) return;
+      pen.strokeStyle = pen.fillStyle = ["#2471a3", "#d35400"][slot];
+      pen.lineWidth = 4 * devicePixelRatio;
+      pen.lineCap = "round";
+      clip.bones.forEach(([a, b]) => {
+        pen.beginPath();
+        pen.moveTo(...at(body.joints[t][a]));
+        pen.lineTo(...at(body.joints[t][b]));
+        pen.stroke();
+      });
+    });
+    canvas.dataset.frame = t;
+  }
+  const start = performance.now();
+  (function next(now) {
+    draw(Math.floor(Math.max(0, now - start) / (1000 / clip.fps)) % clip.frames);
+    requestAnimationFrame(next);
+  })(start);
+})();

@@ -1,0 +1,336 @@
+"""One self-contained page (no network) over several runs: what normalization did, why, and what fixes it.
+
+    python -m pipeline.page runs/none runs/bn-loop runs/bn-masked --study studies/norms --out report.html
+
+A run's doctor.json, when it is there, gives the why. The page reads run folders only; it computes nothing anew.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import tyro
+from plotly.offline import get_plotlyjs
+
+from pipeline import report
+from preprocessing import files
+from preprocessing.hdf5 import IntegrityError, SkeletonFile, open_file
+
+COLOURS = ("#7f8c8d", "#c0392b", "#2471a3", "#1e8449", "#8e44ad", "#d35400")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says."""
+
+    name: str
+    summary: dict[str, Any]
+    lines: list[dict[str, Any]]
+    doctor: dict[str, Any] | None
+
+    @property
+    def norm(self) -> dict[str, Any]:
+        """Its norm settings."""
+        norm: dict[str, Any] = self.summary["config"]["norm"]
+        return norm
+
+    @property
+    def eval_top1(self) -> float:
+        """Accuracy on unseen clips (fraction)."""
+        value: float = self.summary[self.summary["eval"]]["top1"]
+        return value
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run. ValueError when it is not one."""
+    path = folder / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{folder} has no summary.json: it is not a finished run; run python -m pipeline.train first")
+    doctor = folder / "doctor.json"
+    return Run(
+        folder.name,
+        json.loads(path.read_text()),
+        report.read(folder),
+        json.loads(doctor.read_text()) if doctor.exists() else None,
+    )
+
+
+def patient(runs: list[Run]) -> Run:
+    """The run with the largest normalization gap: what the page is about."""
+    return max(runs, key=lambda run: run.summary["gap"]["normalization"])
+
+
+def baseline(runs: list[Run]) -> Run | None:
+    """The run without norm."""
+    return next((run for run in runs if run.norm["kind"] == "none"), None)
+
+
+def answer(runs: list[Run]) -> str:
+    """The three boxes: what happened, why, what fixes it."""
+    sick, plain = patient(runs), baseline(runs)
+    healthy = max(runs, key=lambda run: run.eval_top1)
+    what = f"<b class=figure>{_pct(sick.summary['train']['top1'])} → {_pct(sick.eval_top1)}</b>"
+    what += f"training → evaluation accuracy of <b>{html.escape(sick.name)}</b>"
+    if plain is not None and plain is not sick:
+        what += f"; without norm {_pct(plain.summary['train']['top1'])} → {_pct(plain.eval_top1)}"
+    cause = sick.doctor["causes"][0] if sick.doctor and sick.doctor["causes"] else None
+    gap = 100 * sick.summary["gap"]["normalization"]
+    why = f"<b class=figure>{gap:.1f} points</b> lost on the <em>same training clips</em> by running statistics. "
+    if cause:
+        why += f"Cause: <b>{cause['check']}</b>, {100 * cause['recovered']:.0f} % of it. "
+    else:
+        why += html.escape(sick.doctor["verdict"]) if sick.doctor else "Run python -m pipeline.doctor for the cause."
+    if cause and cause["check"] == "reuse":
+        why += (
+            "One layer is called once a body, on real and on mostly empty bodies; evaluation uses one mixture for both."
+        )
+    fix = ""
+    if cause:
+        fix += f"<b class=figure>{_pct(cause['before'])} → {_pct(cause['after'])}</b> evaluation accuracy by separate "
+        fix += "statistics a call, nothing retrained. " if cause["check"] == "reuse" else "new statistics. "
+    fix += f"Best arm trained from the start: <b>{html.escape(healthy.name)}</b>, {_pct(healthy.eval_top1)}."
+    return (
+        f"<div class=answer><div class=bad><h3>What happened</h3>{what}</div><div class=bad><h3>Why</h3>{why}</div>"
+        f"<div class=good><h3>What fixes it</h3>{fix}</div></div>"
+    )
+
+
+def headline(runs: list[Run]) -> str:
+    """One sentence a person reads first."""
+    sick, plain = patient(runs), baseline(runs)
+    if 100 * sick.summary["gap"]["normalization"] < 2:
+        return "Normalization costs no accuracy in these runs"
+    if plain is None or plain is sick:
+        return f"{sick.name}: running statistics cost {100 * sick.summary['gap']['normalization']:.0f} points"
+    train = 100 * (sick.summary["train"]["top1"] - plain.summary["train"]["top1"])
+    evaluation = 100 * (sick.eval_top1 - plain.eval_top1)
+    return f"{sick.name}: training accuracy {train:+.0f} points, evaluation accuracy {evaluation:+.0f} points"
+
+
+def arms_figure(runs: list[Run]) -> go.Figure:
+    """Training and evaluation accuracy of each run."""
+    names = [run.name for run in runs]
+    pairs = (
+        ("training", "#aab7b8", [run.summary["train"]["top1"] for run in runs]),
+        ("evaluation", "#2471a3", [run.eval_top1 for run in runs]),
+    )
+    figure = go.Figure(
+        [
+            go.Bar(name=n, x=names, y=_hundred(y), marker_color=c, text=[f"{100 * v:.0f}" for v in y])
+            for n, c, y in pairs
+        ]
+    )
+    return _style(figure, "Accuracy by arm (%)").update_layout(barmode="group", yaxis_range=[0, 109])
+
+
+def waterfall_figure(run: Run) -> go.Figure:
+    """From B to C: what normalization takes, what generalization takes, and what they take or give together."""
+    four, gap = run.summary["accuracies"], run.summary["gap"]
+    steps = [four["B"], -gap["normalization"], -gap.get("generalization", 0.0)]
+    together = four.get("C", four["A"]) - sum(steps)
+    labels = [
+        "train clips,<br>batch stats (B)",
+        "normalization<br>(B − A)",
+        "generalization<br>(B − D)",
+        "both at once",
+    ]
+    figure = go.Figure(
+        go.Waterfall(
+            x=[*labels, "evaluation,<br>running stats (C)"],
+            y=_hundred([*steps, together, 0.0]),
+            measure=["absolute", "relative", "relative", "relative", "total"],
+            text=[f"{100 * v:+.1f}" if i else f"{100 * v:.1f}" for i, v in enumerate([*steps, together])]
+            + [f"{100 * four.get('C', four['A']):.1f}"],
+            decreasing_marker_color="#c0392b",
+            increasing_marker_color="#1e8449",
+            totals_marker_color="#2471a3",
+        )
+    )
+    return _style(figure, f"Where {run.name} loses accuracy (points)")
+
+
+def curves_figure(runs: list[Run]) -> go.Figure:
+    """Training accuracy (dashed) and accuracy with running statistics on held-out or training clips, by epoch."""
+    figure = go.Figure()
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        measured = [line for line in run.lines if "accuracies" in line]
+        figure.add_scatter(
+            x=[line["epoch"] for line in run.lines],
+            y=_hundred([line["train"]["top1"] for line in run.lines]),
+            line={"dash": "dot", "color": colour},
+            name=f"{run.name}, training",
+        )
+        figure.add_scatter(
+            x=[line["epoch"] for line in measured],
+            y=_hundred([line["accuracies"].get("C", line["accuracies"]["A"]) for line in measured]),
+            line={"color": colour},
+            name=f"{run.name}, {'held-out subjects' if run.summary['val'] else 'A'}",
+        )
+    return _style(figure, "Accuracy by epoch (%)").update_layout(xaxis_title="epoch", height=420)
+
+
+def recalibration_figure(run: Run) -> go.Figure:
+    """Accuracy of one trained model under different statistics."""
+    assert run.doctor is not None
+    four, after = run.doctor["accuracies"], run.doctor["recalibration"]
+    bars = {"running": four, "joint": after["joint"], "masked": after["masked"], "per call": after["per_call"]}
+    figure = go.Figure()
+    for key, name, colour in (("A", "train clips", "#aab7b8"), ("C", "evaluation clips", "#2471a3")):
+        y = [values.get(key, float("nan")) for values in bars.values()]
+        figure.add_bar(name=name, x=list(bars), y=_hundred(y), marker_color=colour, text=[f"{100 * v:.0f}" for v in y])
+    return _style(figure, f"{run.name}, recalibrated, nothing retrained (%)").update_layout(yaxis_range=[0, 109])
+
+
+def runs_table(runs: list[Run]) -> str:
+    """Every figure of every run."""
+    head = (
+        "<tr><th>run<th>train<th>val<th>test<th>top-5<th>mean class<th>A<th>B<th>C<th>D<th>norm. gap<th>gen. gap</tr>"
+    )
+    body = ""
+    for run in runs:
+        s, test = run.summary, run.summary["test"] or run.summary["val"]
+        cells = [
+            s["train"]["top1"],
+            s["val"].get("top1"),
+            s["test"].get("top1"),
+            test.get("top5"),
+            test.get("mean_class"),
+        ]
+        cells += [s["accuracies"].get(name) for name in "ABCD"]
+        cells += [s["gap"]["normalization"], s["gap"].get("generalization")]
+        row = "".join(f"<td>{'' if value is None else f'{100 * value:.1f}'}" for value in cells)
+        body += f"<tr><td>{html.escape(run.name)}{row}</tr>"
+    return f"<div class=scroll><table>{head}{body}</table></div>"
+
+
+def study_table(study: Path) -> str:
+    """The search's trials, best first."""
+    path = study / "results.json"
+    if not path.exists():
+        raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
+    trials = json.loads(path.read_text())["trials"]
+    columns = [key for key in trials[0] if key != "error"]
+    head = "".join(f"<th>{html.escape(column.split('.')[-1].replace('_', ' '))}" for column in columns)
+    body = ""
+    for trial in trials:
+        body += "<tr>" + "".join(_cell(column, trial.get(column)) for column in columns) + "</tr>"
+    return (
+        f"<h2>The search: {len(trials)} settings, judged on held-out subjects of the training part</h2>"
+        f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
+    )
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, float) and "." not in column:
+        return f"<td>{100 * value:.1f}"
+    if isinstance(value, float):
+        return f"<td>{value:.2g}"
+    return f"<td{' class=word' if isinstance(value, str) else ''}>{'' if value is None else html.escape(str(value))}"
+
+
+def moving_clip(file: SkeletonFile) -> dict[str, Any]:
+    """The clip the page plays: one with two bodies if there is one, else the first."""
+    bodies = np.asarray(file.clips["bodies"])
+    index = int(np.argmax(bodies >= 2)) if (bodies >= 2).any() else 0
+    frames = int(file.clips["frames"][index])
+    drawn = []
+    for body in np.flatnonzero(np.asarray(file.body_clip) == index):
+        rows = slice(int(file.body_start[body]), int(file.body_start[body]) + frames)
+        joints = np.round(np.asarray(file.joints_RV3[rows], dtype=np.float64), 3).tolist()
+        drawn.append({"joints": joints, "present": np.asarray(file.present_R[rows]).tolist()})
+    name = str(file.clips["name"][index])
+    label = file.class_names[int(file.clips["label"][index])]
+    bones = np.asarray(file.bones).tolist()
+    return {"name": name, "label": label, "frames": frames, "fps": file.fps, "bones": bones, "bodies": drawn}
+
+
+def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
+    """The whole page as text."""
+    here = Path(__file__)
+    css, script = here.with_suffix(".css").read_text(), here.with_suffix(".js").read_text()
+    sick = patient(runs)
+    verdicts = "".join(
+        f"<p><b>{html.escape(run.name)}</b>: {html.escape(run.doctor['verdict'])}</p>" for run in runs if run.doctor
+    )
+    picture = _div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
+    config, clips = sick.summary["config"], sick.summary["clips"]
+    return f"""<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(headline(runs))}</title>
+<meta name=viewport content="width=device-width,initial-scale=1">
+<style>{css}</style>
+<script>{get_plotlyjs()}</script></head><body>
+<h1>{html.escape(headline(runs))}</h1>
+<p class=sub>{html.escape(Path(config["data"]).name)}, {html.escape(sick.summary["protocol"])}: {clips["train"]} training,
+{clips["val"]} held-out and {clips["test"]} test clips; network {html.escape(config["model"]["name"])},
+{config["train"]["epochs"]} epochs, batch {config["train"]["batch_size"]}, seed {config["train"]["seed"]} (one seed)</p>
+{answer(runs)}
+<div class=two>{_div(arms_figure(runs))}{_div(waterfall_figure(sick))}</div>
+<h2>The doctor</h2><div class=two><div>{verdicts or "No run has a doctor.json yet."}</div>{picture}</div>
+<h2>Training</h2>{_div(curves_figure(runs))}{runs_table(runs)}
+<p class=note>A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips,
+running; D evaluation clips, batch statistics. Normalization gap B − A, generalization gap B − D. All in %.</p>
+{study_table(study) if study else ""}
+<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{html.escape(clip["name"])}, {html.escape(clip["label"])},
+as the network gets it (centred, {clip["frames"]} frames)</figcaption></figure>
+<script id=clip type="application/json">{_json(clip)}</script><script>{script}</script></body></html>"""
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _div(figure: go.Figure) -> str:
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False})
+    return text
+
+
+def _style(figure: go.Figure, title: str) -> go.Figure:
+    return figure.update_layout(
+        title={"text": title, "font_size": 15},
+        template="plotly_white",
+        height=340,
+        margin={"l": 40, "r": 10, "t": 44, "b": 40},
+        legend={"orientation": "h", "y": -0.2},
+    )
+
+
+def _hundred(values: list[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def _pct(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def main() -> int:
+    """Entry of `python -m pipeline.page`; returns the exit code."""
+
+    def command(
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path, study: Path | None = None
+    ) -> tuple[tuple[Path, ...], Path, Path | None]:
+        """Arguments: finished run folders; the page to write; a study folder whose table to show."""
+        return runs, out, study
+
+    folders, out, study = tyro.cli(command, prog="python -m pipeline.page", description=__doc__)
+    try:
+        runs = [read_run(folder) for folder in folders]
+        if not runs:
+            raise ValueError("name at least one run folder")
+        file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
+        files.publish_text(out, page(runs, study, moving_clip(file)))
+    except (IntegrityError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 6 if isinstance(error, IntegrityError) else 2
+    print(out.resolve())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
