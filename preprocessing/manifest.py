@@ -1,0 +1,92 @@
+"""What went into a file, what was dropped and by which rule and value, what is quarantined and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preprocessing.files import publish_json, sha256_file
+from preprocessing.skeleton import SkeletonError
+from preprocessing.splits import Splits
+from preprocessing.stages import Decision
+
+SCHEMA = "skelnorm-manifest/1"
+
+
+@dataclass
+class Manifest:
+    """The story of one build, filled as it goes."""
+
+    recipe: dict[str, Any]
+    inputs: list[dict[str, Any]]
+    found: int
+    decisions: list[Decision] = field(default_factory=list)
+    quarantine: list[SkeletonError] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # clip name -> reason
+    clips: int = 0
+    bodies: int = 0
+    rows: int = 0
+    splits: Splits | None = None
+    content_sha256: str = ""
+
+    @property
+    def rejected_share(self) -> float:
+        """Quarantined clips as a share of those that were expected to be readable."""
+        expected = self.found - len(self.skipped)
+        return len(self.quarantine) / expected if expected else 0.0
+
+    def counts(self) -> dict[str, Any]:
+        """The build in numbers."""
+        return {
+            "found": self.found,
+            "clips": self.clips,
+            "bodies": self.bodies,
+            "rows": self.rows,
+            "skipped": dict(sorted(Counter(self.skipped.values()).items())),
+            "quarantined": dict(sorted(Counter(error.reason for error in self.quarantine).items())),
+            "decisions": dict(sorted(Counter(decision.rule for decision in self.decisions).items())),
+            "rejected_share": self.rejected_share,
+        }
+
+    def publish(self, path: Path) -> None:
+        """Write the manifest as JSON. No times, no host: the same input gives the same bytes."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "recipe": self.recipe,
+            "inputs": self.inputs,
+            "counts": self.counts(),
+            "content_sha256": self.content_sha256,
+            "splits": {},
+            "decisions": [decision._asdict() for decision in self.decisions],
+            "quarantine": [
+                {"name": error.name, "line": error.line, "reason": error.reason, "message": str(error)}
+                for error in sorted(self.quarantine, key=lambda error: error.name)
+            ],
+            "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
+        }
+        if self.splits:
+            document["splits"] = {
+                protocol: {part: len(index) for part, index in parts.items()}
+                | {"val_rule": self.splits.rules[protocol]}
+                for protocol, parts in self.splits.parts.items()
+            }
+        publish_json(path, document)
+
+
+def manifest_path(path: Path) -> Path:
+    """FILE.h5 -> FILE.manifest.json."""
+    return path.with_suffix(".manifest.json")
+
+
+def describe_input(path: Path) -> dict[str, Any]:
+    """A source as given; one that is a single file with its size and sha256."""
+    if path.is_dir():
+        return {"source": str(path), "kind": "folder"}
+    return {
+        "source": str(path),
+        "kind": path.suffix.lstrip("."),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+    }

@@ -1,0 +1,47 @@
+"""Re-check a built file: `python -m preprocessing.verify FILE.h5`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from preprocessing import hdf5
+
+DESCRIPTION = """Check every array of a built file against its sha256, and all numbers against each other.
+
+examples:
+  python -m preprocessing.verify ntu60.h5
+  python -m preprocessing.verify ntu60.h5 && python -m pipeline.train default --data ntu60.h5 --out runs/a
+
+exit codes: 0 whole, 2 no such file, 6 damaged (one line a fault)
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to check."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
+    """The HDF5 file."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m preprocessing.verify", description=DESCRIPTION, args=arguments)
+    if not options.file.is_file():
+        print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
+        return 2
+    faults = hdf5.verify(options.file)
+    for fault in faults:
+        print(f"{options.file}: {fault}")
+    if not faults:
+        print(f"{options.file}: whole")
+    return 6 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
