@@ -122,7 +122,7 @@ def _process(stages: tuple[Stage, ...], missing: frozenset[str], entry: Entry) -
 def _run(
     source: Source, stages: tuple[Stage, ...], workers: int, spool: Spool, manifest: Manifest, console: Console
 ) -> tuple[list[int], list[tuple[int, list[int]]]]:
-    """Frames of all clips into the spool: positions of the clips kept; of each, its frames and its bodies' first rows."""
+    """Frames of all clips into the spool: positions of the clips kept; of each, frames and first rows of its bodies."""
     kept: list[int] = []
     shapes: list[tuple[int, list[int]]] = []
     outcomes = engines.threads(partial(_process, stages, source.missing), source.entries, workers)

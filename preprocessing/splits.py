@@ -38,7 +38,8 @@ def hold_out(train_N: np.ndarray, columns: Columns, preferred: Iterable[int] = (
         if len(present) < 2:
             continue
         chosen = np.intersect1d(present, sorted(preferred)) if word == "subject" else present[:0]
-        if not 0 < len(chosen) < len(present):
+        # A few recordings may hold little but the preferred people; then val would swallow train.
+        if not 0 < np.isin(values_N[train_N], chosen).mean() <= 0.5:
             chosen = _spaced(present)
         return train_N[np.isin(values_N[train_N], chosen)], f"{word} {', '.join(map(str, chosen))} held out of train"
     ordered = train_N[np.argsort(columns.label_N[train_N], kind="stable")]

@@ -166,7 +166,7 @@ STAGES: dict[str, Callable[..., Result]] = {
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "exact": (
         # Before `length`, which would otherwise drop the pieces of a body whose ID changed.
-        Stage("join", {"gap": 2, "distance": 0.25}),
+        Stage("join", {"gap": 2, "distance": 0.5}),
         Stage("length", {"frames": 11}),
         Stage("spread", {"width": 0.8, "share": 0.69754}),
         Stage("actors", {"slots": 2}),
