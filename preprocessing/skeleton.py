@@ -296,6 +296,8 @@ def _settle(content: bytes, joints_BV3: np.ndarray, place_BV3: np.ndarray) -> in
 
 def parse(content: bytes, name: str) -> RawClip:
     """Read one `.skeleton`; SkeletonError names file, line and reason."""
+    if not content or content.isspace():
+        raise SkeletonError(name, 1, "empty")
     data = np.frombuffer(content, np.uint8)
     # A body takes 2 + 25 lines, so this many bodies hold; memory not touched costs nothing.
     room = (content.count(b"\n") + 1) // (JOINTS + 2) + 1

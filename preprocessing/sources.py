@@ -216,10 +216,10 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if "class_names" in arrays and label.max() >= len(arrays["class_names"]):
         raise SourceError(f"{path}: label {label.max()} has no class name; there are {len(arrays['class_names'])}")
     if "split" in arrays and (odd := set(arrays["split"].astype(str)) - {"train", "val", "test"}):
-        raise SourceError(f"{path}: split {sorted(odd)[0]!r} is unknown; use train, val, test")
+        raise SourceError(f"{path}: split {str(sorted(odd)[0])!r} is unknown; use train, val, test")
     if "name" in arrays and len(np.unique(arrays["name"])) != len(arrays["name"]):
         names, counts = np.unique(arrays["name"], return_counts=True)
-        raise SourceError(f"{path}: clip name {names[counts > 1][0]!r} occurs twice")
+        raise SourceError(f"{path}: clip name {str(names[counts > 1][0])!r} occurs twice")
 
 
 def _codes(values: np.ndarray) -> np.ndarray:

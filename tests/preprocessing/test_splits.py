@@ -1,0 +1,91 @@
+"""Train, val and test never share a clip, and val never shares a person with train where that can be."""
+
+import numpy as np
+
+from preprocessing.ntu import VAL_SUBJECTS
+from preprocessing.splits import Columns, Splits, array_splits, ntu_splits
+
+
+def columns(subjects: int, views: int, labels: int = 2) -> Columns:
+    """One clip of every subject, view and label."""
+    grid = np.stack(np.meshgrid(np.arange(1, subjects + 1), np.arange(1, views + 1), np.arange(labels)), -1).reshape(
+        -1, 3
+    )
+    return Columns(grid[:, 2], grid[:, 0], grid[:, 1])
+
+
+def whole_and_disjoint(splits: Splits, count: int) -> bool:
+    return all(
+        np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(count))
+        for parts in splits.parts.values()
+    )
+
+
+def test_ntu_has_its_three_protocols_and_xsub_is_the_default() -> None:
+    named = columns(40, 3)
+    setup = np.arange(len(named.label_N)) % 17 + 1
+    splits = ntu_splits(setup, named)
+    assert list(splits.parts) == ["xsub", "xview", "xset"]
+    assert splits.default == "xsub"
+    assert whole_and_disjoint(splits, len(setup))
+    for parts in splits.parts.values():
+        held = set(named.subject_N[parts["val"]])
+        assert held <= VAL_SUBJECTS
+        assert not held & set(named.subject_N[parts["train"]])
+
+
+def test_a_protocol_without_a_test_part_is_left_out() -> None:
+    named = columns(4, 1)
+    splits = ntu_splits(np.full(len(named.label_N), 2), named)
+    assert list(splits.parts) == ["xsub"]
+
+
+def test_recordings_of_test_subjects_alone_still_have_a_test_part() -> None:
+    named = Columns(np.zeros(3, int), np.array([3, 3, 6]), np.array([1, 1, 1]))
+    parts = ntu_splits(np.array([1, 1, 1]), named).parts["xsub"]
+    assert [len(parts[part]) for part in ("train", "val", "test")] == [0, 0, 3]
+
+
+def test_views_test_on_the_highest_and_hold_subjects_out_of_train() -> None:
+    named = columns(10, 3)
+    splits = array_splits({"view": named.view_N, "subject": named.subject_N}, named)
+    assert list(splits.parts) == ["xview", "xsub"]
+    assert splits.default == "xview"
+    xview = splits.parts["xview"]
+    assert set(named.view_N[xview["test"]]) == {3}
+    assert sorted(set(named.subject_N[xview["val"]])) == [5, 10]
+    assert set(named.subject_N[splits.parts["xsub"]["test"]]) == {2, 4, 6, 8, 10}
+
+
+def test_views_are_held_out_where_subjects_do_not_vary() -> None:
+    named = columns(1, 4)
+    splits = array_splits({"view": named.view_N}, named)
+    assert set(named.view_N[splits.parts["xview"]["val"]]) == {3}
+    assert "view 3" in splits.rules["xview"]
+
+
+def test_folds_are_protocols_of_their_own_and_say_how_val_was_chosen() -> None:
+    named = Columns(np.arange(50) % 2, np.zeros(50, int), np.zeros(50, int))
+    splits = array_splits({"fold": np.arange(50) % 5 + 1}, named)
+    assert list(splits.parts) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
+    assert whole_and_disjoint(splits, 50)
+    assert len(splits.parts["fold1"]["val"]) == 8
+    assert set(named.label_N[splits.parts["fold1"]["val"]]) == {0, 1}
+    assert "neither subjects nor views vary" in splits.rules["fold1"]
+
+
+def test_a_given_split_is_taken_as_it_is() -> None:
+    named = columns(4, 1)
+    given = np.array(["train", "train", "train", "train", "val", "val", "test", "test"])
+    splits = array_splits({"split": given, "subject": named.subject_N}, named)
+    assert splits.default == "split"
+    assert splits.parts["split"]["val"].tolist() == [4, 5]
+    assert splits.rules["split"] == "val as given"
+
+
+def test_without_any_column_every_fifth_clip_of_a_class_is_tested() -> None:
+    named = Columns(np.arange(50) % 2, np.zeros(50, int), np.zeros(50, int))
+    splits = array_splits({}, named)
+    assert splits.default == "holdout"
+    assert len(splits.parts["holdout"]["test"]) == 10
+    assert whole_and_disjoint(splits, 50)
