@@ -23,6 +23,10 @@ from pipeline import report
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError, SkeletonFile, open_file
 
+LEGEND = (
+    "A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips, running; "
+    "D evaluation clips, batch statistics. Normalization gap B − A, generalization gap B − D. All in %."
+)
 COLOURS = ("#7f8c8d", "#c0392b", "#2471a3", "#1e8449", "#8e44ad", "#d35400")
 
 
@@ -255,30 +259,35 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
     """The whole page as text."""
     here = Path(__file__)
     css, script = here.with_suffix(".css").read_text(), here.with_suffix(".js").read_text()
-    sick = patient(runs)
+    sick, title = patient(runs), html.escape(headline(runs))
     verdicts = "".join(
         f"<p><b>{html.escape(run.name)}</b>: {html.escape(run.doctor['verdict'])}</p>" for run in runs if run.doctor
     )
     picture = _div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
-    config, clips = sick.summary["config"], sick.summary["clips"]
-    return f"""<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(headline(runs))}</title>
-<meta name=viewport content="width=device-width,initial-scale=1">
-<style>{css}</style>
-<script>{get_plotlyjs()}</script></head><body>
-<h1>{html.escape(headline(runs))}</h1>
-<p class=sub>{html.escape(Path(config["data"]).name)}, {html.escape(sick.summary["protocol"])}: {clips["train"]} training,
-{clips["val"]} held-out and {clips["test"]} test clips; network {html.escape(config["model"]["name"])},
-{config["train"]["epochs"]} epochs, batch {config["train"]["batch_size"]}, seed {config["train"]["seed"]} (one seed)</p>
-{answer(runs)}
-<div class=two>{_div(arms_figure(runs))}{_div(waterfall_figure(sick))}</div>
-<h2>The doctor</h2><div class=two><div>{verdicts or "No run has a doctor.json yet."}</div>{picture}</div>
-<h2>Training</h2>{_div(curves_figure(runs))}{runs_table(runs)}
-<p class=note>A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips,
-running; D evaluation clips, batch statistics. Normalization gap B − A, generalization gap B − D. All in %.</p>
-{study_table(study) if study else ""}
-<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{html.escape(clip["name"])}, {html.escape(clip["label"])},
-as the network gets it (centred, {clip["frames"]} frames)</figcaption></figure>
-<script id=clip type="application/json">{_json(clip)}</script><script>{script}</script></body></html>"""
+    caption = html.escape(f"{clip['name']}, {clip['label']}, as the network gets it: centred, {clip['frames']} frames")
+    parts = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8>",
+        f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
+        f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
+        f"<div class=two>{_div(arms_figure(runs))}{_div(waterfall_figure(sick))}</div>",
+        f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
+        f"<h2>Training</h2>{_div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
+        study_table(study) if study else "",
+        f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
+        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script></body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def setting(run: Run) -> str:
+    """Data, sizes and schedule in one line."""
+    config, clips = run.summary["config"], run.summary["clips"]
+    return (
+        f"{Path(config['data']).name}, {run.summary['protocol']}: {clips['train']} training, {clips['val']} held-out "
+        f"and {clips['test']} test clips; network {config['model']['name']}, {config['train']['epochs']} epochs, batch "
+        f"{config['train']['batch_size']}, {run.summary['ranks']} ranks on {run.summary['device']}, one seed"
+    )
 
 
 def _json(value: Any) -> str:

@@ -222,7 +222,8 @@ def claim(config: Config) -> None:
         differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
         if differing:
             raise ValueError(
-                f"{config.out} holds a run with other settings ({', '.join(differing)}); choose another --out or delete it"
+                f"{config.out} holds a run with other settings ({', '.join(differing)}); "
+                "choose another --out or delete it"
             )
     config.out.mkdir(parents=True, exist_ok=True)
     files.publish_json(path, mine)

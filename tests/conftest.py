@@ -1,0 +1,74 @@
+"""A small data file for every test that trains: known classes, one and two bodies, six subjects."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing.hdf5 import Contents, Spool, write
+
+CLASSES, SUBJECTS, JOINTS = 4, 6, 10
+
+
+def moving_body(rng: np.random.Generator, label: int, frames: int) -> np.ndarray:
+    """(T, V, 3) metres: each class swings another joint; place, size and noise differ by clip."""
+    rest = np.stack([np.zeros(JOINTS), np.linspace(-0.9, 0.9, JOINTS), np.zeros(JOINTS)], axis=1)
+    swing = np.zeros((frames, JOINTS, 3))
+    swing[:, 2 + label, 0] = 0.3 * np.sin(np.linspace(0, 6, frames) + rng.uniform(0, 1))
+    body = rng.uniform(0.8, 1.2) * (rest + swing) + rng.normal(0, 0.02, (frames, JOINTS, 3))
+    return body.astype(np.float32)
+
+
+def write_file(path: Path, clips: int = 96, seed: int = 0) -> Path:
+    """A file of the schema; every fourth class has two bodies; train subjects are odd, val is subject 5."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(clips) % CLASSES
+    subject = np.arange(clips) // CLASSES % SUBJECTS + 1
+    frames = rng.integers(12, 30, clips)
+    bodies = np.where(label == CLASSES - 1, 2, 1)
+    owner, slot, start = [], [], []
+    with Spool(path.parent / f"{path.stem}.spool", JOINTS) as spool:
+        for clip in range(clips):
+            for body in range(bodies[clip]):
+                owner.append(clip)
+                slot.append(body)
+                present = np.ones(frames[clip], dtype=bool)
+                if body:
+                    present[:3] = False
+                rows = moving_body(rng, int(label[clip]), int(frames[clip])) * present[:, None, None]
+                start.append(spool.append(rows, present))
+        zero = np.zeros(clips, dtype=np.int64)
+        columns = {
+            "name": np.array([f"clip{i:03d}" for i in range(clips)]),
+            "label": label.astype(np.int64),
+            "setup": zero,
+            "camera": zero,
+            "subject": subject.astype(np.int64),
+            "replication": zero,
+            "frames": frames.astype(np.int64),
+            "first_body": np.concatenate([[0], np.cumsum(bodies)[:-1]]).astype(np.int64),
+            "bodies": bodies.astype(np.int64),
+        }
+        where = {"train": np.isin(subject, [1, 3]), "val": subject == 5, "test": subject % 2 == 0}
+        contents = Contents(
+            dataset="swinging joints",
+            recipe={"stages": []},
+            joint_names=[f"joint{i}" for i in range(JOINTS)],
+            bones=np.array([[i, i + 1] for i in range(JOINTS - 1)], dtype=np.int64),
+            fps=30.0,
+            class_names=[f"swing {i}" for i in range(CLASSES)],
+            body_clip=np.array(owner, dtype=np.int64),
+            body_slot=np.array(slot, dtype=np.int64),
+            body_start=np.array(start, dtype=np.int64),
+            clips=columns,
+            splits={"xsub": {name: np.flatnonzero(mask).astype(np.int64) for name, mask in where.items()}},
+            default_protocol="xsub",
+        )
+        write(path, contents, spool)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data file, made once."""
+    return write_file(tmp_path_factory.mktemp("data") / "small.h5")

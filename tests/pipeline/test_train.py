@@ -1,0 +1,168 @@
+"""train.py as a user runs it: commands, folders, kills and resumes, ranks, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import checkpoint, report
+
+COMMAND = [sys.executable, "-m", "pipeline.train", "default"]
+QUICK = ["--train.epochs", "4", "--train.eval-every", "2", "--train.batch-size", "16", "--input.frames", "16"]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def train(data: Path, run: Path, *more: str, wandb: str = "off") -> subprocess.CompletedProcess[str]:
+    """One training command, to its end."""
+    command = [*COMMAND, "--data", str(data), "--out", str(run), "--wandb", wandb, *QUICK, *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=ONE_THREAD)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The model's state in the newest checkpoint."""
+    saved = checkpoint.load(run, torch.device("cpu"))
+    assert saved is not None
+    return saved[1]["model"]
+
+
+@pytest.fixture(scope="module")
+def finished(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = train(data_file, run)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_a_run_leaves_the_summary_of_the_contract(finished: Path) -> None:
+    """Names and ranges of DESIGN section 9."""
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary["accuracies"]) == set("ABCD")
+    assert set(summary["gap"]) == {"normalization", "generalization"}
+    assert set(summary["test"]) == set(summary["val"]) == {"top1", "top5", "mean_class"}
+    assert summary["gap"]["normalization"] == summary["accuracies"]["B"] - summary["accuracies"]["A"]
+    assert summary["accuracies"]["C"] == summary["test"]["top1"]
+    assert summary["seconds"] > 0
+    assert summary["clips_per_second"] > 0
+
+
+def test_the_ledger_has_one_line_an_epoch_and_four_accuracies_at_each_evaluation(finished: Path) -> None:
+    """Epochs 2 and 4 were evaluated, on the held-out subjects."""
+    lines = report.read(finished)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in lines if set(line.get("accuracies", {})) == set("ABCD")] == [2, 4]
+
+
+def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path: Path) -> None:
+    """SIGKILL after the second epoch; the same command again ends with the undisturbed run's weights."""
+    run = tmp_path / "killed"
+    command = [*COMMAND, "--data", str(data_file), "--out", str(run), "--wandb", "off", *QUICK]
+    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    entry = json.loads((run / checkpoint.POINTER).read_text())
+    assert entry["epoch"] < 4
+    assert train(data_file, run).returncode == 0
+    assert [line["epoch"] for line in report.read(run)] == [1, 2, 3, 4]
+    theirs = weights(finished)
+    assert all(torch.equal(mine, theirs[name]) for name, mine in weights(run).items())
+
+
+def test_without_the_optimizers_state_a_resumed_run_differs(data_file: Path, finished: Path, tmp_path: Path) -> None:
+    """Negative control of the test above."""
+    run = tmp_path / "half"
+    assert train(data_file, run, "--train.epochs", "2").returncode == 0
+    epoch, state = checkpoint.load(run, torch.device("cpu")) or (0, {})
+    state["optimizer"]["state"] = {}
+    checkpoint.save(run, epoch, state)
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["epochs"] = 4
+    (run / "config.json").write_text(json.dumps(config))
+    assert train(data_file, run).returncode == 0
+    theirs = weights(finished)
+    assert not all(torch.equal(mine, theirs[name]) for name, mine in weights(run).items())
+
+
+@pytest.mark.parametrize("persons", ["loop", "masked"])
+def test_two_ranks_train_as_one(data_file: Path, tmp_path: Path, persons: str) -> None:
+    """One epoch without dropout on two ranks equals one rank, but for the order of sums."""
+    more = ["--norm.persons", persons, "--model.dropout", "0", "--train.epochs", "1"]
+    for ranks in ("1", "2"):
+        result = train(data_file, tmp_path / ranks, "--nproc", ranks, *more)
+        assert result.returncode == 0, result.stderr
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    # A bias in front of BatchNorm has gradient zero: Adam scales its rounding error up to full steps.
+    for name in one.keys() - {"convolutions.0.bias", "convolutions.1.bias", "convolutions.2.bias", "hidden.bias"}:
+        torch.testing.assert_close(two[name], one[name], atol=2e-3, rtol=2e-3, msg=name)
+
+
+def test_a_changed_checkpoint_is_refused(data_file: Path, tmp_path: Path) -> None:
+    """One flipped bit: exit 2 and the file's name, never a silent wrong number."""
+    run = tmp_path / "flipped"
+    assert train(data_file, run, "--train.epochs", "1").returncode == 0
+    path = next((run / "checkpoints").glob("*.pt"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = train(data_file, run, "--train.epochs", "1")
+    assert result.returncode == 2
+    assert "has changed since it was written" in result.stderr
+
+
+def test_a_changed_data_file_is_refused(data_file: Path, tmp_path: Path) -> None:
+    """One flipped bit in the frames: exit 6."""
+    damaged = tmp_path / "damaged.h5"
+    content = bytearray(data_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    result = train(damaged, tmp_path / "run")
+    assert result.returncode == 6
+    assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--norm.kind", "batchnorm"], ["norm.kind", "choose one of none, bn"]),
+        (["--norm.momentum", "0"], ["norm.momentum", "outside (0, 1]"]),
+        (["--norm.persons", "both"], ["norm.persons", "loop, fold, masked"]),
+        (["--input.protocol", "xview"], ["no protocol 'xview'", "xsub"]),
+        (["--norm.momentm", "0.1"], ["norm.momentum"]),
+        (["--train.epochs", "many"], ["epochs"]),
+    ],
+)
+def test_a_users_mistake_gets_words_and_no_traceback(
+    data_file: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    """Exit 2; the message names the setting and what is allowed."""
+    result = train(data_file, tmp_path / "run", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert all(word in result.stderr + result.stdout for word in words), result.stderr
+
+
+def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path) -> None:
+    """Settings differ: refused, and the differing section is named."""
+    result = train(data_file, finished, "--norm.kind", "gn")
+    assert result.returncode == 2
+    assert "other settings (norm)" in result.stderr
+
+
+def test_wandb_offline_records_every_epoch(data_file: Path, tmp_path: Path) -> None:
+    """Read back from the run's own file, without network; the program's arguments are not in it."""
+    result = train(data_file, tmp_path / "run", "--train.epochs", "2", wandb="offline")
+    assert result.returncode == 0, result.stderr
+    files = list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 1
+    content = files[0].read_bytes()
+    assert b"accuracies/A" in content
+    assert b"--train.epochs" not in content
