@@ -119,25 +119,20 @@ def _float(data, at, power):  # type: ignore[no-untyped-def]  # noqa: C901
     if at < size and (data[at] == 45 or data[at] == 43):
         at += 1
     mantissa = np.uint64(0)
-    digits = 0
-    seen = 0
-    exponent = 0
-    point = False
-    while at < size:
-        byte = data[at]
-        if 48 <= byte <= 57:
-            seen += 1
-            if digits > 0 or byte != 48:
-                digits += 1
-            if digits <= 19:
-                mantissa = mantissa * np.uint64(10) + np.uint64(byte - 48)
-            if point:
-                exponent -= 1
-        elif byte == 46 and not point:
-            point = True
-        else:
-            break
+    first = at
+    while at < size and 48 <= data[at] <= 57:
+        mantissa = mantissa * np.uint64(10) + np.uint64(data[at] - 48)
         at += 1
+    seen = at - first
+    exponent = 0
+    if at < size and data[at] == 46:
+        at += 1
+        first = at
+        while at < size and 48 <= data[at] <= 57:
+            mantissa = mantissa * np.uint64(10) + np.uint64(data[at] - 48)
+            at += 1
+        exponent = first - at
+        seen -= exponent
     if seen == 0:
         letter = data[at] | 32 if at < size else 0
         return 0.0, at, 3 if letter == 110 or letter == 105 else 0
@@ -157,7 +152,7 @@ def _float(data, at, power):  # type: ignore[no-untyped-def]  # noqa: C901
         exponent += sign * power_of_ten
     if at < size and data[at] > 32:
         return 0.0, at, 0
-    if digits > 19 or mantissa > np.uint64(9007199254740992) or exponent > 22 or exponent < -22:
+    if seen > 19 or mantissa > np.uint64(9007199254740992) or exponent > 22 or exponent < -22:
         return 0.0, at, 2
     value = np.float64(mantissa)
     value = value * power[exponent] if exponent >= 0 else value / power[-exponent]
@@ -182,11 +177,11 @@ def _joint(data, at, end, power, row_3, place_3):  # type: ignore[no-untyped-def
             return at, _NON_FINITE, hard
         if abs(value) > LIMIT_METRES:
             return at, _OUT_OF_RANGE, hard
-        place_3[axis] = -1
+        row_3[axis] = value
         if kind == 2:
+            row_3[axis] = np.nan
             place_3[axis] = start
             hard = True
-        row_3[axis] = value
     fields = _rest(data, at, end)
     if fields == JOINT_FIELDS - 3:
         return end + 1, _OK, hard
@@ -281,8 +276,8 @@ def _scan(data, end_L, power, body_B, frame_B, joints_BV3, place_BV3):  # type: 
 
 
 def _settle(content: bytes, joints_BV3: np.ndarray, place_BV3: np.ndarray) -> int:
-    """Let Python read the numbers that were left to it; the place of one out of range, or -1."""
-    for index in zip(*np.nonzero(place_BV3 >= 0), strict=True):
+    """Let Python read the numbers that were left to it, NaN so far; the place of one out of range, or -1."""
+    for index in zip(*np.nonzero(np.isnan(joints_BV3)), strict=True):
         start = int(place_BV3[index])
         value = float(content[start : start + 1100].split(None, 1)[0])
         if not abs(value) <= LIMIT_METRES:
