@@ -14,12 +14,12 @@ def moving_body(rng: np.random.Generator, label: int, frames: int) -> np.ndarray
     """(T, V, 3) metres: each class swings another joint; place, size and noise differ by clip."""
     rest = np.stack([np.zeros(JOINTS), np.linspace(-0.9, 0.9, JOINTS), np.zeros(JOINTS)], axis=1)
     swing = np.zeros((frames, JOINTS, 3))
-    swing[:, 2 + label, 0] = 0.3 * np.sin(np.linspace(0, 6, frames) + rng.uniform(0, 1))
-    body = rng.uniform(0.8, 1.2) * (rest + swing) + rng.normal(0, 0.02, (frames, JOINTS, 3))
+    swing[:, 2 + label, 0] = 0.1 * np.sin(np.linspace(0, 6, frames) + rng.uniform(0, 1))
+    body = rng.uniform(0.8, 1.2) * (rest + swing) + rng.normal(0, 0.04, (frames, JOINTS, 3))
     return body.astype(np.float32)
 
 
-def write_file(path: Path, clips: int = 96, seed: int = 0) -> Path:
+def write_file(path: Path, clips: int = 240, seed: int = 0) -> Path:
     """A file of the schema; every fourth class has two bodies; train subjects are odd, val is subject 5."""
     rng = np.random.default_rng(seed)
     label = np.arange(clips) % CLASSES

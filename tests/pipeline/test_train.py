@@ -132,7 +132,7 @@ def test_a_changed_data_file_is_refused(data_file: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--norm.kind", "batchnorm"], ["norm.kind", "choose one of none, bn"]),
+        (["--norm.kind", "batchnorm"], ["norm.kind", "choose one of none"]),
         (["--norm.momentum", "0"], ["norm.momentum", "outside (0, 1]"]),
         (["--norm.persons", "both"], ["norm.persons", "loop, fold, masked"]),
         (["--input.protocol", "xview"], ["no protocol 'xview'", "xsub"]),
