@@ -11,7 +11,6 @@ epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 d
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -133,8 +132,6 @@ def run(config: Config) -> None:
     """One rank's whole work: set up, resume, train, evaluate, write."""
     device = distributed.join()
     first = distributed.rank() == 0
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // distributed.world_size()))
     try:
         clips, splits, model, optimizer = setup(config, device)
         saved = checkpoint.load(config.out, device)
