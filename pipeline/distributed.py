@@ -31,7 +31,7 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
     """
     # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     if not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -41,6 +41,7 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=ranks,
+        run_id=str(os.getpid()),
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",

@@ -5,11 +5,13 @@
     torchrun --nproc-per-node 4 -m pipeline.train default --data ntu60.h5 --out runs/four
 
 The same command again resumes from the last checkpoint. RUN/summary.json has the figures, RUN/ledger.jsonl one line an
-epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 damaged file.
+epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 damaged file, 7 no space,
+130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -241,8 +243,8 @@ def main() -> int:
             if distributed.rank() == 0:
                 claim(config)
             run(config)
-    except (IntegrityError, ValueError, distributed.WorkerDied, NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted; the same command resumes'}", file=sys.stderr)
         return _exit_code(error)
     return 0
 
@@ -251,13 +253,15 @@ def main_of_rank(values: dict[str, Any]) -> None:
     """What our launcher starts in each rank."""
     try:
         run(from_dict(values))
-    except (IntegrityError, ValueError, NonFiniteLoss) as error:
+    except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_exit_code(error))
 
 
-def _exit_code(error: Exception) -> int:
-    codes = {IntegrityError: 6, distributed.WorkerDied: 3, NonFiniteLoss: 5}
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        return 7 if error.errno == errno.ENOSPC else 2
+    codes = {IntegrityError: 6, distributed.WorkerDied: 3, NonFiniteLoss: 5, KeyboardInterrupt: 130}
     return codes.get(type(error), 2)
 
 
