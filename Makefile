@@ -1,7 +1,8 @@
 # The README's commands. Everything is installed into .venv, from this folder's files only.
 PYTHON ?= python3
 BIN    := .venv/bin
-OUT    ?= demo
+RAW    ?=
+OUT    ?= $(if $(RAW),demo-raw,demo)
 
 .PHONY: setup demo test test-slow lint clean
 
@@ -14,6 +15,25 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# The main job; each line is a command of its own. The question's network in four arms: without norm, and BatchNorm
+# called once a body, once over all bodies, once over the bodies that are there.
+TRAIN := $(BIN)/python -m pipeline.train demo --data $(OUT)/clips.h5 --nproc 2
+
+demo: setup
+ifeq ($(RAW),)
+	@test -e $(OUT)/raw/truth.json || rm -rf $(OUT)/raw
+	@test -e $(OUT)/raw || $(BIN)/python -m preprocessing.synthetic $(OUT)/raw --clips 720
+endif
+	$(BIN)/python -m preprocessing.build $(or $(RAW),$(OUT)/raw) --out $(OUT)/clips.h5
+	$(TRAIN) --out $(OUT)/none --norm.kind none --norm.persons loop
+	$(TRAIN) --out $(OUT)/bn-loop --norm.kind bn --norm.persons loop --norm.momentum 0.01
+	$(TRAIN) --out $(OUT)/bn-fold --norm.kind bn --norm.persons fold
+	$(TRAIN) --out $(OUT)/bn-masked --norm.kind bn --norm.persons masked
+	$(BIN)/python -m pipeline.doctor $(OUT)/bn-loop --split test
+	$(BIN)/python -m pipeline.doctor $(OUT)/bn-masked --split test
+	$(BIN)/python -m tuning.search --data $(OUT)/clips.h5 --out $(OUT)/study --trials 6 --epochs 5 --frames 32
+	@$(BIN)/python -m pipeline.page $(OUT)/none $(OUT)/bn-loop $(OUT)/bn-fold $(OUT)/bn-masked --study $(OUT)/study --out $(OUT)/report.html
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -28,4 +48,4 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf .venv $(OUT)
+	rm -rf .venv demo demo-raw

@@ -81,10 +81,11 @@ def answer(runs: list[Run]) -> str:
     sick, plain = patient(runs), baseline(runs)
     healthy = max(runs, key=lambda run: run.eval_top1)
     what = f"<b class=figure>{_pct(sick.summary['train']['top1'])} → {_pct(sick.eval_top1)}</b>"
-    what += f"training → evaluation accuracy of <b>{html.escape(sick.name)}</b>"
+    what += f"training → {sick.summary['eval']} accuracy of <b>{html.escape(sick.name)}</b>"
     if plain is not None and plain is not sick:
         what += f"; without norm {_pct(plain.summary['train']['top1'])} → {_pct(plain.eval_top1)}"
     cause = sick.doctor["causes"][0] if sick.doctor and sick.doctor["causes"] else None
+    judged = f"on {sick.doctor['judged']} clips" if sick.doctor else ""
     gap = 100 * sick.summary["gap"]["normalization"]
     why = f"<b class=figure>{gap:.1f} points</b> lost on the <em>same training clips</em> by running statistics. "
     if cause:
@@ -97,7 +98,7 @@ def answer(runs: list[Run]) -> str:
         )
     fix = ""
     if cause:
-        fix += f"<b class=figure>{_pct(cause['before'])} → {_pct(cause['after'])}</b> evaluation accuracy by separate "
+        fix += f"<b class=figure>{_pct(cause['before'])} → {_pct(cause['after'])}</b> {judged} by separate "
         fix += "statistics a call, nothing retrained. " if cause["check"] == "reuse" else "new statistics. "
     fix += f"Best arm trained from the start: <b>{html.escape(healthy.name)}</b>, {_pct(healthy.eval_top1)}."
     return (
@@ -123,7 +124,7 @@ def arms_figure(runs: list[Run]) -> go.Figure:
     names = [run.name for run in runs]
     pairs = (
         ("training", "#aab7b8", [run.summary["train"]["top1"] for run in runs]),
-        ("evaluation", "#2471a3", [run.eval_top1 for run in runs]),
+        (f"{runs[0].summary['eval']} (unseen)", "#2471a3", [run.eval_top1 for run in runs]),
     )
     figure = go.Figure(
         [
@@ -220,8 +221,9 @@ def study_table(study: Path) -> str:
     if not path.exists():
         raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
     trials = json.loads(path.read_text())["trials"]
-    columns = [key for key in trials[0] if key != "error"]
-    head = "".join(f"<th>{html.escape(column.split('.')[-1].replace('_', ' '))}" for column in columns)
+    columns = [key for key in trials[0] if key not in ("error", "generalization_gap")]
+    short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
+    head = "".join(f"<th>{html.escape(short.get(column, column.split('.')[-1]))}" for column in columns)
     body = ""
     for trial in trials:
         body += "<tr>" + "".join(_cell(column, trial.get(column)) for column in columns) + "</tr>"
@@ -240,12 +242,14 @@ def _cell(column: str, value: Any) -> str:
 
 
 def moving_clip(file: SkeletonFile) -> dict[str, Any]:
-    """The clip the page plays: one with two bodies if there is one, else the first."""
-    bodies = np.asarray(file.clips["bodies"])
-    index = int(np.argmax(bodies >= 2)) if (bodies >= 2).any() else 0
-    frames = int(file.clips["frames"][index])
+    """The clip the page plays: the first of those with most bodies, tracked in the largest share of their frames."""
+    frames_N, first_N, bodies_N = (file.clips[key] for key in ("frames", "first_body", "bodies"))
+    seen_R = np.concatenate([[0], np.cumsum(file.present_R)])
+    seen_B = seen_R[file.body_start + frames_N[file.body_clip]] - seen_R[file.body_start]
+    index = int(np.argmax(np.add.reduceat(seen_B / frames_N[file.body_clip], first_N)))
+    frames = int(frames_N[index])
     drawn = []
-    for body in np.flatnonzero(np.asarray(file.body_clip) == index):
+    for body in range(first_N[index], first_N[index] + bodies_N[index]):
         rows = slice(int(file.body_start[body]), int(file.body_start[body]) + frames)
         joints = np.round(np.asarray(file.joints_RV3[rows], dtype=np.float64), 3).tolist()
         drawn.append({"joints": joints, "present": np.asarray(file.present_R[rows]).tolist()})
@@ -286,7 +290,8 @@ def setting(run: Run) -> str:
     return (
         f"{Path(config['data']).name}, {run.summary['protocol']}: {clips['train']} training, {clips['val']} held-out "
         f"and {clips['test']} test clips; network {config['model']['name']}, {config['train']['epochs']} epochs, batch "
-        f"{config['train']['batch_size']}, {run.summary['ranks']} ranks on {run.summary['device']}, one seed"
+        f"{config['train']['batch_size']}, {run.summary['ranks']} rank(s) on {run.summary['device']}, "
+        f"seed {config['train']['seed']}"
     )
 
 

@@ -17,7 +17,7 @@ class Ledger:
         # After a kill the ledger may be ahead of the checkpoint: those epochs will be written again.
         kept = [line for line in read(run) if line["epoch"] <= epochs_done]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._wandb = _start_wandb(run, config, wandb_mode)
+        self._wandb = start_wandb(run, run.name, config, wandb_mode)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one epoch's figures."""
@@ -25,14 +25,11 @@ class Ledger:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if self._wandb is not None:
-            self._wandb.log(_flat(record), step=record["epoch"])
+        self._wandb.log(record)
 
     def close(self, summary: dict[str, Any]) -> None:
         """End the W&B run with the summary's figures."""
-        if self._wandb is not None:
-            self._wandb.summary.update(_flat(summary))
-            self._wandb.finish()
+        self._wandb.finish(summary)
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -44,9 +41,28 @@ def read(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-def _start_wandb(run: Path, config: dict[str, Any], mode: str) -> Any:
+class Tracker:
+    """One run on W&B; a run that is off, or that failed to start, swallows everything."""
+
+    def __init__(self, run: Any = None) -> None:
+        self._run = run
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Figures after an epoch; nested names are joined by a slash."""
+        if self._run is not None:
+            self._run.log(_flat(record), step=record["epoch"])
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """End the run with its last figures."""
+        if self._run is not None:
+            self._run.summary.update(_flat(summary))
+            self._run.finish()
+
+
+def start_wandb(folder: Path, name: str, config: dict[str, Any], mode: str, group: str | None = None) -> Tracker:
+    """A run in `folder`/wandb (offline) or on the server (online). A failure costs a message, never a training."""
     if mode == "off":
-        return None
+        return Tracker()
     try:
         import wandb
 
@@ -54,18 +70,17 @@ def _start_wandb(run: Path, config: dict[str, Any], mode: str) -> Any:
         settings = wandb.Settings(
             silent=True, init_timeout=15, save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True
         )
-        return wandb.init(
-            project="skelnorm", name=run.name, dir=str(run), mode=_mode(mode), config=config, settings=settings
-        )
-    except Exception as error:  # W&B must never cost a training
+        chosen: Any = mode
+        run = wandb.init(
+            project="skelnorm", name=name, group=group, dir=str(folder), mode=chosen, config=config, settings=settings,
+            reinit="create_new",  # a search has many runs open at once in its driver
+        )  # fmt: skip
+        return Tracker(run)
+    except Exception as error:
         print(
             f"W&B is off for this run ({type(error).__name__}: {error}); the ledger has every figure", file=sys.stderr
         )
-        return None
-
-
-def _mode(mode: str) -> Any:
-    return mode
+        return Tracker()
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pipeline.data import Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
 from pipeline.models import build_model
 from preprocessing import files
-from preprocessing.hdf5 import IntegrityError
+from preprocessing.hdf5 import IntegrityError, open_file
 
 
 class NonFiniteLoss(RuntimeError):
@@ -183,13 +183,26 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits,
     """Settings, data and trained network (in eval mode) of a run folder. ValueError says what is missing."""
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
-    config = from_dict(json.loads((folder / "config.json").read_text()))
+    values, data_sha256 = _read_config(folder)
+    config = from_dict(values)
+    if data_identity(config) != data_sha256:
+        raise ValueError(f"{config.data} is not the file that {folder} was trained on; put that one back")
     saved = checkpoint.load(folder, device)
     if saved is None:
         raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
     clips, splits, model, _ = setup(config, device)
     model.load_state_dict(saved[1]["model"])
     return config, clips, splits, model.eval()
+
+
+def data_identity(config: Config) -> str:
+    """The content hash that the data file carries."""
+    return open_file(config.data, fast_start=True).content_sha256
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+    values = json.loads((folder / "config.json").read_text())
+    return values, values.pop("data_sha256", "")
 
 
 def parse(arguments: list[str]) -> Config:
@@ -212,20 +225,20 @@ def parse(arguments: list[str]) -> Config:
 
 
 def claim(config: Config) -> None:
-    """Make the run folder this configuration's; refuse one that belongs to another."""
-    path = config.out / "config.json"
-    mine = json.loads(json.dumps(as_dict(config)))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        free = ("out", "nproc", "wandb", "fast_start")
+    """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
+    mine, data_sha256 = json.loads(json.dumps(as_dict(config))), data_identity(config)
+    if (config.out / "config.json").exists():
+        theirs, trained_on = _read_config(config.out)
+        free = ("data", "out", "nproc", "wandb", "fast_start")
         differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
+        if data_sha256 != trained_on:
+            differing.append("data")
         if differing:
             raise ValueError(
                 f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                 "choose another --out or delete it"
             )
-    config.out.mkdir(parents=True, exist_ok=True)
-    files.publish_json(path, mine)
+    files.publish_json(config.out / "config.json", mine | {"data_sha256": data_sha256})
 
 
 def main() -> int:

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.data import InputConfig
+from pipeline.report import Tracker, start_wandb
 from preprocessing.hdf5 import IntegrityError, open_file
 from tuning import results
 from tuning.space import SPACE, LogUniform
@@ -73,7 +76,8 @@ def trainable(settings: dict[str, Any]) -> None:
 def connect(address: str | None) -> None:
     """Start Ray on loopback with a token of our own, or join a cluster. No dashboard, no usage reports."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our results.json is the record
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # so that verbose=0 is silent: the recorder reports
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
@@ -126,7 +130,7 @@ def search(settings: Search) -> list[dict[str, Any]]:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(settings.out.resolve()), callbacks=_callbacks(settings), verbose=1
+                name="ray", storage_path=str(settings.out.resolve()), callbacks=[_recorder(settings)], verbose=0
             ),
         )
         grid: Any = tuner.fit()
@@ -135,22 +139,74 @@ def search(settings: Search) -> list[dict[str, Any]]:
         ray.shutdown()
 
 
-def _callbacks(settings: Search) -> list[Any]:
-    """W&B through the driver: a trial stopped early would lose the records it has not flushed."""
-    if settings.wandb == "off":
-        return []
-    from ray.air.integrations.wandb import WandbLoggerCallback
+def describe(config: dict[str, Any]) -> str:
+    """The searched settings of a trial in one line."""
+    parts = []
+    for name in SPACE:
+        value = config.get(name)
+        shown = f"{value:.2g}" if isinstance(value, float) else str(value)
+        parts.append(f"{name.split('.')[1]} {shown}")
+    return "  ".join(parts)
 
-    os.environ["WANDB_MODE"] = settings.wandb
-    os.environ["WANDB_SILENT"] = "true"
-    return [WandbLoggerCallback(project="skelnorm", group=settings.out.name, dir=str(settings.out))]
+
+def _recorder(settings: Search) -> Any:
+    """What the driver does as results arrive: a progress bar, a line a finished trial, one W&B run a trial.
+
+    W&B is fed here and not in the trials: a trial that the scheduler stops would lose what it has not flushed.
+    """
+    from ray import tune
+
+    class Recorder(tune.Callback):
+        def setup(self, *_: Any, **__: Any) -> None:
+            # Not in __init__: Ray pickles its callbacks before it starts.
+            columns = (TextColumn("search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self.progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+            self.task = self.progress.add_task("", total=settings.trials)
+            self.progress.start()
+            self.runs: dict[str, Tracker] = {}
+            self.best = 0.0
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+        ) -> None:
+            if trial.trial_id not in self.runs:
+                config = {name: trial.config[name] for name in SPACE}
+                self.runs[trial.trial_id] = start_wandb(
+                    settings.out, trial.trial_id, config, settings.wandb, group=settings.out.name
+                )
+            self.runs[trial.trial_id].log(_measured(result))
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            last = _measured(trial.last_result)
+            self.best = max(self.best, last["val"] or 0.0)
+            self._end(trial, f"val {100 * (last['val'] or 0):5.1f} %  epoch {last['epoch']}", last)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self._end(trial, "failed", {})
+
+        def _end(self, trial: Any, outcome: str, last: dict[str, Any]) -> None:
+            self.runs.pop(trial.trial_id, Tracker()).finish(last)
+            self.progress.console.print(f"{outcome}  {describe(trial.config)}", highlight=False, soft_wrap=True)
+            self.progress.update(self.task, advance=1, description=f"best val {100 * self.best:.1f} %")
+
+        def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+            for tracker in self.runs.values():
+                tracker.finish({})
+            self.progress.stop()
+
+    return Recorder()
+
+
+MEASURED = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
+
+
+def _measured(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values.get(name) for name in MEASURED}
 
 
 def _row(number: int, result: Any) -> dict[str, Any]:
-    measured = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
-    values = result.metrics or {}
     row = {"trial": number} | {name: result.config[name] for name in SPACE if name in (result.config or {})}
-    row |= {name: values.get(name) for name in measured}
+    row |= _measured(result.metrics or {})
     return row | {"error": str(result.error).strip().splitlines()[-1] if result.error else ""}
 
 
@@ -167,10 +223,7 @@ def main() -> int:
     finished = [row for row in results.order(rows) if row["val"] is not None]
     print(f"{len(finished)} of {len(rows)} trials finished; {settings.out / 'results.json'}")
     for row in finished[:5]:
-        what = "  ".join(
-            f"{name} {row[name]:.2g}" if isinstance(row[name], float) else str(row[name]) for name in SPACE
-        )
-        print(f"  val {100 * row['val']:.1f} %  {what}")
+        print(f"  val {100 * row['val']:.1f} %  {describe(row)}")
     return 0 if finished else 3
 
 

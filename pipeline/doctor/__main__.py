@@ -59,21 +59,19 @@ def rows(batch: Batch, x: Tensor, call: int) -> Tensor | None:
     return rows_of_real_bodies(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
 
 
-def diagnose_run(folder: Path, split: str) -> Diagnosis:
-    """The diagnosis of a run folder, evaluated on its val or test split (val when it was held out)."""
+def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
+    """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
     config, clips, splits, model = load_run(folder, distributed.join())
     held_out = splits.held_out(config.input.fit)
-    judged = {"val": held_out, "test": splits.test, "auto": held_out if len(held_out) else splits.test}[split]
+    if split == "auto":
+        split = "val" if len(held_out) else "test"
+    judged = held_out if split == "val" else splits.test
+    if not len(judged):
+        raise ValueError(f"{folder} has no {split} clips; name the other split")
     sizes = config.input.frames, config.train.batch_size
     train = ClipBatches(clips, evaluate.probe(splits.fit(config.input.fit)), *sizes)
-    return diagnose(
-        model,
-        train,
-        ClipBatches(clips, judged, *sizes) if len(judged) else None,
-        forward=forward,
-        correct=correct,
-        rows=rows,
-    )
+    held = ClipBatches(clips, judged, *sizes)
+    return diagnose(model, train, held, forward=forward, correct=correct, rows=rows), split
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -102,11 +100,11 @@ def main() -> int:
     run, split = tyro.cli(command, prog="python -m pipeline.doctor", description=__doc__)
     try:
         torch.manual_seed(0)
-        diagnosis = diagnose_run(run, split)
+        diagnosis, judged = diagnose_run(run, split)
     except (IntegrityError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 6 if isinstance(error, IntegrityError) else 2
-    files.publish_json(run / "doctor.json", diagnosis.as_dict())
+    files.publish_json(run / "doctor.json", {"judged": judged, **diagnosis.as_dict()})
     show(diagnosis, Console())
     print(f"written: {run / 'doctor.json'}")
     return 0

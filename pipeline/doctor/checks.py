@@ -69,7 +69,7 @@ def reuse(evidence: Evidence) -> Finding | None:
     return Finding(
         "reuse",
         f"{_some(list(apart))} called {max(reused[n] for n in apart)} times in one forward pass, on different "
-        f"distributions ({name}: means {shift:.2f} standard deviations apart, variance ratio {ratio:.1f}{absent}); "
+        f"distributions ({name}: means {shift:.2f} standard deviations apart, variance ratio {_shown(ratio)}{absent}); "
         "training normalises each call by its own statistics, evaluation uses one mixture that fits neither",
         "per_call",
     )
@@ -90,7 +90,7 @@ def stale(evidence: Evidence) -> Finding | None:
             worst = max(drift, ratio)
             where = (
                 f"{name}: running mean {drift:.2f} standard deviations from the population's, variance ratio "
-                f"{ratio:.1f}; its memory is {window} of {layer.updates}"
+                f"{_shown(ratio)}; its memory is {window} of {layer.updates}"
             )
     return Finding("stale", where, "joint") if where else None
 
@@ -113,6 +113,10 @@ def _ratio(a: Moments, b: Moments) -> float:
     """Median over channels of the ratio of variances, larger over smaller."""
     logs = (a.variance_C.clamp(min=1e-12).log() - b.variance_C.to(a.variance_C).clamp(min=1e-12).log()).abs()
     return logs.median().exp().clamp(max=1e6).item()
+
+
+def _shown(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 1000 else "over 1000"
 
 
 def _absent(evidence: Evidence, name: str) -> str:

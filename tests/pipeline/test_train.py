@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint, report
+from tests.conftest import write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train", "default"]
 QUICK = ["--train.epochs", "4", "--train.eval-every", "2", "--train.batch-size", "16", "--input.frames", "16"]
@@ -179,6 +180,17 @@ def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path)
     result = train(data_file, finished, "--norm.kind", "gn")
     assert result.returncode == 2
     assert "other settings (norm)" in result.stderr
+
+
+def test_a_run_is_not_resumed_on_other_data_of_the_same_name(data_file: Path, tmp_path: Path) -> None:
+    """The file's content counts, not its path."""
+    data, run = tmp_path / "a.h5", tmp_path / "run"
+    data.write_bytes(data_file.read_bytes())
+    assert train(data, run, "--train.epochs", "1").returncode == 0
+    write_file(data, seed=1)
+    result = train(data, run, "--train.epochs", "1")
+    assert result.returncode == 2
+    assert "other settings (data)" in result.stderr
 
 
 def test_wandb_offline_records_every_epoch(data_file: Path, tmp_path: Path) -> None:
