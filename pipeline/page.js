@@ -28,9 +28,6 @@
     });
     canvas.dataset.frame = t;
   }
-  const start = performance.now();
-  (function next(now) {
-    draw(Math.floor(Math.max(0, now - start) / (1000 / clip.fps)) % clip.frames);
-    requestAnimationFrame(next);
-  })(start);
+  let t = 0;
+  setInterval(() => draw(t++ % clip.frames), 1000 / clip.fps);
 })();

@@ -1,0 +1,36 @@
+"""Finished runs, trained once in this process, for every test that reads a run folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import train
+from pipeline.config import from_dict
+
+SMALL: dict[str, Any] = {
+    "wandb": "off",
+    "input": {"frames": 16},
+    "train": {"epochs": 6, "eval_every": 3, "batch_size": 8},
+}
+
+
+def trained_run(data: Path, out: Path, **norm: Any) -> Path:
+    """A finished run folder of a small network with these norm settings."""
+    config = from_dict({"data": data, "out": out, "norm": norm, **SMALL})
+    train.claim(config)
+    train.run(config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def runs(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs `none` and `bn-loop`."""
+    folder = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained_run(data_file, folder / "none", kind="none", persons="loop")
+    trained_run(data_file, folder / "bn-loop", kind="bn", persons="loop", momentum=0.01)
+    torch.set_num_threads(threads)
+    return folder

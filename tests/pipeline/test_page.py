@@ -1,0 +1,120 @@
+"""page.py: one self-contained page that a browser draws, with the figures that the runs have."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import page
+from tests.browser import rendered
+
+STUDY = {
+    "trials": [
+        {"trial": 0, "norm.kind": "bn", "train.lr": 0.001, "val": 0.9, "epoch": 5, "error": ""},
+        {"trial": 1, "norm.kind": "<b>", "train.lr": 0.1, "val": None, "epoch": None, "error": "x"},
+    ]
+}
+WATCH = """<script>
+window.onerror = (error) => { document.documentElement.dataset.failed = error; };
+const seen = new Set();
+setInterval(() => {
+  seen.add(document.getElementById("skeleton")?.dataset.frame);
+  document.documentElement.dataset.seen = seen.size;
+}, 50);
+</script>"""
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    words = [sys.executable, "-m", "pipeline.page", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def made(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page over both runs, the doctor's word on one, and a study."""
+    folder = tmp_path_factory.mktemp("page")
+    for name in ("none", "bn-loop"):
+        shutil.copytree(runs / name, folder / name)
+    subprocess.run([sys.executable, "-m", "pipeline.doctor", str(folder / "bn-loop")], check=True, capture_output=True)
+    (folder / "study").mkdir()
+    (folder / "study" / "results.json").write_text(json.dumps(STUDY))
+    result = command(folder / "none", folder / "bn-loop", "--study", folder / "study", "--out", folder / "report.html")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(folder / "report.html")
+    return folder
+
+
+def watched(made: Path, folder: Path, old: str = "", new: str = "") -> str:
+    """The page's DOM in a browser, with a script that notes errors and counts the frames the skeleton was drawn in."""
+    page = folder / "watched.html"
+    text = (made / "report.html").read_text().replace(old, new)
+    page.write_text(text.replace("<head>", f"<head>{WATCH}", 1))
+    return rendered(page, folder / "profile")
+
+
+def test_a_browser_draws_it_without_an_error(made: Path, tmp_path: Path) -> None:
+    """Plots are drawn, the skeleton moves, no script failed, the study's text stays text."""
+    dom = watched(made, tmp_path)
+    assert "data-failed" not in dom
+    assert dom.count('class="main-svg"') >= 4
+    assert int(re.search(r'data-seen="(\d+)"', dom).group(1)) > 3
+    assert "&lt;b&gt;" in dom
+
+
+def test_the_browser_check_sees_a_broken_page(made: Path, tmp_path: Path) -> None:
+    """Negative control: without its data the skeleton's script fails, and that is noticed."""
+    assert "data-failed" in watched(made, tmp_path, "<script id=clip", "<script id=other")
+
+
+def test_nothing_is_fetched(made: Path) -> None:
+    """No element that loads anything from elsewhere."""
+    text = re.sub(r"<script>.*?</script>", "", (made / "report.html").read_text(), flags=re.S)
+    assert not re.search(r"(src|href)\s*=|@import|url\(", text)
+
+
+def test_what_happened_why_and_what_fixes_it_stand_first(made: Path) -> None:
+    """The figures are those of summary.json and doctor.json."""
+    text = (made / "report.html").read_text()
+    summary = json.loads((made / "bn-loop" / "summary.json").read_text())
+    doctor = json.loads((made / "bn-loop" / "doctor.json").read_text())
+    top = text[text.index("<h1>") : text.index("The doctor")]
+    assert f"{100 * summary['train']['top1']:.0f} % → {100 * summary['test']['top1']:.0f} %" in top
+    assert f"{100 * summary['gap']['normalization']:.1f} points" in top
+    assert doctor["causes"][0]["check"] in top
+    before, after = (100 * doctor["causes"][0][key] for key in ("before", "after"))
+    assert f"{before:.0f} % → {after:.0f} %" in top
+
+
+def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: Path) -> None:
+    """A page over one run alone."""
+    out = tmp_path / "one.html"
+    assert command(runs / "none", "--out", out).returncode == 0
+    assert "Run python -m pipeline.doctor" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{tmp}", "--out", "{tmp}/a.html"], "not a finished run"),
+        (["--out", "{tmp}/a.html"], "at least one run folder"),
+        (["{runs}/none", "--study", "{tmp}", "--out", "{tmp}/a.html"], "no results.json"),
+    ],
+)
+def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    """Exit 2 and the remedy."""
+    result = command(*(text.format(tmp=tmp_path, runs=runs) for text in arguments))
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+
+
+def test_the_clip_it_plays_is_one_with_everybody_in_it(data_file: Path) -> None:
+    """Two bodies, if any clip has two."""
+    clip = page.moving_clip(page.open_file(data_file))
+    assert len(clip["bodies"]) == 2
+    assert {len(body["joints"]) for body in clip["bodies"]} == {clip["frames"]}
