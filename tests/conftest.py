@@ -19,8 +19,14 @@ def moving_body(rng: np.random.Generator, label: int, frames: int) -> np.ndarray
     return body.astype(np.float32)
 
 
-def write_file(path: Path, clips: int = 240, seed: int = 0) -> Path:
-    """A file of the schema; every fourth class has two bodies; train subjects are odd, val is subject 5."""
+def write_file(
+    path: Path,
+    clips: int = 240,
+    seed: int = 0,
+    val_subjects: tuple[int, ...] = (5,),
+    test_subjects: tuple[int, ...] = (2, 4, 6),
+) -> Path:
+    """A file of the schema; every fourth class has two bodies; train subjects are 1 and 3."""
     rng = np.random.default_rng(seed)
     label = np.arange(clips) % CLASSES
     subject = np.arange(clips) // CLASSES % SUBJECTS + 1
@@ -49,7 +55,7 @@ def write_file(path: Path, clips: int = 240, seed: int = 0) -> Path:
             "first_body": np.concatenate([[0], np.cumsum(bodies)[:-1]]).astype(np.int64),
             "bodies": bodies.astype(np.int64),
         }
-        where = {"train": np.isin(subject, [1, 3]), "val": subject == 5, "test": subject % 2 == 0}
+        who = {"train": (1, 3), "val": val_subjects, "test": test_subjects}
         contents = Contents(
             dataset="swinging joints",
             recipe={"stages": []},
@@ -61,7 +67,7 @@ def write_file(path: Path, clips: int = 240, seed: int = 0) -> Path:
             body_slot=np.array(slot, dtype=np.int64),
             body_start=np.array(start, dtype=np.int64),
             clips=columns,
-            splits={"xsub": {name: np.flatnonzero(mask).astype(np.int64) for name, mask in where.items()}},
+            splits={"xsub": {part: np.flatnonzero(np.isin(subject, w)).astype(np.int64) for part, w in who.items()}},
             default_protocol="xsub",
         )
         write(path, contents, spool)
