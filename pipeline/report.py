@@ -50,12 +50,12 @@ class Tracker:
     def log(self, record: dict[str, Any]) -> None:
         """Figures after an epoch; nested names are joined by a slash."""
         if self._run is not None:
-            self._run.log(_flat(record), step=record["epoch"])
+            self._run.log(flat(record), step=record["epoch"])
 
     def finish(self, summary: dict[str, Any]) -> None:
         """End the run with its last figures."""
         if self._run is not None:
-            self._run.summary.update(_flat(summary))
+            self._run.summary.update(flat(summary))
             self._run.finish()
 
 
@@ -83,8 +83,9 @@ def start_wandb(folder: Path, name: str, config: dict[str, Any], mode: str, grou
         return Tracker()
 
 
-def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested figures under names joined by a slash."""
+    result: dict[str, Any] = {}
     for key, value in record.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        result |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    return result

@@ -1,0 +1,81 @@
+"""config.py: typed settings, presets that are documents, and errors that name the nearest key."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import PRESETS, Config, TrainConfig, as_dict, from_dict, preset
+from pipeline.data import InputConfig
+from pipeline.models import ModelConfig
+from pipeline.norms import NormConfig
+
+NEEDED = {"data": "a.h5", "out": "run"}
+SECTIONS = (Config, InputConfig, ModelConfig, NormConfig, TrainConfig)
+
+
+def test_settings_survive_a_trip_through_json() -> None:
+    """As config.json and a checkpoint need it."""
+    config = from_dict(NEEDED | {"norm": {"kind": "gn", "groups": 4}, "train": {"lr": 0.01}})
+    assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
+    assert (config.norm.kind, config.norm.groups, config.train.lr) == ("gn", 4, 0.01)
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_preset_is_a_short_document_that_only_overrides_defaults(path: Path) -> None:
+    """It loads, is 25 lines at most, begins with what it is and its command, and repeats no default."""
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert "python -m pipeline.train" in text
+    assert len(text.splitlines()) <= 25
+    values, default = preset(path.stem), as_dict(from_dict(NEEDED))
+    from_dict(NEEDED | values)
+    repeated = [f"{s}.{k}" for s, section in values.items() for k, v in section.items() if default[s][k] == v]
+    assert repeated == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nrm": {}}, "unknown setting nrm; did you mean norm?"),
+        ({"norm": {"momentm": 0.1}}, "unknown setting norm.momentm; did you mean norm.momentum?"),
+        ({"train": {"batch_size": 0}}, "train.batch-size 0 must be 1 or more"),
+        ({"train": {"lr": 0.0}}, "train.lr 0.0 must be above 0"),
+        ({"input": {"order": "sorted"}}, "input.order 'sorted' is unknown; choose one of reshuffle, once, class"),
+        ({"input": {"fit": "all"}}, "input.fit 'all' is unknown; choose train or train+val"),
+        ({"input": {"frames": 1}}, "input.frames 1 is too few"),
+        ({"model": {"name": "cn"}}, "model.name 'cn' is unknown; choose one of"),
+        ({"model": {"dropout": 1.0}}, "model.dropout 1.0 is outside [0, 1)"),
+        ({"norm": {"kind": "batchnorm"}}, "norm.kind 'batchnorm' is unknown; choose one of none, bn"),
+        ({"norm": {"momentum": 0.0}}, "norm.momentum 0.0 is outside (0, 1]"),
+        ({"nproc": 0}, "nproc 0 must be 1 or more"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    """ValueError, one line."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        from_dict(NEEDED | values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    """And all there are."""
+    with pytest.raises(ValueError, match=r"no preset 'dem' \(did you mean demo\?\); choose one of .*default, demo"):
+        preset("dem")
+
+
+def test_a_preset_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    """By its path."""
+    path = tmp_path / "mine.toml"
+    path.write_text("[train]\nepochs = 3\n")
+    assert preset(str(path)) == {"train": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.__name__)
+def test_settings_are_frozen(section: type) -> None:
+    """A run's settings do not change under it."""
+    assert section.__dataclass_params__.frozen
+    assert dataclasses.fields(section)
