@@ -30,7 +30,7 @@ class TrainConfig:
     lr: float = 1e-3
     """Adam's learning rate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay; weights of norms and biases have none."""
+    """Decoupled weight decay; biases have none, norms' own parameters only with norm.decay."""
     seed: int = 0
     """Of weights, order and dropout."""
     eval_every: int = 5

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from pipeline import distributed
 from pipeline.data import Clips, epoch_batches
-from pipeline.norms import batch_norms, moments, normalize
+from pipeline.norms import batch_norms, moments, output_by
 
 Site = tuple[str, int]  # a layer's name and the number of its call within one forward pass
-Statistics = Callable[[Site, Tensor], tuple[Tensor, Tensor]]  # a layer's input -> mean (C,), biased variance (C,)
+# A layer's input -> mean (C,), biased variance (C,); None: those of the batch, used as the layer does in training.
+Statistics = Callable[[Site, Tensor], tuple[Tensor, Tensor] | None]
 
 # Clips that A and B are measured on at most: enough for a standard error of one point.
 TRAIN_PROBE = 2000
@@ -44,8 +45,7 @@ def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
         x = arguments[0]
         site = (name, calls[name])
         calls[name] += 1
-        mean, variance = source(site, x)
-        return normalize(x, mean, variance, layer.weight, layer.bias, layer.eps)
+        return output_by(layer, x, source(site, x))
 
     handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     handles += [layer.register_forward_hook(partial(replace, name)) for name, layer in batch_norms(model).items()]
@@ -56,10 +56,8 @@ def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
             handle.remove()
 
 
-def batch_statistics(site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The statistics of the batch itself, as in training."""
-    mean, variance, _ = moments(x)
-    return mean, variance
+def batch_statistics(site: Site, x: Tensor) -> None:
+    """The statistics of the batch itself, as in training (of its parts in ghost_bn, corrected in batch_renorm)."""
 
 
 class Prediction(NamedTuple):
@@ -143,7 +141,8 @@ class Moments:
         return Moments(mean, a * self.variance_C + b * other.variance_C + between, count)
 
 
-Rows = Callable[[Any, Tensor, int], Tensor | None]  # batch, a layer's input, call -> which rows count, None: all
+# Batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all.
+Rows = Callable[[Any, Tensor, int], Tensor | None]
 
 
 def population(
@@ -156,12 +155,15 @@ def population(
     table: dict[Site, Moments] = {}
     current: list[Any] = [None]
 
-    def collect(site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = rows(current[0], x, site[1]) if rows else None
+    slots = {name: getattr(layer, "slot", None) for name, layer in batch_norms(model).items()}
+
+    def collect(site: Site, x: Tensor) -> None:
+        name, call = site
+        slot = slots[name]
+        chosen = rows(current[0], x, call if slot is None else slot) if rows else None
         mean, variance, count = moments((x if chosen is None else x[chosen]).double())
         new = Moments(mean, variance, float(count))
         table[site] = table[site].merge(new) if site in table else new
-        return batch_statistics(site, x)
 
     with torch.no_grad(), statistics(model, collect):
         for batch in batches:
@@ -194,3 +196,50 @@ def union(table: dict[Site, Moments]) -> dict[str, Moments]:
     for (name, _), site_moments in sorted(table.items(), key=lambda item: item[0]):
         result[name] = result[name].merge(site_moments) if name in result else site_moments
     return result
+
+
+def recalibrate(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int) -> list[str]:
+    """Replace the running statistics of every batch-statistics layer by the population's over clips `index_N`.
+
+    One joint set a layer, over all its calls (as many as a buffer can hold), from batches of the training size shared
+    out over the ranks; the same buffers on every rank. What training normalised counts, absent bodies included where
+    they were. Returns the layers that are called more than once in a forward pass: a joint set is a mixture that need
+    not fit them (the doctor's `reuse`). After Wu & Johnson 2021, arXiv 2105.07576, section 3.
+    """
+    was_training = model.training
+    model.eval()
+    positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
+    mine = positions[distributed.rank() :: distributed.world_size()]
+
+    def forward(model: nn.Module, position: Tensor) -> None:
+        batch = clips.batch(index_N[position], frames)
+        model(batch.x_NCTVM, batch.present_NMT)
+
+    table = population(forward, model, mine)
+    seen = union(table)
+    layers: dict[str, Any] = batch_norms(model)
+    reused = []
+    for name, layer in layers.items():
+        if layer.running_mean is None:
+            continue
+        whole, calls = _over_ranks(seen.get(name), sum(site == name for site, _ in table), layer.running_mean)
+        if calls > 1:
+            reused.append(name)
+        if whole.count:
+            layer.running_mean.copy_(whole.mean_C)
+            layer.running_var.copy_(whole.variance_C)
+    model.train(was_training)
+    return reused
+
+
+def _over_ranks(mine: Moments | None, calls: int, like_C: Tensor) -> tuple[Moments, int]:
+    """Union of every rank's moments of one layer, and the most calls that any rank saw; a rank may have seen none."""
+    zero_C = torch.zeros_like(like_C, dtype=torch.float64)
+    own = mine or Moments(zero_C, zero_C, 0.0)
+    row = torch.cat([own.mean_C, own.variance_C, zero_C.new_tensor([own.count, calls])])
+    ranks = distributed.stack_over_ranks(row)
+    size = len(like_C)
+    whole = Moments(zero_C, zero_C, 0.0)
+    for rank in ranks:
+        whole = whole.merge(Moments(rank[:size], rank[size:-2], float(rank[-2])))
+    return whole, int(ranks[:, -1].max())

@@ -26,7 +26,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import checkpoint, distributed, evaluate, report
+from pipeline import checkpoint, distributed, evaluate, norms, report
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
@@ -44,8 +44,9 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, nn.Modul
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, config.norm, config.input.frames, clips.joints, clips.classes).to(device)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
+    scales = {id(p) for p in norms.norm_parameters(model)} if config.norm.decay else set()
+    decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in scales]
+    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in scales]
     groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return clips, splits, model, torch.optim.AdamW(groups, lr=config.train.lr)
 
@@ -74,6 +75,7 @@ def fit(
                 raise NonFiniteLoss(f"epoch {epoch}: the loss is not finite on clips {index_N.tolist()}; no step taken")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            norms.clip_gradients(model, config.norm.clip)
             optimizer.step()
             loss_sum += loss.item() / ranks * len(index_N)
             right += (logits.argmax(1) == batch.label_N).sum().item()
@@ -81,6 +83,9 @@ def fit(
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": sums[0].item(), "loss": sums[1].item()}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
+        if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
+            probe_N = evaluate.probe(train_N)
+            record["reused"] = evaluate.recalibrate(model, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             sizes = frames, settings.batch_size
             four = evaluate.four_accuracies(model, clips, evaluate.probe(train_N), held_out_N, *sizes)

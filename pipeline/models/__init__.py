@@ -44,4 +44,5 @@ def build_model(model: ModelConfig, norm: NormConfig, frames: int, joints: int, 
         frames=frames,
         joints=joints,
         classes=classes,
+        mask_max=norm.mask_max,
     )

@@ -1,12 +1,14 @@
 """What all models share about bodies: which bodies go through the trunk in one call, and the maximum over them.
 
 PERSONS is the question this project comes from. A trunk with BatchNorm that is called once a body normalises each
-call by its own statistics in training, and by one mixture of them in evaluation.
+call by its own statistics in training, and by one mixture of them in evaluation. For a norm whose rows do not share
+statistics loop, fold and per_person are one function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,40 +20,46 @@ Trunk = Callable[[Tensor, int], Tensor]  # x_BCTV and the slot whose statistics 
 BODIES = 2
 
 
-def loop(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor) -> Tensor:
+class Persons(Protocol):
+    """A way to get one clip's features from its bodies: features (N, ...) of x_NCTVM and present_NM.
+
+    `mask_max` keeps absent bodies out of the maximum.
+    """
+
+    def __call__(self, trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor: ...
+
+
+def loop(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
     """The same layers, called once a body slot (the question's network)."""
     features = [trunk(x_NCTVM[..., slot], 0) for slot in range(x_NCTVM.shape[-1])]
-    return torch.stack(features, dim=1).amax(dim=1)
+    return strongest(torch.stack(features, dim=1), present_NM if mask_max else None)
 
 
-def fold(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor) -> Tensor:
+def fold(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
     """One call over all N*M body slots, absent bodies included."""
     x_BCTV = x_NCTVM.movedim(-1, 1).flatten(0, 1)
-    return trunk(x_BCTV, 0).unflatten(0, present_NM.shape).amax(dim=1)
+    return strongest(trunk(x_BCTV, 0).unflatten(0, present_NM.shape), present_NM if mask_max else None)
 
 
-def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor) -> Tensor:
+def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True) -> Tensor:
     """One call over the bodies that are there: absent ones weigh nothing and never enter the maximum.
 
     They are left out of the call, so this holds for every norm without its knowing, and costs less time.
-    A clip without any body yields zeros.
     """
     x_BCTV = x_NCTVM.movedim(-1, 1)[present_NM]
     features = trunk(x_BCTV, 0)
-    full = features.new_full((present_NM.numel(), *features.shape[1:]), float("-inf"))
+    full = features.new_zeros(present_NM.numel(), *features.shape[1:])
     full = full.index_put((present_NM.flatten().nonzero().squeeze(1),), features)
-    best = full.unflatten(0, present_NM.shape).amax(dim=1)
-    nobody = ~present_NM.any(dim=1)
-    return best.masked_fill(nobody.reshape(-1, *[1] * (best.dim() - 1)), 0.0)
+    return strongest(full.unflatten(0, present_NM.shape), present_NM)
 
 
-def per_person(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor) -> Tensor:
+def per_person(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
     """One call a body slot, each with statistics of its own (after Chang et al. 2019, DSBN, arXiv 1906.03950)."""
     features = [trunk(x_NCTVM[..., slot], slot) for slot in range(x_NCTVM.shape[-1])]
-    return torch.stack(features, dim=1).amax(dim=1)
+    return strongest(torch.stack(features, dim=1), present_NM if mask_max else None)
 
 
-PERSONS: dict[str, Callable[[Trunk, Tensor, Tensor], Tensor]] = {
+PERSONS: dict[str, Persons] = {
     "loop": loop,
     "fold": fold,
     "masked": masked,
@@ -59,14 +67,28 @@ PERSONS: dict[str, Callable[[Trunk, Tensor, Tensor], Tensor]] = {
 }
 
 
+def strongest(features: Tensor, present_NM: Tensor | None) -> Tensor:
+    """Element-wise maximum over the bodies of features (N, M, ...), of those present only where that is given.
+
+    A clip without any body yields zeros.
+    """
+    if present_NM is None:
+        return features.amax(dim=1)
+    inner = [1] * (features.dim() - 2)
+    best = features.masked_fill(~present_NM.reshape(*present_NM.shape, *inner), float("-inf")).amax(dim=1)
+    return best.masked_fill(~present_NM.any(dim=1).reshape(-1, *inner), 0.0)
+
+
 class SlotNorms(nn.ModuleList):
     """The norms of one place in the trunk: one for all body slots, or one a slot with a shared scale and shift."""
 
     def __init__(self, norm: Norm, channels: int, persons: str) -> None:
-        super().__init__(norm(channels) for _ in range(BODIES if persons == "per_person" else 1))
-        for other in list(self)[1:]:
-            for name, parameter in list(self[0].named_parameters()):
-                setattr(other, name, parameter)
+        layers: list[Any] = [norm(channels) for _ in range(BODIES if persons == "per_person" else 1)]
+        for slot, layer in enumerate(layers if persons == "per_person" else []):
+            layer.slot = slot
+            for name, parameter in list(layers[0].named_parameters()):
+                setattr(layer, name, parameter)
+        super().__init__(layers)
 
     def forward(self, x: Tensor, slot: int) -> Tensor:
         """Normalise x (B, C, ...) by the statistics of a slot."""
@@ -78,8 +100,8 @@ class SlotNorms(nn.ModuleList):
 def rows_of_real_bodies(present_NM: Tensor, rows: int, call: int) -> Tensor | None:
     """Which rows of a layer's input are real bodies, from its number of rows and the number of the call.
 
-    N rows: call m holds slot m (loop, per_person). N*M rows: folded. Anything else (masked leaves absent bodies out;
-    layers behind the maximum) has no absent rows: None.
+    N rows: call m holds slot m (loop; in per_person and mvc the layer's own slot). N*M rows: folded. Anything else
+    (masked leaves absent bodies out; layers behind the maximum) has no absent rows: None.
     """
     clips, bodies = present_NM.shape
     if rows == clips and call < bodies:

@@ -5,39 +5,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.bodies import PERSONS, SlotNorms
+from pipeline.models.bodies import BODIES, PERSONS, SlotNorms
 from pipeline.norms import Norm
 
 WIDTHS = (32, 64, 128)
 
 
 class Cnn(nn.Module):
-    """Per body three times (3x3 convolution, norm, ReLU, 2x2 max-pool); max over bodies; linear 512, norm, ReLU, K."""
+    """Per body three times (3x3 convolution, norm, ReLU, 2x2 max-pool); max over bodies; linear 512, norm, ReLU, K.
 
-    def __init__(self, norm: Norm, persons: str, dropout: float, frames: int, joints: int, classes: int) -> None:
+    Some norms bring an activation of their own instead of ReLU, some change the weights in front; both are `norm`'s.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        persons: str,
+        dropout: float,
+        frames: int,
+        joints: int,
+        classes: int,
+        mask_max: bool = False,
+    ) -> None:
         super().__init__()
         if frames < 8 or joints < 8:
             raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
-        self.persons = persons
+        self.persons, self.mask_max = persons, mask_max
+        self.input_norm = norm.input(3 * joints, BODIES)
         channels = (3, *WIDTHS)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in zip(channels, WIDTHS, strict=False)
+            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1)) for a, b in zip(channels, WIDTHS, strict=False)
         )
         self.norms = nn.ModuleList(SlotNorms(norm, width, persons) for width in WIDTHS)
-        self.hidden = nn.Linear(WIDTHS[-1] * (frames // 8) * (joints // 8), 512)
+        self.hidden = norm.weighted(nn.Linear(WIDTHS[-1] * (frames // 8) * (joints // 8), 512))
         self.hidden_norm = norm(512)
+        self.activation = norm.activation()
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(512, classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
         """Features of B bodies, (B, 128, T/8, V/8)."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x_BCTV = torch.max_pool2d(torch.relu(norm(convolution(x_BCTV), slot)), 2)
+            x_BCTV = torch.max_pool2d(self.activation(norm(convolution(x_BCTV), slot)), 2)
         return x_BCTV
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """Logits (N, K) of clips x_NCTVM in metres; present_NMT says in which frames a body was tracked."""
-        features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1))
-        hidden = torch.relu(self.hidden_norm(self.hidden(features.flatten(1))))
+        if self.input_norm is not None:
+            x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
+        features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1), self.mask_max)
+        hidden = self.activation(self.hidden_norm(self.hidden(features.flatten(1))))
         logits: Tensor = self.classify(self.dropout(hidden))
         return logits
