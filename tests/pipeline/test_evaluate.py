@@ -1,0 +1,287 @@
+"""evaluate.py: accuracy in a named statistics mode, population statistics, and recalibration of every norm."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import checkpoint, report
+from pipeline.data import Clips, epoch_batches
+from pipeline.evaluate import (
+    Moments,
+    batch_statistics,
+    four_accuracies,
+    gaps,
+    joint,
+    per_call,
+    population,
+    predict,
+    probe,
+    recalibrate,
+    statistics,
+    union,
+)
+from pipeline.models import ModelConfig, build_model
+from pipeline.models.bodies import rows_of_real_bodies
+from pipeline.norms import INPUTS, NORMS, NormConfig, batch_norms, norm_factory
+from preprocessing.hdf5 import open_file
+
+CPU = torch.device("cpu")
+FRAMES, SIZE = 16, 16
+BATCH_KINDS = [kind for kind in NORMS if batch_norms(nn.Sequential(norm_factory(NormConfig(kind=kind, groups=1))(2)))]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def clips(data_file: Path) -> Clips:
+    """All clips on the CPU."""
+    return Clips(open_file(data_file), CPU)
+
+
+def network(clips: Clips, trained: int = 0, **norm: Any) -> nn.Module:
+    """A network with these norm settings, after a few forward passes in training mode; in eval mode."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(), NormConfig(**norm), FRAMES, clips.joints, clips.classes)
+    for step in range(trained):
+        batch = clips.batch(torch.arange(SIZE) + step * SIZE, FRAMES)
+        model.train()(batch.x_NCTVM, batch.present_NMT)
+    return model.eval()
+
+
+def forward(clips: Clips) -> Any:
+    """Logits of clips by their index."""
+
+    def apply(model: nn.Module, index_N: Tensor) -> Tensor:
+        batch = clips.batch(index_N, FRAMES)
+        return model(batch.x_NCTVM, batch.present_NMT)
+
+    return apply
+
+
+def batches(count: int = 60) -> list[Tensor]:
+    """Uneven ones."""
+    return list(torch.arange(count).split([13, 7, 25, count - 45]))
+
+
+def rows_into(model: nn.Module, clips: Clips, name: str) -> Tensor:
+    """Everything that reaches one layer, over all calls and batches, (B, C, ...)."""
+    seen: list[Tensor] = []
+    layer = model.get_submodule(name)
+    handle = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].double()))
+    with torch.no_grad():
+        for index_N in batches():
+            forward(clips)(model, index_N)
+    handle.remove()
+    return torch.cat([x.transpose(0, 1).flatten(1) for x in seen], dim=1)
+
+
+@pytest.mark.parametrize("persons", ["loop", "fold", "masked", "per_person"])
+def test_population_statistics_are_those_of_all_rows_together(clips: Clips, persons: str) -> None:
+    """The first layer, which no other norm feeds: the mean over uneven batches, and the whole variance."""
+    model = network(clips, persons=persons)
+    whole = union(population(forward(clips), model, batches()))
+    for name in [name for name in whole if name.startswith("norms.0.")]:
+        values = rows_into(model, clips, name)
+        torch.testing.assert_close(whole[name].mean_C, values.mean(1), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(whole[name].variance_C, values.var(1, correction=0), rtol=1e-9, atol=1e-9)
+
+
+def test_the_mean_of_batch_variances_is_not_the_population_variance(clips: Clips) -> None:
+    """Negative control: forgetting the variance of the means is seen by the tolerance above."""
+    model = network(clips, persons="loop")
+    table = population(forward(clips), model, batches())
+    sites = [table["norms.0.0", call] for call in range(2)]
+    without = (sites[0].variance_C + sites[1].variance_C) / 2
+    assert ((union(table)["norms.0.0"].variance_C - without) / without).max() > 0.01
+
+
+def test_moments_of_nothing_are_neutral() -> None:
+    """Merged from either side."""
+    some, none = Moments(torch.ones(2), torch.ones(2), 3.0), Moments(torch.zeros(2), torch.zeros(2), 0.0)
+    for merged in (some.merge(none), none.merge(some)):
+        assert merged.count == 3
+        assert torch.equal(merged.mean_C, some.mean_C)
+        assert torch.equal(merged.variance_C, some.variance_C)
+
+
+@pytest.mark.parametrize(("persons", "norm_input"), [("loop", "mvc"), ("fold", "vc"), ("per_person", "mvc")])
+def test_absent_bodies_can_be_left_out_of_the_population(clips: Clips, persons: str, norm_input: str) -> None:
+    """Each call, slot and layer by its own real bodies: the first norm sees just as many rows as there are bodies."""
+    model = network(clips, persons=persons, input=norm_input)
+    bodies = sum(clips.batch(index_N, FRAMES).present_NMT.any(-1).sum(0) for index_N in batches())
+
+    def rows(index_N: Tensor, x: Tensor, slot: int) -> Tensor | None:
+        present_NM = clips.batch(index_N, FRAMES).present_NMT.any(-1)
+        return rows_of_real_bodies(present_NM, len(x), slot) if x.dim() > 2 else None
+
+    table = population(forward(clips), model, batches(), rows)
+    counted = [moments.count / (FRAMES * clips.joints) for (name, _), moments in table.items() if "norms.0." in name]
+    assert counted == (bodies.tolist() if persons != "fold" else [bodies.sum().item()])
+    frames = [moments.count / FRAMES for (name, _), moments in table.items() if name.startswith("input_norm")]
+    assert frames == (bodies.tolist() if norm_input == "mvc" else [bodies.sum().item()])
+    assert bodies[1] < bodies[0]
+
+
+@pytest.mark.parametrize("kind", [*BATCH_KINDS, "frozen_bn"])
+@pytest.mark.parametrize("persons", ["masked", "loop"])
+def test_recalibration_writes_what_the_joint_statistics_say(clips: Clips, kind: str, persons: str) -> None:
+    """Every kind with batch statistics takes part, input norms too; afterwards running is joint."""
+    model = network(clips, 2, kind=kind, persons=persons, input="mvc_masked", freeze_after=99)
+    order = epoch_batches(torch.arange(60), clips.label_N, SIZE, seed=0, epoch=0, order="once")
+    table = population(forward(clips), model, order)
+    expected = predict(model, clips, torch.arange(60), FRAMES, SIZE, joint(table)).logits_NK
+    before = copy.deepcopy(model.state_dict())
+    stale = predict(model, clips, torch.arange(60), FRAMES, SIZE).logits_NK
+    reused = recalibrate(model, clips, torch.arange(60), FRAMES, SIZE)
+    assert reused == ([f"norms.{place}.0" for place in range(3)] if persons == "loop" else [])
+    running = predict(model, clips, torch.arange(60), FRAMES, SIZE).logits_NK
+    torch.testing.assert_close(running, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(running, stale, rtol=1e-3, atol=1e-4)
+    written = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    layers = batch_norms(model)
+    assert written == {f"{name}.{buffer}" for name in layers for buffer in ("running_mean", "running_var")}
+    assert len(layers) == 6
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recalibration_leaves_all_else_alone(clips: Clips, training: bool) -> None:
+    """Mode, random state, hooks; dropout is off, so twice gives the same."""
+    model = network(clips, 1).train(training)
+    rng = torch.get_rng_state()
+    recalibrate(model, clips, torch.arange(60), FRAMES, SIZE)
+    first = copy.deepcopy(model.state_dict())
+    recalibrate(model, clips, torch.arange(60), FRAMES, SIZE)
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(module.training is training for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("norm", [{"kind": "gn"}, {"kind": "frozen_bn"}], ids=str)
+def test_there_is_nothing_to_recalibrate_without_batch_statistics(clips: Clips, norm: dict[str, Any]) -> None:
+    """Frozen statistics are what training used: they stay."""
+    model = network(clips, **norm)
+    before = copy.deepcopy(model.state_dict())
+    assert recalibrate(model, clips, torch.arange(60), FRAMES, SIZE) == []
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", BATCH_KINDS)
+@pytest.mark.parametrize("persons", ["loop", "fold", "masked", "per_person"])
+def test_batch_statistics_in_evaluation_are_those_of_training(clips: Clips, kind: str, persons: str) -> None:
+    """The same output as in training mode but for dropout, the input norm's included, and no buffer moves."""
+    if (kind, persons) == ("batch_renorm", "loop"):
+        pytest.skip("in training the first call moves the running statistics that correct the second")
+    torch.manual_seed(0)
+    settings = NormConfig(kind=kind, persons=persons, input="vc")
+    model = build_model(ModelConfig(dropout=0), settings, FRAMES, clips.joints, clips.classes).eval()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad(), statistics(model, batch_statistics):
+        by_batch = forward(clips)(model, torch.arange(SIZE))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(by_batch, forward(clips)(model.train(), torch.arange(SIZE)), rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_a_call_fit_the_calls_and_a_joint_set_does_not(clips: Clips) -> None:
+    """In the loop: by per-call population each call of the first layer has mean 0 and variance 1; jointly none has."""
+    model = network(clips, persons="loop")
+    table = population(forward(clips), model, batches())
+    for source, fits in ((per_call(table), True), (joint(table), False)):
+        means = []
+        for call in range(2):
+            mean, variance = source(("norms.0.0", call), torch.empty(0))
+            own = table["norms.0.0", call]
+            means.append(((own.mean_C - mean) / variance.clamp(min=1e-12).sqrt()).abs().max().item())
+        assert (max(means) < 1e-9) is fits
+
+
+def test_a_site_that_saw_no_row_takes_its_layers_union() -> None:
+    """So that no division by nothing reaches a network."""
+    some, none = Moments(torch.ones(2), torch.ones(2), 3.0), Moments(torch.zeros(2), torch.zeros(2), 0.0)
+    source = per_call({("norm", 0): some, ("norm", 1): none})
+    assert torch.equal(source(("norm", 1), torch.empty(0))[0], some.mean_C)
+
+
+@pytest.mark.parametrize(("kind", "same"), [("gn", True), ("frozen_bn", True), ("bn", False), ("bin", False)])
+def test_without_batch_statistics_a_is_b(clips: Clips, kind: str, same: bool) -> None:
+    """A norm that is one function in training and evaluation has no normalization gap."""
+    model = network(clips, kind=kind, persons="loop")
+    four = four_accuracies(model, clips, torch.arange(0, 96, 2), torch.arange(1, 96, 2), FRAMES, SIZE)
+    assert (four["A"] == four["B"] and four["C"] == four["D"]) is same
+    assert gaps(four) == {"normalization": four["B"] - four["A"], "generalization": four["B"] - four["D"]}
+
+
+def test_the_probe_is_spread_evenly_and_at_most_two_thousand() -> None:
+    """All clips when there are few."""
+    assert torch.equal(probe(torch.arange(240)), torch.arange(240))
+    many = probe(torch.arange(40_091))
+    assert len(many) == 2000
+    assert many.diff().unique().tolist() == [20]
+
+
+# As a user gets it: norm.recalibrate.
+
+COMMON = ["--input.frames", "16", "--train.batch-size", "16", "--wandb", "off", "--norm.momentum", "0.001"]
+
+
+def train(data: Path, out: Path, *more: str) -> dict[str, Tensor]:
+    """The model's state after one training command."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.train",
+        "default",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *COMMON,
+        *more,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    saved = checkpoint.load(out, CPU)
+    assert saved is not None
+    return saved[1]["model"]
+
+
+def test_a_run_recalibrates_at_its_end_on_any_number_of_ranks(data_file: Path, tmp_path: Path) -> None:
+    """Momentum 0.001 leaves the buffers near their start; `final` replaces them, on two ranks by the same figures."""
+    once = ["--train.epochs", "2", "--train.eval-every", "2", "--model.dropout", "0", "--train.lr", "1e-6"]
+    states = {
+        "never": train(data_file, tmp_path / "never", *once),
+        "one": train(data_file, tmp_path / "one", *once, "--norm.recalibrate", "final"),
+        "two": train(data_file, tmp_path / "two", *once, "--norm.recalibrate", "final", "--nproc", "2"),
+    }
+    for name, weight in states["never"].items():
+        if "running" not in name:
+            assert torch.equal(weight, states["one"][name]), name
+            continue
+        torch.testing.assert_close(states["one"][name], states["two"][name], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(weight, states["one"][name], rtol=0.05, atol=1e-3)
+    lines = {run: report.read(tmp_path / run) for run in states}
+    assert ["reused" in line for line in lines["one"]] == [False, True]
+    assert not any("reused" in line for line in lines["never"])
+
+
+def test_each_epoch_and_the_names_of_reused_layers_are_in_the_ledger(data_file: Path, tmp_path: Path) -> None:
+    """The loop's layers are named: one joint set need not fit them."""
+    train(data_file, tmp_path, "--train.epochs", "2", "--norm.recalibrate", "each", "--norm.persons", "loop")
+    lines = report.read(tmp_path)
+    assert [line["reused"] for line in lines] == [["norms.0.0", "norms.1.0", "norms.2.0"]] * 2
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_input_norm_is_measured(clips: Clips, name: str) -> None:
+    """As many layers more as it has sets of statistics, each with rows."""
+    model = network(clips, input=name)
+    table = population(forward(clips), model, batches())
+    sets = {"none": 0, "vc": 1, "vc_masked": 1, "mvc": 2, "mvc_masked": 2}[name]
+    measured = [moments for (layer, _), moments in table.items() if layer.startswith("input_norm")]
+    assert len(measured) == sets
+    assert all(moments.count > 0 for moments in measured)
