@@ -24,8 +24,13 @@ def array_source(path: Path) -> Source:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path} is no readable array file ({error})") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"{path} is no readable array file ({reason})") from None
+    if "x_train" in arrays or "x_test" in arrays:
+        arrays = _from_ctr(path, arrays)
+    elif "keypoint" in arrays:
+        arrays = _from_pyskl(path, arrays)
     _check_arrays(path, arrays)
     x_RMV3, ptr = arrays["X"].astype(np.float32, copy=False), arrays["ptr"]
     count, joints = len(ptr) - 1, x_RMV3.shape[2]
@@ -60,6 +65,68 @@ def array_source(path: Path) -> Source:
         columns={key: value[order] for key, value in columns.items()},
         given={key: value[order] for key, value in given.items()},
     )
+
+
+def _from_ctr(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CTR-GCN's x_train, y_train, x_test, y_test: zero-padded (N, T, 150) and one-hot, as our own arrays."""
+    clips: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    parts: list[str] = []
+    for part in ("train", "test"):
+        if f"x_{part}" not in arrays:
+            continue
+        x_NTD = arrays[f"x_{part}"]
+        if f"y_{part}" not in arrays:
+            raise SourceError(f"{path} has x_{part} but has no y_{part}")
+        y_NK = arrays[f"y_{part}"]
+        if x_NTD.ndim != 3 or x_NTD.shape[2] != 150 or x_NTD.dtype.kind != "f":
+            raise SourceError(
+                f"{path}: x_{part} has shape {x_NTD.shape}; expected floats (N, T, 150): 150 values a frame"
+            )
+        if y_NK.ndim != 2 or len(y_NK) != len(x_NTD):
+            raise SourceError(f"{path}: y_{part} has shape {y_NK.shape}; expected one row of y_{part} a clip")
+        for x_TD in x_NTD:
+            filled = np.flatnonzero(x_TD.any(axis=1))
+            end = int(filled[-1]) + 1 if len(filled) else 1
+            clips.append(x_TD[:end].reshape(end, 2, 25, 3).astype(np.float32))
+        labels.append(y_NK.argmax(axis=1))
+        parts += [part] * len(x_NTD)
+    if not clips:
+        raise SourceError(f"{path} holds no clip")
+    return _own(clips, np.concatenate(labels)) | {"split": np.array(parts)}
+
+
+def _from_pyskl(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """pyskl's annotations as arrays: keypoint (N, M, T, V, 3), label, total_frames, frame_dir, split; as our own."""
+    x_NMTVC = arrays["keypoint"]
+    if x_NMTVC.ndim != 5 or x_NMTVC.shape[4] != 3 or x_NMTVC.dtype.kind != "f":
+        raise SourceError(f"{path}: keypoint has shape {x_NMTVC.shape}; expected floats (N, M, T, V, 3): 3 coordinates")
+    count, longest = x_NMTVC.shape[0], x_NMTVC.shape[2]
+    for key in ("label", "total_frames", "frame_dir", "split"):
+        if key in arrays and arrays[key].shape != (count,):
+            raise SourceError(f"{path}: {key} has shape {arrays[key].shape}; expected one value for {count} clips")
+    frames_N = arrays.get("total_frames", np.full(count, longest))
+    if not count or frames_N.dtype.kind not in "iu" or frames_N.min() < 0 or frames_N.max() > longest:
+        raise SourceError(
+            f"{path}: total_frames must hold integers from 0 to {longest}, one for each of 1 or more clips"
+        )
+    clips = [
+        x_MTVC[:, :frames].transpose(1, 0, 2, 3).astype(np.float32)
+        for x_MTVC, frames in zip(x_NMTVC, frames_N, strict=True)
+    ]
+    own = {key: arrays[key] for key in ("split", "subject", "view", "class_names") if key in arrays}
+    if "frame_dir" in arrays:
+        own["name"] = arrays["frame_dir"]
+    return _own(clips, arrays.get("label", np.zeros(0))) | own
+
+
+def _own(clips: list[np.ndarray], label_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Clips (T, M, V, 3) as X and ptr; 25 joints are taken for the Kinect's."""
+    arrays = {"X": np.concatenate(clips), "ptr": np.cumsum([0, *map(len, clips)]), "label": label_N}
+    if clips[0].shape[2] == len(ntu.JOINT_NAMES):
+        arrays |= {"bones": ntu.BONES, "joint_names": np.array(ntu.JOINT_NAMES), "shoulders": np.array(ntu.SHOULDERS)}
+        arrays["spine"] = np.array(ntu.SPINE)
+    return arrays
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from preprocessing import ntu
 from preprocessing.arrays import array_source
@@ -170,7 +170,7 @@ class Packed(NamedTuple):
             raise SkeletonError(self.name, 0, "unreadable", f"the zip member is {why}")
         try:
             content = self._expand()
-        except (OSError, zlib.error, struct.error) as error:
+        except (OSError, IsalError, struct.error) as error:
             raise SkeletonError(self.name, 0, "unreadable", str(error)) from None
         if len(content) != self.size or isal_zlib.crc32(content) != self.crc:
             raise SkeletonError(self.name, 0, "unreadable", "the zip member does not match its size and CRC-32")
