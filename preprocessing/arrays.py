@@ -114,7 +114,9 @@ def _from_pyskl(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarr
         x_MTVC[:, :frames].transpose(1, 0, 2, 3).astype(np.float32)
         for x_MTVC, frames in zip(x_NMTVC, frames_N, strict=True)
     ]
-    own = {key: arrays[key] for key in ("split", "subject", "view", "class_names") if key in arrays}
+    own: dict[str, np.ndarray] = {
+        key: arrays[key] for key in ("split", "subject", "view", "class_names") if key in arrays
+    }
     if "frame_dir" in arrays:
         own["name"] = arrays["frame_dir"]
     return _own(clips, arrays.get("label", np.zeros(0))) | own

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -330,7 +330,7 @@ def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
-    group = file.require_group(name.rpartition("/")[0])
+    group = file.require_group(name.rpartition("/")[0] or "/")
     kind = h5py.h5t.py_create(dtype, logical=True)
     h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), plist)
 
@@ -531,6 +531,27 @@ def _assemble(root: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
             _, protocol, part = name.split("/")
             splits.setdefault(protocol, {})[part] = np.array(array)
     return built | {"clips": clips, "splits": splits}
+
+
+def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Publish an HDF5 file with `x` of `shape` (N, C, T, V, M) float32, one block a clip, `y` (N,) and the splits."""
+    with publish(path) as temporary:
+        with h5py.File(temporary, "w") as out:
+            _reserve(out, "x", shape, np.dtype(np.float32))
+            out.create_dataset("y", data=file.clips["label"], track_times=False)
+            names = np.char.encode(file.clips["name"], "utf-8")
+            out.create_dataset("name", data=names, track_times=False)
+            for protocol, parts in file.splits.items():
+                for part, index in parts.items():
+                    out.create_dataset(f"splits/{protocol}/{part}", data=index, track_times=False)
+            for key in ("dataset", "class_names", "joint_names"):
+                out.attrs[key] = _to_attribute(key, getattr(file, key))
+            offset = out["x"].id.get_offset()
+        with open(temporary, "r+b") as plain:
+            # Plain writing, so that a full disk is an error like any other and never the HDF5 library's.
+            plain.seek(offset)
+            for block in blocks:
+                plain.write(np.ascontiguousarray(block, np.float32).tobytes())
 
 
 if __name__ == "__main__":

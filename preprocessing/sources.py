@@ -170,7 +170,7 @@ class Packed(NamedTuple):
             raise SkeletonError(self.name, 0, "unreadable", f"the zip member is {why}")
         try:
             content = self._expand()
-        except (OSError, IsalError, struct.error) as error:
+        except (OSError, IsalError, struct.error) as error:  # type: ignore[misc]  # its stub is not of a class
             raise SkeletonError(self.name, 0, "unreadable", str(error)) from None
         if len(content) != self.size or isal_zlib.crc32(content) != self.crc:
             raise SkeletonError(self.name, 0, "unreadable", "the zip member does not match its size and CRC-32")

@@ -269,7 +269,7 @@ def test_arrays_as_pyskl_lays_them_out_import(tmp_path: Path) -> None:
         ({"x_train": np.zeros((2, 9, 150))}, "has no y_train"),
         ({"keypoint": np.zeros((2, 2, 9, 17, 2)), "label": np.zeros(2, int)}, "3 coordinates"),
         ({"keypoint": np.zeros((2, 2, 9, 17, 3)), "label": np.zeros(3, int)}, "one value for 2 clips"),
-        ({"keypoint": np.zeros((2, 2, 9, 17, 3)), "label": np.zeros(2, int), "total_frames": np.array([9, 10])}, "to 9"),
+        ({"keypoint": np.zeros((1, 2, 9, 17, 3)), "label": np.zeros(1, int), "total_frames": np.array([10])}, "to 9"),
     ],
 )  # fmt: skip
 def test_peers_arrays_that_do_not_fit_are_refused_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
