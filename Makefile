@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 OUT    ?= demo
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint bench clean
 
 setup: .venv/ready
 
@@ -26,6 +26,9 @@ test: lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python tests/bench/preprocessing.py
 
 clean:
 	rm -rf .venv $(OUT)
