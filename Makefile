@@ -4,7 +4,7 @@ BIN    := .venv/bin
 RAW    ?=
 OUT    ?= $(if $(RAW),demo-raw,demo)
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint bench clean
 
 setup: .venv/ready
 
@@ -46,6 +46,9 @@ test: lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python tests/bench/preprocessing.py
 
 clean:
 	rm -rf .venv demo demo-raw

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,15 +19,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing import engines
-from preprocessing.files import LockedError, lock
-from preprocessing.hdf5 import Contents, IntegrityError, Spool, open_file, write
+from preprocessing.batches import Batch, Refusal, Work, cut, make
+from preprocessing.entries import Source, SourceError
+from preprocessing.files import LockedError, lock, require_space, sweep
+from preprocessing.hdf5 import Contents, IntegrityError, open_file, write
+from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
-from preprocessing.skeleton import SkeletonError
-from preprocessing.sources import COLUMNS, Entry, Source, SourceError, open_sources
-from preprocessing.stages import RECIPES, Clip, Stage, apply, describe, recipe
+from preprocessing.sources import open_sources
+from preprocessing.splits import CountError, coverage
+from preprocessing.stages import RECIPES, Marks, describe, recipe
 
-EXIT_USAGE, EXIT_REJECTS, EXIT_INTEGRITY, EXIT_NO_SPACE, EXIT_INTERRUPT = 2, 4, 6, 7, 130
+EXIT_USAGE, EXIT_WORKER, EXIT_REJECTS, EXIT_INTEGRITY, EXIT_NO_SPACE = 2, 3, 4, 6, 7
 MAX_REJECTED = 0.05
+TEXT_PER_ROW = 10.0  # bytes of text to a byte of rows: 9 in real recordings, so what is asked for is surely needed
 
 EXAMPLES = """Build one HDF5 file, and its manifest, from skeleton recordings.
 
@@ -34,9 +39,13 @@ examples:
   python -m preprocessing.build nturgbd_skeletons_s001_to_s017.zip --out ntu60.h5
   python -m preprocessing.build s001_to_s017.zip s018_to_s032.zip --out ntu120.h5 --workers 8
   python -m preprocessing.build my_recordings/ --out mine.h5 --allow-rejects
+  python -m preprocessing.build ntu60/ --out ntu60_ctr.h5 --recipe ctr
+  python -m preprocessing.build ntu60/ --out ntu60_aligned.h5 --add yaw size
   python -m preprocessing.build utd_mhad.npz --out utd_mhad.h5
 
-exit codes: 0 built, 2 usage, 4 too many rejects, 6 integrity, 7 no space, 130 interrupted
+A build that was stopped or killed goes on where it was when the same command runs again.
+
+exit codes: 0 built, 2 usage, 3 worker died, 4 too many rejects, 6 integrity, 7 no space, 130 and 143 stopped
 """
 
 
@@ -49,9 +58,15 @@ class Options:
     out: Path
     """The HDF5 file; FILE.manifest.json is written beside it."""
     recipe: str = "exact"
-    """Preprocessing recipe."""
+    """exact, or ctr or pyskl as published."""
+    add: tuple[str, ...] = ()
+    """Optional stages of recipe exact: motion (drop still bodies), yaw (face the camera), size (equal spines)."""
     workers: int = os.cpu_count() or 1
     """Threads that read clips."""
+    engine: str = "threads"
+    """threads of this machine, or tasks of a ray cluster."""
+    address: str = "auto"
+    """Of the Ray cluster, as ray start says it; auto finds the one this machine belongs to."""
     allow_rejects: bool = False
     """Build even if more than 5 % of the clips cannot be read."""
 
@@ -60,8 +75,50 @@ class TooManyRejects(RuntimeError):
     """More clips were unreadable than a healthy download has."""
 
 
+class Stopped(BaseException):
+    """The process was asked to end."""
+
+
 def build(options: Options, console: Console) -> Manifest:
-    """Build `options.out` and its manifest."""
+    """Build `options.out` and its manifest; takes up a build of the same that was stopped."""
+    _check(options)
+    source = open_sources(options.sources)
+    try:
+        stages = recipe(options.recipe, source.kinect, source.marks, options.add)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    manifest = Manifest(
+        recipe=describe(options.recipe, stages),
+        inputs=[describe_input(path) for path in sorted(options.sources, key=str)],
+        found=len(source.entries) + len(source.unusable),
+        refused=[Refusal(error.name, error.line, error.reason, str(error)) for error in source.unusable],
+    )
+    with lock(options.out.with_name(f".{options.out.name}.lock")):
+        sweep(options.out)
+        ledger = Ledger(
+            options.out.with_name(f".{options.out.name}.part"),
+            identity(manifest.recipe, source.entries),
+            len(source.joint_names),
+        )
+        try:
+            shapes = _run(source, Work(stages, source.missing), ledger, manifest, options, console)
+            _judge(manifest, options)
+            contents = _contents(source, shapes, manifest)
+            write(options.out, contents, ledger.spool)
+            manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
+            manifest.publish(manifest_path(options.out))
+        except TooManyRejects:
+            ledger.remove()
+            raise
+        except BaseException:
+            ledger.close()
+            raise
+        ledger.remove()
+    return manifest
+
+
+def _check(options: Options) -> None:
+    """What can be said before any file is opened."""
     if not options.sources:
         raise SourceError("no SOURCE given; name a folder, a .zip or an array .npz")
     if options.workers < 1:
@@ -69,33 +126,17 @@ def build(options: Options, console: Console) -> Manifest:
     if options.out.suffix not in (".h5", ".hdf5"):
         raise SourceError(f"--out {options.out} must end in .h5")
     if options.recipe not in RECIPES:
-        near = get_close_matches(options.recipe, RECIPES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SourceError(f"recipe {options.recipe!r} is unknown; {hint}choose one of {', '.join(RECIPES)}")
-    source = open_sources(options.sources)
-    stages = recipe(options.recipe, source.kinect, source.centre_joint)
-    manifest = Manifest(
-        recipe=describe(options.recipe, stages),
-        inputs=[describe_input(path) for path in options.sources],
-        found=len(source.entries) + len(source.unusable),
-        quarantine=list(source.unusable),
-    )
-    with (
-        lock(options.out.with_name(f".{options.out.name}.lock")),
-        Spool(options.out.parent, len(source.joint_names)) as spool,
-    ):
-        kept, shapes = _run(source, stages, options.workers, spool, manifest, console)
-        _judge(manifest, options)
-        contents = _contents(source, kept, shapes, manifest)
-        write(options.out, contents, spool)
-        manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
-        manifest.publish(manifest_path(options.out))
-    return manifest
+        try:
+            recipe(options.recipe, True, Marks(0))
+        except ValueError as error:
+            raise SourceError(str(error)) from None
+    if options.engine not in engines.ENGINES:
+        raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {', '.join(engines.ENGINES)}")
 
 
 def _judge(manifest: Manifest, options: Options) -> None:
     """Refuse a build that lost too much; its manifest says what, and no HDF5 file is written."""
-    rejected = len(manifest.quarantine)
+    rejected = len(manifest.refused)
     message = ""
     if not manifest.clips:
         message = f"no clip could be built ({rejected} rejected, {len(manifest.skipped)} skipped)"
@@ -108,60 +149,74 @@ def _judge(manifest: Manifest, options: Options) -> None:
         raise TooManyRejects(f"{message}; see {manifest_path(options.out)}")
 
 
-def _process(stages: tuple[Stage, ...], missing: frozenset[str], entry: Entry) -> Clip | SkeletonError | str:
-    """A finished clip, or why there is none: an error to quarantine, a reason to skip."""
-    if entry.name in missing:
-        return "known-missing"
-    try:
-        raw = entry.read()
-    except SkeletonError as error:
-        return error
-    return apply(entry.name, raw, stages) if raw.tracks else "no-body"
-
-
 def _run(
-    source: Source, stages: tuple[Stage, ...], workers: int, spool: Spool, manifest: Manifest, console: Console
-) -> tuple[list[int], list[tuple[int, list[int]]]]:
-    """Frames of all clips into the spool: positions of the clips kept; of each, frames and first rows of its bodies."""
-    kept: list[int] = []
-    shapes: list[tuple[int, list[int]]] = []
-    outcomes = engines.threads(partial(_process, stages, source.missing), source.entries, workers)
-    for position, outcome in enumerate(_track(outcomes, len(source.entries), console)):
-        if isinstance(outcome, str):
-            manifest.skipped[source.entries[position].name] = outcome
-        elif isinstance(outcome, SkeletonError):
-            manifest.quarantine.append(outcome)
-        else:
-            starts = [spool.append(*body) for body in zip(outcome.joints_MTV3, outcome.present_MT, strict=True)]
-            kept.append(position)
-            shapes.append((outcome.present_MT.shape[1], starts))
-            manifest.decisions += outcome.decisions
-            manifest.bodies += len(starts)
-    manifest.clips, manifest.rows = len(kept), spool.rows
-    return kept, shapes
+    source: Source, work: Work, ledger: Ledger, manifest: Manifest, options: Options, console: Console
+) -> np.ndarray:
+    """All clips into the ledger's spool: (N, 3) positions of the clips kept, their frames and bodies."""
+    shapes = [_tally(manifest, batch) for batch in ledger.done]
+    if ledger.next:
+        console.print(
+            f"taking up the build of {options.out} at clip {ledger.next} of {len(source.entries)}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    total = sum(entry.size for entry in source.entries)
+    left = sum(entry.size for entry in source.entries[ledger.next :])
+    # The rows are written twice, as they come and into the HDF5 file; text is at least TEXT_PER_ROW times as long.
+    require_space(options.out.parent, int((left + total) / TEXT_PER_ROW) if source.kinect else left + total)
+    batches = engines.ENGINES[options.engine](
+        partial(make, work), cut(source.entries, ledger.next), options.workers, options.address
+    )
+    with _progress(console) as progress:
+        task = progress.add_task("build", total=len(source.entries), completed=ledger.next, clips=0.0, megabytes=0.0)
+        began, clips, read = time.monotonic(), 0, 0
+        for batch in batches:
+            ledger.add(batch)
+            shapes.append(_tally(manifest, batch))
+            clips, read = clips + batch.entries, read + batch.read
+            seconds = max(time.monotonic() - began, 1e-3)
+            progress.update(task, advance=batch.entries, clips=clips / seconds, megabytes=read / seconds / 1e6)
+    manifest.rows = ledger.spool.rows
+    return np.concatenate([np.zeros((0, 3), np.int64), *shapes])
 
 
-def _track(
-    outcomes: Iterable[Clip | SkeletonError | str], total: int, console: Console
-) -> Iterable[Clip | SkeletonError | str]:
-    columns = (TextColumn("build"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} clips/s"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("build", total=total, rate=0.0)
-        for outcome in outcomes:
-            yield outcome
-            progress.update(task, advance=1, rate=progress.tasks[0].speed or 0.0)
+def _tally(manifest: Manifest, batch: Batch) -> np.ndarray:
+    """A batch into the manifest; the shapes of its clips, packed."""
+    manifest.skipped.update(batch.skipped)
+    manifest.refused += batch.refused
+    manifest.decisions += batch.decisions
+    manifest.clips += len(batch.shapes)
+    manifest.bodies += sum(shape.bodies for shape in batch.shapes)
+    return np.array(batch.shapes, np.int64).reshape(-1, 3)
 
 
-def _contents(source: Source, kept: list[int], shapes: list[tuple[int, list[int]]], manifest: Manifest) -> Contents:
-    clips = {key: np.array([source.entries[i].columns[key] for i in kept], np.int64) for key in COLUMNS}
-    bodies_N = np.array([len(starts) for _, starts in shapes], np.int64)
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("build"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[clips]:.0f} clips/s {task.fields[megabytes]:.0f} MB/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _contents(source: Source, shapes_N3: np.ndarray, manifest: Manifest) -> Contents:
+    kept, frames_N, bodies_N = shapes_N3.T
+    clips = {key: values[kept] for key, values in source.columns.items()}
+    first_N = np.cumsum(bodies_N) - bodies_N
     clips |= {
         "name": np.array([source.entries[i].name for i in kept]),
-        "frames": np.array([frames for frames, _ in shapes], np.int64),
-        "first_body": np.cumsum(bodies_N) - bodies_N,
+        "frames": frames_N,
+        "first_body": first_N,
         "bodies": bodies_N,
     }
-    manifest.splits = source.splits(kept, clips)
+    manifest.splits = source.splits(kept)
+    if source.kinect:
+        manifest.coverage = coverage(source.columns, kept, manifest.splits)
+    owner_B = np.repeat(np.arange(len(kept)), bodies_N)
+    rows_B = frames_N[owner_B]
     return Contents(
         dataset=source.dataset,
         recipe=manifest.recipe,
@@ -169,9 +224,9 @@ def _contents(source: Source, kept: list[int], shapes: list[tuple[int, list[int]
         bones=source.bones,
         fps=source.fps,
         class_names=source.class_names,
-        body_clip=np.repeat(np.arange(len(kept)), bodies_N),
-        body_slot=np.concatenate([np.arange(n) for n in bodies_N]),
-        body_start=np.array([start for _, starts in shapes for start in starts], np.int64),
+        body_clip=owner_B,
+        body_slot=np.arange(len(owner_B)) - first_N[owner_B],
+        body_start=np.cumsum(rows_B) - rows_B,
         clips=clips,
         splits=manifest.splits.parts,
         default_protocol=manifest.splits.default,
@@ -192,29 +247,47 @@ def summarise(manifest: Manifest, out: Path) -> str:
             default = " (default)" if protocol == manifest.splits.default else ""
             sizes = ", ".join(f"{part} {len(index)}" for part, index in parts.items())
             lines.append(f"  {protocol}{default}: {sizes}; {manifest.splits.rules[protocol]}")
+    if manifest.coverage:
+        lines.append(f"  {manifest.coverage}")
     return "\n".join(lines)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(128 + number)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.build", description=EXAMPLES, args=arguments)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     code, message = EXIT_USAGE, ""
     try:
         manifest = build(options, Console(stderr=True))
         print(summarise(manifest, options.out))
         return 0
-    except (SourceError, LockedError) as error:
-        message = str(error)
+    except (SourceError, LockedError, engines.EngineError) as error:
+        code, message = EXIT_WORKER if isinstance(error, engines.WorkerDied) else EXIT_USAGE, str(error)
     except TooManyRejects as error:
         code, message = EXIT_REJECTS, str(error)
-    except IntegrityError as error:
+    except (IntegrityError, CountError) as error:
         code, message = EXIT_INTEGRITY, str(error)
     except OSError as error:
-        code, message = EXIT_NO_SPACE if error.errno == errno.ENOSPC else EXIT_USAGE, str(error)
-    except KeyboardInterrupt:
-        code, message = EXIT_INTERRUPT, "interrupted; nothing was left behind"
+        code, message = _disk_trouble(error, options.out)
+    except Stopped as error:
+        code, message = error.args[0], f"stopped; the same command goes on where it was, {options.out} is untouched"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _disk_trouble(error: OSError, out: Path) -> tuple[int, str]:
+    """Exit code and message; a full disk is told with what was needed, or at least with what is left."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return EXIT_USAGE, str(error)
+    told = "" if "needed" in str(error) else f"; {shutil.disk_usage(out.parent).free / 1e6:.1f} MB are left"
+    return EXIT_NO_SPACE, f"{error}{told}. {out} is untouched; free some space and run the same command: it goes on"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ def publish(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; the caller holds the lock, so no other is at work."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def publish_bytes(path: Path, content: bytes) -> None:
     """Write bytes whole or not at all."""
     with publish(path) as temporary:

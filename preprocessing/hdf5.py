@@ -8,12 +8,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,8 @@ SLOTS = 2
 ROOT_KEYS = (
     "schema", "dataset", "recipe", "joint_names", "bones", "fps", "class_names", "default_protocol", "content_sha256",
 )  # fmt: skip
-BLOCK_ROWS = 1 << 16
+SPOOLED = ("joints", "present")
+BLOCK = 1 << 20
 EXIT_NO_SPACE = 7
 
 
@@ -82,18 +87,22 @@ class SkeletonFile:
 
 
 class Spool:
-    """Frames on their way into a file, appended to plain temporary files so that memory stays bounded.
+    """Frames on their way into a file, appended to plain files so that memory stays bounded.
 
-    `folder` is where the temporary files go: best beside the output, which must have the room anyway.
+    `folder` is where these files go, in a temporary folder of their own: best beside the output, which must have the
+    room anyway. With `keep` they go into `folder` itself and stay there for a later attempt; see `recover`.
     """
 
-    def __init__(self, folder: Path, joints: int) -> None:
+    def __init__(self, folder: Path, joints: int, keep: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=".spool-", dir=folder))
+        self.folder = folder if keep else Path(tempfile.mkdtemp(prefix=".spool-", dir=folder))
         self.joints = joints
         self.rows = 0
-        self._joints = open(self.folder / "joints", "wb")  # noqa: SIM115 - closed by close()
-        self._present = open(self.folder / "present", "wb")  # noqa: SIM115
+        self.keep = keep
+        self._files = {name: open(self.folder / name, "a+b") for name in SPOOLED}  # noqa: SIM115 - see close()
+        self._digests = {name: hashlib.sha256() for name in SPOOLED}
+        for file in self._files.values():
+            file.seek(0)
 
     def append(self, joints_TV3: np.ndarray, present_T: np.ndarray) -> int:
         """Append one body's rows (metres; rows of absent frames must be zero); the first row's number."""
@@ -102,21 +111,53 @@ class Spool:
                 f"rows of shape {joints_TV3.shape} do not fit {len(present_T)} frames of {self.joints} joints"
             )
         first = self.rows
-        self._joints.write(np.ascontiguousarray(joints_TV3, np.float32).tobytes())
-        self._present.write(np.ascontiguousarray(present_T, bool).tobytes())
-        self.rows += len(present_T)
+        self.extend(
+            np.ascontiguousarray(joints_TV3, np.float32).tobytes(), np.ascontiguousarray(present_T, bool).tobytes()
+        )
         return first
+
+    def extend(self, joints: bytes, present: bytes) -> None:
+        """Append rows as bytes: (R, V, 3) float32 and (R,) bool."""
+        self._take(joints, present)
+        self._files["joints"].write(joints)
+        self._files["present"].write(present)
+
+    def recover(self, rows: int, crc: int) -> bool:
+        """Take up the next `rows` rows that an earlier attempt left, if their CRC-32 (joints, then present) fits."""
+        joints = self._files["joints"].read(rows * self.joints * 12)
+        present = self._files["present"].read(rows)
+        if len(present) != rows or zlib.crc32(present, zlib.crc32(joints)) != crc:
+            return False
+        self._take(joints, present)
+        return True
+
+    def cut(self) -> None:
+        """Forget what was not recovered."""
+        self._files["joints"].truncate(self.rows * self.joints * 12)
+        self._files["present"].truncate(self.rows)
+
+    def _take(self, joints: bytes, present: bytes) -> None:
+        self.rows += len(present)
+        self._digests["joints"].update(joints)
+        self._digests["present"].update(present)
+
+    def digests(self) -> dict[str, str]:
+        """Hex sha256 of the rows as they were given, by the array's name in the file."""
+        return {f"frames/{name}": digest.hexdigest() for name, digest in self._digests.items()}
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
-        self._joints.flush()
-        self._present.flush()
+        for file in self._files.values():
+            file.flush()
 
     def close(self) -> None:
-        """Remove the temporary files."""
-        self._joints.close()
-        self._present.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Close the files, and unless they are kept remove them."""
+        for file in self._files.values():
+            # On a full disk the last bytes cannot go out; then they are lost like all that follows them.
+            with suppress(OSError):
+                file.close()
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Spool:
         return self
@@ -128,13 +169,16 @@ class Spool:
 def write(path: Path, contents: Contents, spool: Spool) -> None:
     """Write, re-read, hash and publish `path`. The same contents give the same bytes.
 
-    The HDF5 library runs in a child process: where it crashes on a full disk, only the child dies.
+    The HDF5 library runs in a child process: where it crashes on a full disk, only the child dies. The child ends with
+    us, because it waits for the end of its input.
     """
     path = Path(path)
     spool.flush()
     path.parent.mkdir(parents=True, exist_ok=True)
-    require_space(path.parent, spool.rows * (spool.joints * 12 + 1) + (64 << 20))
-    (spool.folder / "root.json").write_text(json.dumps(_root(contents, spool)))
+    require_space(path.parent, spool.rows * (spool.joints * 12 + 1) + (1 << 20))
+    (spool.folder / "root.json").write_text(json.dumps(_root(contents, spool) | {"digests": spool.digests()}))
+    for old in spool.folder.glob("*.npy"):
+        old.unlink()
     for name, array in _small_arrays(contents):
         np.save(spool.folder / (name.replace("/", "+") + ".npy"), array, allow_pickle=False)
     home = str(Path(__file__).resolve().parent.parent)
@@ -142,15 +186,23 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
         os.environ, PYTHONPATH=os.pathsep.join([home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     )
     with publish(path) as temporary:
-        child = subprocess.run(
+        child = subprocess.Popen(
             [sys.executable, "-m", "preprocessing.hdf5", str(spool.folder), str(temporary)],
-            env=environment, capture_output=True, text=True, check=False,
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        if child.returncode:
-            last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-            reason = errno.ENOSPC if child.returncode == EXIT_NO_SPACE else errno.EIO
-            raise OSError(reason, f"writing failed (exit {child.returncode}): {last}", str(path))
-        open_file(temporary)
+        try:
+            assert child.stderr is not None
+            message = child.stderr.read()
+            code = child.wait()
+        finally:
+            child.kill()
+            child.wait()
+        if code:
+            last = (message.strip().splitlines() or ["no message"])[-1]
+            reason = errno.ENOSPC if code == EXIT_NO_SPACE else errno.EIO
+            raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
+        # The child has hashed what the disk gave back; what is left is whether the numbers fit each other.
+        open_file(temporary, fast_start=True)
 
 
 def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
@@ -200,8 +252,17 @@ def _map(path: Path, place: _Place) -> np.ndarray:
     return np.memmap(path, place.dtype, mode="r", offset=place.offset, shape=place.shape)
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+def _digest(path: Path, place: _Place) -> str:
+    """Hex sha256 of one array, read in blocks: a map of the whole would count as memory in use."""
+    digest = hashlib.sha256()
+    left = math.prod(place.shape) * place.dtype.itemsize
+    block = memoryview(bytearray(min(BLOCK, left)))
+    with open(path, "rb", buffering=0) as file:
+        file.seek(place.offset)
+        while left and (got := file.readinto(block[: min(left, BLOCK)])):
+            digest.update(block[:got])
+            left -= got
+    return digest.hexdigest()
 
 
 def _content_digest(root: dict[str, Any], hashes: dict[str, str]) -> str:
@@ -238,32 +299,66 @@ def _small_arrays(contents: Contents) -> Iterator[tuple[str, np.ndarray]]:
 def _write_child(spool: Path, target: Path) -> None:
     """The child's whole job: plain files of `spool` -> HDF5 `target`, hashed from what the disk gives back."""
     root = json.loads((spool / "root.json").read_text())
-    joints = len(root["joint_names"])
     rows = (spool / "present").stat().st_size
     small = {p.stem.replace("+", "/"): np.load(p, allow_pickle=False) for p in sorted(spool.glob("*.npy"))}
+    shapes = {"joints": ((rows, len(root["joint_names"]), 3), np.float32), "present": ((rows,), bool)}
     with h5py.File(target, "w") as file:
-        shapes = {"frames/joints": ((rows, joints, 3), np.float32), "frames/present": ((rows,), bool)}
         for name, (shape, dtype) in shapes.items():
-            made = file.create_dataset(name, shape, dtype, track_times=False)
-            source = _map(spool / name.split("/")[1], _Place(0, shape, np.dtype(dtype), ""))
-            for first in range(0, rows, BLOCK_ROWS):
-                made[first : first + BLOCK_ROWS] = source[first : first + BLOCK_ROWS]
+            _reserve(file, f"frames/{name}", shape, np.dtype(dtype))
         for name, array in small.items():
             file.create_dataset(name, data=array, track_times=False)
-    sync_file(target)
     with h5py.File(target, "r") as file:
         where = _locate(file, hashed=False)
-    hashes = {name: _digest(_map(target, place)) for name, place in where.items()}
-    for name in ("joints", "present"):
-        source = np.memmap(spool / name, np.uint8, mode="r") if rows else np.zeros(0, np.uint8)
-        if _digest(source) != hashes[f"frames/{name}"]:
-            raise IntegrityError(f"frames/{name} read back differs from what was written; check the disk")
+    for name in SPOOLED:
+        _copy(spool / name, target, where[f"frames/{name}"].offset)
+    sync_file(target)
+    hashes = {name: _digest(target, place) for name, place in where.items()}
+    for name, sha256 in root.pop("digests").items():
+        if hashes[name] != sha256:
+            raise IntegrityError(f"{name} read back differs from what was written; check the disk")
     with h5py.File(target, "r+") as file:
         for name, sha256 in hashes.items():
             file[name].attrs["sha256"] = np.bytes_(sha256)
         root["content_sha256"] = _content_digest(root, hashes)
         for key in ROOT_KEYS:
             file.attrs[key] = _to_attribute(key, root[key])
+
+
+def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An array with its place in the file, and no byte written there yet."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    group = file.require_group(name.rpartition("/")[0] or "/")
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), plist)
+
+
+def _copy(source: Path, target: Path, offset: int) -> None:
+    """The bytes of a plain file into their place in another, inside the kernel where it can."""
+    left = source.stat().st_size
+    with open(source, "rb", buffering=0) as reader, open(target, "r+b", buffering=0) as writer:
+        writer.seek(offset)
+        with suppress(OSError):
+            while left and (done := os.copy_file_range(reader.fileno(), writer.fileno(), left)):
+                left -= done
+        # Where the kernel cannot, or has stopped half-way, plain reading and writing says why or does it.
+        while left:
+            block = memoryview(reader.read(BLOCK))
+            if not block:
+                raise OSError(errno.EIO, "a temporary file has shrunk", str(source))
+            left -= len(block)
+            while block:
+                block = block[writer.write(block) :]
+
+
+def _die_with_parent() -> None:
+    """End this process when the parent's end of our input closes: then nobody will publish what we write."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+        os._exit(1)
 
 
 def _to_attribute(key: str, value: Any) -> Any:
@@ -367,7 +462,7 @@ def _locate(file: h5py.File, hashed: bool = True) -> dict[str, _Place]:
 def _faults(path: Path, root: dict[str, Any], where: dict[str, _Place], fast_start: bool) -> Iterator[str]:
     """Faults of a readable file: checksums first, then whether its numbers fit each other."""
     if not fast_start:
-        broken = [name for name, place in where.items() if _digest(_map(path, place)) != place.sha256]
+        broken = [name for name, place in where.items() if _digest(path, place) != place.sha256]
         yield from (f"{name} does not match its sha256" for name in broken)
         hashes = {name: place.sha256 for name, place in where.items()}
         if _content_digest(root, hashes) != root["content_sha256"]:
@@ -438,7 +533,29 @@ def _assemble(root: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     return built | {"clips": clips, "splits": splits}
 
 
+def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Publish an HDF5 file with `x` of `shape` (N, C, T, V, M) float32, one block a clip, `y` (N,) and the splits."""
+    with publish(path) as temporary:
+        with h5py.File(temporary, "w") as out:
+            _reserve(out, "x", shape, np.dtype(np.float32))
+            out.create_dataset("y", data=file.clips["label"], track_times=False)
+            names = np.char.encode(file.clips["name"], "utf-8")
+            out.create_dataset("name", data=names, track_times=False)
+            for protocol, parts in file.splits.items():
+                for part, index in parts.items():
+                    out.create_dataset(f"splits/{protocol}/{part}", data=index, track_times=False)
+            for key in ("dataset", "class_names", "joint_names"):
+                out.attrs[key] = _to_attribute(key, getattr(file, key))
+            offset = out["x"].id.get_offset()
+        with open(temporary, "r+b") as plain:
+            # Plain writing, so that a full disk is an error like any other and never the HDF5 library's.
+            plain.seek(offset)
+            for block in blocks:
+                plain.write(np.ascontiguousarray(block, np.float32).tobytes())
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         _write_child(Path(sys.argv[1]), Path(sys.argv[2]))
     except (OSError, IntegrityError) as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preprocessing.batches import Refusal
 from preprocessing.files import publish_json, sha256_file
-from preprocessing.skeleton import SkeletonError
 from preprocessing.splits import Splits
 from preprocessing.stages import Decision
 
@@ -23,19 +23,20 @@ class Manifest:
     inputs: list[dict[str, Any]]
     found: int
     decisions: list[Decision] = field(default_factory=list)
-    quarantine: list[SkeletonError] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # clip name -> reason
     clips: int = 0
     bodies: int = 0
     rows: int = 0
     splits: Splits | None = None
     content_sha256: str = ""
+    coverage: str = ""  # which part of which benchmark this is, in words
 
     @property
     def rejected_share(self) -> float:
         """Quarantined clips as a share of those that were expected to be readable."""
         expected = self.found - len(self.skipped)
-        return len(self.quarantine) / expected if expected else 0.0
+        return len(self.refused) / expected if expected else 0.0
 
     def counts(self) -> dict[str, Any]:
         """The build in numbers."""
@@ -45,7 +46,7 @@ class Manifest:
             "bodies": self.bodies,
             "rows": self.rows,
             "skipped": dict(sorted(Counter(self.skipped.values()).items())),
-            "quarantined": dict(sorted(Counter(error.reason for error in self.quarantine).items())),
+            "quarantined": dict(sorted(Counter(error.reason for error in self.refused).items())),
             "decisions": dict(sorted(Counter(decision.rule for decision in self.decisions).items())),
             "rejected_share": self.rejected_share,
         }
@@ -58,11 +59,12 @@ class Manifest:
             "inputs": self.inputs,
             "counts": self.counts(),
             "content_sha256": self.content_sha256,
+            "coverage": self.coverage,
             "splits": {},
             "decisions": [decision._asdict() for decision in self.decisions],
             "quarantine": [
-                {"name": error.name, "line": error.line, "reason": error.reason, "message": str(error)}
-                for error in sorted(self.quarantine, key=lambda error: error.name)
+                {"name": error.name, "line": error.line, "reason": error.reason, "message": error.message}
+                for error in sorted(self.refused, key=lambda error: error.name)
             ],
             "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
         }

@@ -28,6 +28,8 @@ BONES = np.array(
     dtype=np.int64,
 )  # fmt: skip
 CENTRE_JOINT = 1
+SHOULDERS = (4, 8)  # left, right
+SPINE = (20, 0)  # top, bottom
 FPS = 30.0
 
 _FACTS = files("preprocessing") / "facts"

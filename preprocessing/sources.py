@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from preprocessing import ntu
-from preprocessing.skeleton import RawClip, SkeletonError, Track, parse
-from preprocessing.splits import Columns, Splits, array_splits, ntu_splits
+from preprocessing.arrays import array_source
+from preprocessing.entries import COLUMNS, Entry, Source, SourceError
+from preprocessing.skeleton import RawClip, SkeletonError, parse
+from preprocessing.stages import Marks
 
 SUFFIX = ".skeleton"
-MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20  # of one recording
+MAX_TOTAL = 40 << 30  # of all recordings of one zip; the official ones stay under 25 GB
 MAX_RATIO = 200
-COLUMNS = ("label", "setup", "camera", "subject", "replication")
-
-
-class SourceError(ValueError):
-    """A source that cannot be used at all; one line for the user."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One clip of a source: `read` is called when its turn comes."""
-
-    name: str
-    origin: str
-    columns: Mapping[str, int]  # COLUMNS
-    read: Callable[[], RawClip]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Clips of one kind, sorted by name, with what is known about their bodies and splits."""
-
-    dataset: str
-    joint_names: list[str]
-    bones: np.ndarray  # (V-1, 2) int64, (parent, child)
-    fps: float
-    class_names: list[str]
-    centre_joint: int
-    kinect: bool
-    entries: list[Entry]
-    missing: frozenset[str] = frozenset()  # names that are known to hold nothing
-    unusable: list[SkeletonError] = field(default_factory=list)  # clips refused by their name alone
-    given: Mapping[str, np.ndarray] = field(default_factory=dict)  # split columns of an array file, one value an entry
-
-    def splits(self, kept: list[int], columns: Mapping[str, np.ndarray]) -> Splits:
-        """The protocols of the clips that were kept (positions in `entries`), whose columns are given."""
-        named = Columns(columns["label"], columns["subject"], columns["camera"])
-        if self.kinect:
-            return ntu_splits(columns["setup"], named)
-        return array_splits({key: value[kept] for key, value in self.given.items()}, named)
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_LOCAL = struct.Struct("<4s22xHH")  # of a member's local header: signature, lengths of name and extra field
 
 
 def open_sources(paths: Iterable[Path]) -> Source:
@@ -69,35 +37,54 @@ def open_sources(paths: Iterable[Path]) -> Source:
     arrays = [path for path in paths if path.suffix == ".npz"]
     if arrays and len(paths) > 1:
         raise SourceError(f"{arrays[0]} is an array file and must be the only source; build the others on their own")
-    return _array_source(arrays[0]) if arrays else _ntu_source(paths)
+    return array_source(arrays[0]) if arrays else _ntu_source(paths)
+
+
+class Found(NamedTuple):
+    """A recording by its name; nothing of it is read yet."""
+
+    name: str
+    origin: str  # where it lies
+    size: int  # bytes
+    stamp: int
+    read: Callable[[], bytes]
 
 
 def _ntu_source(paths: list[Path]) -> Source:
-    entries: dict[str, Entry] = {}
-    unusable: list[SkeletonError] = []
+    found: dict[str, Found] = {}
     for path in paths:
-        for name, origin, read in _folder(path) if path.is_dir() else _zip(path):
-            if name in entries:
-                raise SourceError(f"clip {name} occurs twice: {entries[name].origin} and {origin}; remove one")
-            try:
-                sample = ntu.parse_name(name)
-            except ValueError as error:
-                unusable.append(SkeletonError(name, 0, "bad-name", str(error)))
-                continue
-            columns = dict(zip(COLUMNS, (sample.action - 1, *sample[:4]), strict=True))
-            entries[name] = Entry(name, origin, columns, partial(_parse, name, read))
-    if not entries and not unusable:
+        for one in _folder(path) if path.is_dir() else _zip(path):
+            if one.name in found:
+                raise SourceError(
+                    f"clip {one.name} occurs twice: {found[one.name].origin} and {one.origin}; remove one"
+                )
+            found[one.name] = one
+    if not found:
         raise SourceError(f"no {SUFFIX} files in {', '.join(map(str, paths))}")
-    classes = 60 if all(entry.columns["label"] < 60 for entry in entries.values()) else 120
+    entries: list[Entry] = []
+    samples: list[ntu.SampleName] = []
+    unusable: list[SkeletonError] = []
+    for name in sorted(found):
+        try:
+            samples.append(ntu.parse_name(name))
+        except ValueError as error:
+            unusable.append(SkeletonError(name, 0, "bad-name", str(error)))
+            continue
+        _, origin, size, stamp, read = found[name]
+        entries.append(Entry(name, origin, size, stamp, partial(_parse, name, read)))
+    numbers_N5 = np.array(samples, np.int64).reshape(-1, 5)
+    columns = dict(zip(COLUMNS, (numbers_N5[:, 4] - 1, *numbers_N5[:, :4].T), strict=True))
+    classes = 60 if np.all(columns["label"] < 60) else 120
     return Source(
         dataset=f"ntu{classes}",
         joint_names=list(ntu.JOINT_NAMES),
         bones=ntu.BONES,
         fps=ntu.FPS,
         class_names=list(ntu.CLASS_NAMES[:classes]),
-        centre_joint=ntu.CENTRE_JOINT,
+        marks=Marks(ntu.CENTRE_JOINT, ntu.SHOULDERS, ntu.SPINE),
         kinect=True,
-        entries=[entries[name] for name in sorted(entries)],
+        entries=entries,
+        columns=columns,
         missing=ntu.MISSING,
         unusable=unusable,
     )
@@ -107,145 +94,96 @@ def _parse(name: str, read: Callable[[], bytes]) -> RawClip:
     return parse(read(), name)
 
 
-Found = tuple[str, str, Callable[[], bytes]]  # clip name, where it lies, its bytes on demand
+def _wanted(file_name: str) -> bool:
+    """Whether a file is a recording by its name; what archivers of other systems add beside one is not."""
+    return file_name.lower().endswith(SUFFIX) and not file_name.startswith(".")
 
 
-def _folder(folder: Path) -> Iterable[Found]:
-    for path in sorted(folder.rglob("*" + SUFFIX)):
-        if not path.name.startswith("."):
-            yield path.stem, str(path), partial(_read_file, path)
+def _folder(folder: Path) -> Iterator[Found]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in filter(_wanted, names):
+            path = os.path.join(parent, name)
+            try:
+                about = os.stat(path)
+                size, stamp = about.st_size, about.st_mtime_ns
+            except OSError:  # reading it will say what is wrong
+                size, stamp = 0, 0
+            stem = name[: -len(SUFFIX)]
+            yield Found(stem, path, size, stamp, partial(_read_file, path, stem))
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: str, name: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return _bounded(path.stem, file.read(MAX_BYTES + 1))
+        # Unbuffered, in one go: half the system calls of a buffered file.
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            _bounded(name, size)
+            content = file.read(size + 1) or b""
+            while part := file.read(MAX_BYTES + 1 - len(content)):
+                content += part
     except OSError as error:
-        raise SkeletonError(path.stem, 0, "unreadable", str(error)) from None
-
-
-def _zip(path: Path) -> Iterable[Found]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{path} is no readable zip ({error}); name a folder, a .zip or an array .npz") from None
-    for member in archive.infolist():
-        inside = PurePosixPath(member.filename)
-        if inside.suffix == SUFFIX and not inside.name.startswith(".") and not member.is_dir():
-            yield inside.stem, f"{path}:{member.filename}", partial(_read_member, archive, member, inside.stem)
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> bytes:
-    if member.file_size > MAX_RATIO * max(member.compress_size, 1):
-        raise SkeletonError(name, 0, "too-compressed", f"expands more than {MAX_RATIO} times")
-    try:
-        with archive.open(member) as file:
-            # The header may lie about the size, so no more than the limit is ever expanded.
-            return _bounded(name, file.read(MAX_BYTES + 1))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise SkeletonError(name, 0, "unreadable", str(error)) from None
-
-
-def _bounded(name: str, content: bytes) -> bytes:
-    if len(content) > MAX_BYTES:
-        raise SkeletonError(name, 0, "too-large", f"more than {MAX_BYTES >> 20} MiB")
+    _bounded(name, len(content))
     return content
 
 
-def _array_source(path: Path) -> Source:
+def _bounded(name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise SkeletonError(name, 0, "too-large", f"more than {MAX_BYTES >> 20} MiB")
+
+
+def _zip(path: Path) -> Iterator[Found]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{path} is no readable array file ({error})") from None
-    _check_arrays(path, arrays)
-    x_RMV3, ptr = arrays["X"].astype(np.float32, copy=False), arrays["ptr"]
-    count, joints = len(ptr) - 1, x_RMV3.shape[2]
-    label_N = arrays["label"].astype(np.int64)
-    names = arrays["name"].astype(str) if "name" in arrays else np.array([f"{path.stem}-{i:06d}" for i in range(count)])
-    given = {key: _codes(arrays[key]) for key in ("fold", "view", "subject") if key in arrays}
-    if "split" in arrays:
-        given["split"] = arrays["split"].astype(str)
-    zero_N = np.zeros(count, np.int64)
-    columns = {
-        "label": label_N,
-        "setup": zero_N,
-        "camera": given.get("view", zero_N),
-        "subject": given.get("subject", zero_N),
-        "replication": zero_N,
-    }
-    order = np.argsort(names, kind="stable")
-    bones = arrays["bones"].astype(np.int64) if "bones" in arrays else np.zeros((0, 2), np.int64)
-    classes = int(label_N.max()) + 1
-    return Source(
-        dataset=path.stem,
-        joint_names=_texts(arrays, "joint_names", [f"joint {v}" for v in range(joints)]),
-        bones=bones,
-        fps=float(arrays.get("fps", ntu.FPS)),
-        class_names=_texts(arrays, "class_names", [f"class {k}" for k in range(classes)]),
-        centre_joint=_root(bones),
-        kinect=False,
-        entries=[
-            Entry(
-                str(names[i]),
-                f"{path}[{i}]",
-                {key: int(value[i]) for key, value in columns.items()},
-                partial(_array_clip, x_RMV3[ptr[i] : ptr[i + 1]], str(names[i])),
-            )
-            for i in order
-        ],
-        given={key: value[order] for key, value in given.items()},
-    )
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if _wanted(PurePosixPath(member.filename).name)]
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise SourceError(f"{path} is no readable zip ({error}); name a folder, a .zip or an array .npz") from None
+    if (total := sum(member.file_size for member in members)) > MAX_TOTAL:
+        raise SourceError(f"{path} claims to hold {total / 1e9:.0f} GB; at most {MAX_TOTAL / 1e9:.0f} GB are read")
+    where = os.path.abspath(path)
+    for member in members:
+        name = PurePosixPath(member.filename).name[: -len(SUFFIX)]
+        packed = Packed(where, name, member.header_offset, member.compress_size, member.file_size, member.CRC,
+                        member.compress_type, bool(member.flag_bits & 1))  # fmt: skip
+        yield Found(name, f"{path}:{member.filename}", member.file_size, member.CRC, packed.read)
 
 
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if missing := [key for key in ("X", "ptr", "label") if key not in arrays]:
-        raise SourceError(f"{path} has no {', '.join(missing)}; an array file has X (sum T, M, V, 3), ptr and label")
-    x, ptr, label = arrays["X"], arrays["ptr"], arrays["label"]
-    if x.ndim != 4 or x.shape[3] != 3 or not 1 <= x.shape[1] <= 2 or x.dtype.kind != "f":
-        raise SourceError(f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, 1 or 2, V, 3)")
-    if ptr.ndim != 1 or len(ptr) < 2 or ptr[0] != 0 or ptr[-1] != len(x) or bool(np.any(np.diff(ptr) < 0)):
-        raise SourceError(f"{path}: ptr must ascend from 0 to {len(x)}, the rows of X")
-    for key in ("label", "name", "subject", "view", "fold", "split"):
-        if key in arrays and arrays[key].shape != (len(ptr) - 1,):
-            raise SourceError(
-                f"{path}: {key} has shape {arrays[key].shape}; expected one value for {len(ptr) - 1} clips"
-            )
-    if label.dtype.kind not in "iu" or label.min() < 0:
-        raise SourceError(f"{path}: label must hold integers from 0")
-    if "class_names" in arrays and label.max() >= len(arrays["class_names"]):
-        raise SourceError(f"{path}: label {label.max()} has no class name; there are {len(arrays['class_names'])}")
-    if "split" in arrays and (odd := set(arrays["split"].astype(str)) - {"train", "val", "test"}):
-        raise SourceError(f"{path}: split {str(sorted(odd)[0])!r} is unknown; use train, val, test")
-    if "name" in arrays and len(np.unique(arrays["name"])) != len(arrays["name"]):
-        names, counts = np.unique(arrays["name"], return_counts=True)
-        raise SourceError(f"{path}: clip name {str(names[counts > 1][0])!r} occurs twice")
+class Packed(NamedTuple):
+    """A member of a zip, read in place by any thread or process: nothing is shared but the file."""
 
+    path: str
+    name: str
+    offset: int  # of its local header
+    packed: int  # bytes
+    size: int  # bytes
+    crc: int
+    method: int
+    encrypted: bool
 
-def _codes(values: np.ndarray) -> np.ndarray:
-    """Integers as they are; anything else numbered from 1 in sorted order."""
-    if values.dtype.kind in "iu":
-        return values.astype(np.int64)
-    return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
+    def read(self) -> bytes:
+        """Its bytes, checked against its size and CRC; SkeletonError for what is damaged, hidden or swollen."""
+        _bounded(self.name, max(self.size, self.packed))
+        if self.size > MAX_RATIO * max(self.packed, 1):
+            raise SkeletonError(self.name, 0, "too-compressed", f"expands more than {MAX_RATIO} times")
+        if self.encrypted or self.method not in (STORED, DEFLATED):
+            why = "encrypted" if self.encrypted else f"compressed by method {self.method}; use deflate"
+            raise SkeletonError(self.name, 0, "unreadable", f"the zip member is {why}")
+        try:
+            content = self._expand()
+        except (OSError, IsalError, struct.error) as error:  # type: ignore[misc]  # its stub is not of a class
+            raise SkeletonError(self.name, 0, "unreadable", str(error)) from None
+        if len(content) != self.size or isal_zlib.crc32(content) != self.crc:
+            raise SkeletonError(self.name, 0, "unreadable", "the zip member does not match its size and CRC-32")
+        return content
 
-
-def _texts(arrays: dict[str, Any], key: str, default: list[str]) -> list[str]:
-    return [str(text) for text in arrays[key]] if key in arrays else default
-
-
-def _root(bones: np.ndarray) -> int:
-    """The joint that is nobody's child."""
-    roots = np.setdiff1d(bones[:, 0], bones[:, 1])
-    return int(roots[0]) if len(roots) else 0
-
-
-def _array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
-    """A clip of an array file; a body is absent where all its joints are exactly zero."""
-    if not np.isfinite(x_TMV3).all():
-        raise SkeletonError(name, 0, "non-finite")
-    tracks = []
-    for body in range(x_TMV3.shape[1]):
-        frame_F = np.flatnonzero(x_TMV3[:, body].any(axis=(1, 2)))
-        if len(frame_F):
-            tracks.append(Track(body, frame_F, x_TMV3[frame_F, body]))
-    return RawClip(len(x_TMV3), tuple(tracks))
+    def _expand(self) -> bytes:
+        # A handle of its own and reads by position, so that threads wait for no other.
+        with open(self.path, "rb", buffering=0) as file:
+            signature, name, extra = _LOCAL.unpack(os.pread(file.fileno(), _LOCAL.size, self.offset))
+            if signature != b"PK\x03\x04":
+                raise OSError("the zip's directory leads to no member")
+            content = os.pread(file.fileno(), self.packed, self.offset + _LOCAL.size + name + extra)
+        if self.method == STORED:
+            return content
+        # The directory may lie about the size, so no more than it says, and one byte, is ever expanded.
+        return isal_zlib.decompressobj(-15).decompress(content, self.size + 1)

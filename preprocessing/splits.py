@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.ntu import VAL_SUBJECTS, is_train
+from preprocessing.ntu import PUBLISHED_CLIPS, PUBLISHED_SPLITS, VAL_SUBJECTS, is_train
 
 VAL_SHARE = 0.2
 
@@ -107,3 +107,38 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
         constant = Columns(columns.label_N, np.zeros_like(every), np.zeros_like(every))
         add("holdout", np.isin(every, hold_out(every, constant)[0]))
     return Splits(parts, next(iter(parts)), rules)
+
+
+class CountError(ValueError):
+    """As many clips as a whole benchmark, but not its split; one line for the user."""
+
+
+def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Splits) -> str:
+    """Which part of which NTU benchmark the clips `kept` are, in words.
+
+    A whole benchmark must have the published counts, val counting as train; CountError names the first that differs.
+    """
+    label_N, setup_N = columns["label"][kept], columns["setup"][kept]
+    classes = 60 if len(kept) == 0 or label_N.max() < 60 else 120
+    whole = PUBLISHED_CLIPS[classes]
+    name = f"NTU RGB+D {classes}"
+    if len(kept) != whole:
+        people = ", ".join(
+            f"{len(np.unique(values))} {word}{'s' * (len(np.unique(values)) != 1)}"
+            for word, values in (
+                ("action", label_N),
+                ("setup", setup_N),
+                ("camera", columns["camera"][kept]),
+                ("subject", columns["subject"][kept]),
+            )
+        )
+        return f"{len(kept)} of the {whole} clips of {name} ({people}): not comparable with published accuracies"
+    for protocol, expected in ((p, counts) for (k, p), counts in PUBLISHED_SPLITS.items() if k == classes):
+        parts = splits.parts.get(protocol, {"train": (), "val": (), "test": ()})
+        counts = (len(parts["train"]) + len(parts["val"]), len(parts["test"]))
+        if counts != expected:
+            raise CountError(
+                f"{name}, {protocol}: {counts[0]} train and {counts[1]} test clips, published are {expected[0]} and"
+                f" {expected[1]}; some file bears another's name: get the data set again"
+            )
+    return f"the whole of {name}: {whole} clips, and its split counts are the published ones"

@@ -1,9 +1,11 @@
 """Train, val and test never share a clip, and val never shares a person with train where that can be."""
 
 import numpy as np
+import pytest
 
+from preprocessing import ntu
 from preprocessing.ntu import VAL_SUBJECTS
-from preprocessing.splits import Columns, Splits, array_splits, ntu_splits
+from preprocessing.splits import Columns, CountError, Splits, array_splits, coverage, ntu_splits
 
 
 def columns(subjects: int, views: int, labels: int = 2) -> Columns:
@@ -89,3 +91,42 @@ def test_without_any_column_every_fifth_clip_of_a_class_is_tested() -> None:
     assert splits.default == "holdout"
     assert len(splits.parts["holdout"]["test"]) == 10
     assert whole_and_disjoint(splits, 50)
+
+
+def whole_benchmark(classes: int) -> dict[str, np.ndarray]:
+    """Columns with the published number of clips and the published counts of every protocol."""
+    count = ntu.PUBLISHED_CLIPS[classes]
+    trains = {p: counts[0] for (k, p), counts in ntu.PUBLISHED_SPLITS.items() if k == classes}
+    position = np.arange(count)
+    return {
+        "label": position % classes,
+        "subject": np.where(position < trains["xsub"], np.where(position % 2, 1, 8), 3),
+        "camera": np.where(position < trains.get("xview", 0), 2, 1),
+        "setup": np.where(position < trains.get("xset", 0), 2, 1),
+        "replication": np.ones(count, int),
+    }
+
+
+def told(columns_: dict[str, np.ndarray], kept: np.ndarray) -> str:
+    named = Columns(*(columns_[key][kept] for key in ("label", "subject", "camera")))
+    return coverage(columns_, kept, ntu_splits(columns_["setup"][kept], named))
+
+
+@pytest.mark.parametrize("classes", [60, 120])
+def test_a_whole_benchmark_has_the_published_counts(classes: int) -> None:
+    every = whole_benchmark(classes)
+    text = told(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
+    assert text.startswith(f"the whole of NTU RGB+D {classes}")
+
+
+@pytest.mark.parametrize(("classes", "column", "value"), [(60, "subject", 3), (60, "camera", 1), (120, "setup", 1)])
+def test_a_whole_benchmark_with_one_misnamed_clip_is_refused(classes: int, column: str, value: int) -> None:
+    every = whole_benchmark(classes)
+    every[column][0] = value
+    with pytest.raises(CountError, match="published are"):
+        told(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
+
+
+def test_a_part_of_a_benchmark_is_told_as_such() -> None:
+    every = whole_benchmark(60)
+    assert told(every, np.arange(500)).startswith("500 of the 56578 clips of NTU RGB+D 60 (60 actions, 1 setup, 1 cam")

@@ -1,0 +1,200 @@
+"""Array files of other data sets: `.npz` in our own format, or as CTR-GCN and pyskl lay their arrays out.
+
+An own file holds X (sum T, M, V, 3), ptr, label and what else is known; preprocessing/README.md has a worked example.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocessing import ntu
+from preprocessing.entries import Entry, Source, SourceError
+from preprocessing.skeleton import RawClip, SkeletonError, Track
+from preprocessing.stages import Marks
+
+
+def array_source(path: Path) -> Source:
+    """The clips of one array file; SourceError says in one line what is wrong with it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"{path} is no readable array file ({reason})") from None
+    if "x_train" in arrays or "x_test" in arrays:
+        arrays = _from_ctr(path, arrays)
+    elif "keypoint" in arrays:
+        arrays = _from_pyskl(path, arrays)
+    _check_arrays(path, arrays)
+    x_RMV3, ptr = arrays["X"].astype(np.float32, copy=False), arrays["ptr"]
+    count, joints = len(ptr) - 1, x_RMV3.shape[2]
+    label_N = arrays["label"].astype(np.int64)
+    names = arrays["name"].astype(str) if "name" in arrays else np.array([f"{path.stem}-{i:06d}" for i in range(count)])
+    given = {key: _codes(arrays[key]) for key in ("fold", "view", "subject") if key in arrays}
+    if "split" in arrays:
+        given["split"] = arrays["split"].astype(str)
+    zero_N = np.zeros(count, np.int64)
+    columns = {
+        "label": label_N,
+        "setup": zero_N,
+        "camera": given.get("view", zero_N),
+        "subject": given.get("subject", zero_N),
+        "replication": zero_N,
+    }
+    order = np.argsort(names, kind="stable")
+    bones = arrays["bones"].astype(np.int64) if "bones" in arrays else np.zeros((0, 2), np.int64)
+    classes = int(label_N.max()) + 1
+    return Source(
+        dataset=path.stem,
+        joint_names=_texts(arrays, "joint_names", [f"joint {v}" for v in range(joints)]),
+        bones=bones,
+        fps=float(arrays.get("fps", ntu.FPS)),
+        class_names=_texts(arrays, "class_names", [f"class {k}" for k in range(classes)]),
+        marks=_marks(path, arrays, bones),
+        kinect=False,
+        entries=[
+            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, partial(_array_clip, x_TMV3, name))
+            for i, name, x_TMV3 in ((i, str(names[i]), x_RMV3[ptr[i] : ptr[i + 1]]) for i in order)
+        ],
+        columns={key: value[order] for key, value in columns.items()},
+        given={key: value[order] for key, value in given.items()},
+    )
+
+
+def _from_ctr(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CTR-GCN's x_train, y_train, x_test, y_test: zero-padded (N, T, 150) and one-hot, as our own arrays."""
+    clips: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    parts: list[str] = []
+    for part in ("train", "test"):
+        if f"x_{part}" not in arrays:
+            continue
+        x_NTD = arrays[f"x_{part}"]
+        if f"y_{part}" not in arrays:
+            raise SourceError(f"{path} has x_{part} but has no y_{part}")
+        y_NK = arrays[f"y_{part}"]
+        if x_NTD.ndim != 3 or x_NTD.shape[2] != 150 or x_NTD.dtype.kind != "f":
+            raise SourceError(
+                f"{path}: x_{part} has shape {x_NTD.shape}; expected floats (N, T, 150): 150 values a frame"
+            )
+        if y_NK.ndim != 2 or len(y_NK) != len(x_NTD):
+            raise SourceError(f"{path}: y_{part} has shape {y_NK.shape}; expected one row of y_{part} a clip")
+        for x_TD in x_NTD:
+            filled = np.flatnonzero(x_TD.any(axis=1))
+            end = int(filled[-1]) + 1 if len(filled) else 1
+            clips.append(x_TD[:end].reshape(end, 2, 25, 3).astype(np.float32))
+        labels.append(y_NK.argmax(axis=1))
+        parts += [part] * len(x_NTD)
+    if not clips:
+        raise SourceError(f"{path} holds no clip")
+    return _own(clips, np.concatenate(labels)) | {"split": np.array(parts)}
+
+
+def _from_pyskl(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """pyskl's annotations as arrays: keypoint (N, M, T, V, 3), label, total_frames, frame_dir, split; as our own."""
+    x_NMTVC = arrays["keypoint"]
+    if x_NMTVC.ndim != 5 or x_NMTVC.shape[4] != 3 or x_NMTVC.dtype.kind != "f":
+        raise SourceError(f"{path}: keypoint has shape {x_NMTVC.shape}; expected floats (N, M, T, V, 3): 3 coordinates")
+    count, longest = x_NMTVC.shape[0], x_NMTVC.shape[2]
+    for key in ("label", "total_frames", "frame_dir", "split"):
+        if key in arrays and arrays[key].shape != (count,):
+            raise SourceError(f"{path}: {key} has shape {arrays[key].shape}; expected one value for {count} clips")
+    frames_N = arrays.get("total_frames", np.full(count, longest))
+    if not count or frames_N.dtype.kind not in "iu" or frames_N.min() < 0 or frames_N.max() > longest:
+        raise SourceError(
+            f"{path}: total_frames must hold integers from 0 to {longest}, one for each of 1 or more clips"
+        )
+    clips = [
+        x_MTVC[:, :frames].transpose(1, 0, 2, 3).astype(np.float32)
+        for x_MTVC, frames in zip(x_NMTVC, frames_N, strict=True)
+    ]
+    own: dict[str, np.ndarray] = {
+        key: arrays[key] for key in ("split", "subject", "view", "class_names") if key in arrays
+    }
+    if "frame_dir" in arrays:
+        own["name"] = arrays["frame_dir"]
+    return _own(clips, arrays.get("label", np.zeros(0))) | own
+
+
+def _own(clips: list[np.ndarray], label_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Clips (T, M, V, 3) as X and ptr; 25 joints are taken for the Kinect's."""
+    arrays = {"X": np.concatenate(clips), "ptr": np.cumsum([0, *map(len, clips)]), "label": label_N}
+    if clips[0].shape[2] == len(ntu.JOINT_NAMES):
+        arrays |= {"bones": ntu.BONES, "joint_names": np.array(ntu.JOINT_NAMES), "shoulders": np.array(ntu.SHOULDERS)}
+        arrays["spine"] = np.array(ntu.SPINE)
+    return arrays
+
+
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if missing := [key for key in ("X", "ptr", "label") if key not in arrays]:
+        raise SourceError(f"{path} has no {', '.join(missing)}; an array file has X (sum T, M, V, 3), ptr and label")
+    x, ptr, label = arrays["X"], arrays["ptr"], arrays["label"]
+    if x.ndim != 4 or x.shape[3] != 3 or not 1 <= x.shape[1] <= 2 or x.dtype.kind != "f":
+        raise SourceError(f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, 1 or 2, V, 3)")
+    if ptr.ndim != 1 or len(ptr) < 2 or ptr[0] != 0 or ptr[-1] != len(x) or bool(np.any(np.diff(ptr) < 0)):
+        raise SourceError(f"{path}: ptr must ascend from 0 to {len(x)}, the rows of X")
+    for key in ("label", "name", "subject", "view", "fold", "split"):
+        if key in arrays and arrays[key].shape != (len(ptr) - 1,):
+            raise SourceError(
+                f"{path}: {key} has shape {arrays[key].shape}; expected one value for {len(ptr) - 1} clips"
+            )
+    if label.dtype.kind not in "iu" or label.min() < 0:
+        raise SourceError(f"{path}: label must hold integers from 0")
+    if "class_names" in arrays and label.max() >= len(arrays["class_names"]):
+        raise SourceError(f"{path}: label {label.max()} has no class name; there are {len(arrays['class_names'])}")
+    if "split" in arrays and (odd := set(arrays["split"].astype(str)) - {"train", "val", "test"}):
+        raise SourceError(f"{path}: split {str(sorted(odd)[0])!r} is unknown; use train, val, test")
+    if "name" in arrays and len(np.unique(arrays["name"])) != len(arrays["name"]):
+        names, counts = np.unique(arrays["name"], return_counts=True)
+        raise SourceError(f"{path}: clip name {str(names[counts > 1][0])!r} occurs twice")
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    """Integers as they are; anything else numbered from 1 in sorted order."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
+
+
+def _texts(arrays: dict[str, Any], key: str, default: list[str]) -> list[str]:
+    return [str(text) for text in arrays[key]] if key in arrays else default
+
+
+def _root(bones: np.ndarray) -> int:
+    """The joint that is nobody's child."""
+    roots = np.setdiff1d(bones[:, 0], bones[:, 1])
+    return int(roots[0]) if len(roots) else 0
+
+
+def _marks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Marks:
+    """The joints that stages steer by: the root of the bones, and what the file names."""
+    pairs: dict[str, tuple[int, int]] = {}
+    for key in ("shoulders", "spine"):
+        if key in arrays:
+            pair = arrays[key].ravel()
+            if (
+                len(pair) != 2
+                or pair.dtype.kind not in "iu"
+                or not 0 <= pair.min() <= pair.max() < arrays["X"].shape[2]
+            ):
+                raise SourceError(f"{path}: {key} must hold two joints, integers from 0 to {arrays['X'].shape[2] - 1}")
+            pairs[key] = (int(pair[0]), int(pair[1]))
+    return Marks(_root(bones), pairs.get("shoulders"), pairs.get("spine"))
+
+
+def _array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
+    """A clip of an array file; a body is absent where all its joints are exactly zero."""
+    if not np.isfinite(x_TMV3).all():
+        raise SkeletonError(name, 0, "non-finite")
+    tracks = []
+    for body in range(x_TMV3.shape[1]):
+        frame_F = np.flatnonzero(x_TMV3[:, body].any(axis=(1, 2)))
+        if len(frame_F):
+            tracks.append(Track(body, frame_F, x_TMV3[frame_F, body]))
+    return RawClip(len(x_TMV3), tuple(tracks))

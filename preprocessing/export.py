@@ -1,0 +1,203 @@
+"""Write a built file as others take it: `python -m preprocessing.export FILE.h5 --format dense|ctr --out PATH`."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import numpy as np
+import tyro
+from numpy.lib import format as npy
+from rich.console import Console
+from rich.progress import track
+
+from preprocessing import ntu
+from preprocessing.files import publish, require_space
+from preprocessing.hdf5 import SLOTS, IntegrityError, SkeletonFile, open_file, write_dense
+
+EXIT_USAGE, EXIT_INTEGRITY, EXIT_NO_SPACE = 2, 6, 7
+SECOND = ("zeros", "copy")
+
+DESCRIPTION = """Write a built file as other programs take it.
+
+dense: HDF5 with x (N, 3, T, V, 2) float32 and y (N,), clips resampled to T frames, and the splits as index arrays
+ctr:   npz with x_train, y_train, x_test, y_test as CTR-GCN saves them: (N, Tmax, 150) zero-padded and one-hot;
+       val counts as train; build with --recipe ctr for the numbers CTR-GCN would give
+
+examples:
+  python -m preprocessing.export ntu60.h5 --format dense --out dense.h5 --frames 64
+  python -m preprocessing.export ntu60_ctr.h5 --format ctr --out NTU60_CS.npz
+  python -m preprocessing.export ntu120_ctr.h5 --format ctr --protocol xset --out NTU120_CSet.npz
+
+exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged, 7 no space
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to write, and where to."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
+    """The built file."""
+    format: Literal["dense", "ctr"]
+    """dense or ctr."""
+    out: Path
+    """The file to write."""
+    frames: int = 64
+    """dense: frames T that every clip is resampled to."""
+    protocol: str = ""
+    """ctr: the split; empty: the file's default."""
+    second: str = ""
+    """ctr: second half of a clip with one actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for 120."""
+
+
+def clip_rows(file: SkeletonFile, clip: int) -> np.ndarray:
+    """(M, T, V, 3) float32 metres: the bodies of one clip, rows of absent frames zero."""
+    first, count = int(file.clips["first_body"][clip]), int(file.clips["bodies"][clip])
+    frames = int(file.clips["frames"][clip])
+    joints_MTV3 = np.zeros((count, frames, *file.joints_RV3.shape[1:]), np.float32)
+    for body in range(first, first + count):
+        start = int(file.body_start[body])
+        joints_MTV3[file.body_slot[body]] = file.joints_RV3[start : start + frames]
+    return joints_MTV3
+
+
+def clip_present(file: SkeletonFile, clip: int) -> np.ndarray:
+    """(M, T) bool: where each body of one clip was tracked."""
+    first, count = int(file.clips["first_body"][clip]), int(file.clips["bodies"][clip])
+    frames = int(file.clips["frames"][clip])
+    starts = file.body_start[first : first + count]
+    present_MT = np.zeros((count, frames), bool)
+    for slot, start in zip(file.body_slot[first : first + count], starts, strict=True):
+        present_MT[slot] = file.present_R[start : start + frames]
+    return present_MT
+
+
+def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np.ndarray:
+    """(M, frames, V, 3): evenly spaced from the first frame to the last.
+
+    Linear between two frames in which the body was tracked; at a presence border the nearer frame decides, so that no
+    body is drawn half-way to the origin.
+    """
+    at_T = np.linspace(0, joints_MTV3.shape[1] - 1, frames)
+    low_T = np.floor(at_T).astype(np.int64)
+    high_T = np.minimum(low_T + 1, joints_MTV3.shape[1] - 1)
+    share_T = (at_T - low_T).astype(np.float32)
+    near_T = np.where(share_T < 0.5, low_T, high_T)
+    both_MT = present_MT[:, low_T] & present_MT[:, high_T]
+    share_T11 = share_T[:, None, None]
+    between = joints_MTV3[:, low_T] * (1 - share_T11) + joints_MTV3[:, high_T] * share_T11
+    return np.where(both_MT[..., None, None], between, joints_MTV3[:, near_T])
+
+
+def dense_blocks(file: SkeletonFile, frames: int) -> Iterator[np.ndarray]:
+    """Every clip as (3, frames, V, 2) float32, an empty slot zero."""
+    for clip in range(len(file.clips["name"])):
+        rows = resample(clip_rows(file, clip), clip_present(file, clip), frames)
+        x_CTVM = np.zeros((3, frames, file.joints_RV3.shape[1], SLOTS), np.float32)
+        x_CTVM[..., : len(rows)] = rows.transpose(3, 1, 2, 0)
+        yield x_CTVM
+
+
+def export_dense(file: SkeletonFile, out: Path, frames: int, console: Console) -> str:
+    """Write x (N, 3, T, V, 2), y and the splits; what was written, in words."""
+    clips, joints = len(file.clips["name"]), file.joints_RV3.shape[1]
+    require_space(out.parent, clips * 3 * frames * joints * SLOTS * 4)
+    blocks = track(dense_blocks(file, frames), "export", total=clips, console=console, transient=True)
+    write_dense(out, file, (clips, 3, frames, joints, SLOTS), blocks)
+    return f"x {(clips, 3, frames, joints, SLOTS)}, y {(clips,)}"
+
+
+def official_order(file: SkeletonFile, protocol: str, part: np.ndarray) -> np.ndarray:
+    """Clips by subject, camera or setup, whichever the protocol divides by, then by name."""
+    key = {"xsub": "subject", "xview": "camera", "xset": "setup"}.get(protocol, "subject")
+    part = np.sort(part)
+    return part[np.argsort(file.clips[key][part], kind="stable")]
+
+
+def export_ctr(file: SkeletonFile, out: Path, protocol: str, second: str, console: Console) -> str:
+    """Write x_train, y_train, x_test, y_test clip by clip, so that the whole never has to fit memory."""
+    parts = file.splits[protocol]
+    longest = int(file.clips["frames"].max())
+    classes = len(file.class_names)
+    order = {
+        "train": official_order(file, protocol, np.concatenate([parts["train"], parts["val"]])),
+        "test": official_order(file, protocol, parts["test"]),
+    }
+    require_space(out.parent, len(file.clips["name"]) * longest * 600)
+    with publish(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for part, clips in order.items():
+            with _member(archive, f"x_{part}", (len(clips), longest, 150), np.dtype(np.float32)) as member:
+                for clip in track(clips, part, console=console, transient=True):
+                    member.write(_ctr_clip(clip_rows(file, int(clip)), longest, second).tobytes())
+            with _member(archive, f"y_{part}", (len(clips), classes), np.dtype(np.float64)) as member:
+                member.write(np.eye(classes)[file.clips["label"][clips]].tobytes())
+    sizes = ", ".join(f"x_{part} {(len(clips), longest, 150)}" for part, clips in order.items())
+    return f"{sizes}; protocol {protocol}, val counts as train, second half of a lone actor: {second}"
+
+
+def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> IO[bytes]:
+    """An array inside an npz, open for its bytes; a fixed date keeps the file's bytes the same."""
+    member = archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(member, header)
+    return member
+
+
+def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
+    """(longest, 150) float32 of one clip: body after body, joint after joint."""
+    rows_TMD = np.zeros((longest, SLOTS, 75), np.float32)
+    for slot, joints_TV3 in enumerate(joints_MTV3):
+        rows_TMD[: len(joints_TV3), slot] = joints_TV3.reshape(-1, 75)
+    if len(joints_MTV3) == 1 and second == "copy":
+        rows_TMD[:, 1] = rows_TMD[:, 0]
+    return rows_TMD.reshape(longest, SLOTS * 75)
+
+
+def run(options: Options, console: Console) -> str:
+    """Do what `options` say; ValueError for the user's mistakes."""
+    file = open_file(options.file)
+    if options.out.suffix != (".h5" if options.format == "dense" else ".npz"):
+        raise ValueError(f"--out {options.out} must end in {'.h5' if options.format == 'dense' else '.npz'}")
+    if options.out.exists() and options.out.samefile(options.file):
+        raise ValueError(f"--out {options.out} is the file itself; name another")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.format == "dense":
+        if options.frames < 2:
+            raise ValueError(f"--frames {options.frames} is too few; give 2 or more")
+        return export_dense(file, options.out, options.frames, console)
+    if file.joints_RV3.shape[1] != len(ntu.JOINT_NAMES):
+        raise ValueError(f"{options.file} has {file.joints_RV3.shape[1]} joints; format ctr is for 25, use dense")
+    protocol = options.protocol or file.default_protocol
+    if protocol not in file.splits:
+        raise ValueError(f"--protocol {protocol!r} is unknown; {options.file} has {', '.join(file.splits)}")
+    second = options.second or ("copy" if file.dataset == "ntu120" else "zeros")
+    if second not in SECOND:
+        raise ValueError(f"--second {second!r} is unknown; choose one of {', '.join(SECOND)}")
+    return export_ctr(file, options.out, protocol, second, console)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m preprocessing.export", description=DESCRIPTION, args=arguments)
+    code = EXIT_USAGE
+    try:
+        print(f"{options.out}: {run(options, Console(stderr=True))}")
+        return 0
+    except IntegrityError as error:
+        code, message = EXIT_INTEGRITY, str(error)
+    except OSError as error:
+        code, message = EXIT_NO_SPACE if error.errno == errno.ENOSPC else EXIT_USAGE, str(error)
+    except ValueError as error:
+        message = str(error)
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""How fast preprocessing is: side by side in one run, on the same files, warm, medians, as ratios.
+
+    make bench
+    python tests/bench/preprocessing.py --clips 2000 --rounds 5 --growth 1000 5000 20000 60000
+
+Files are hard links of recordings under valid names: the real ones where they are (SKELNORM_REAL_DATA), else synthetic
+ones. Start-up (the interpreter, imports, loading of compiled code) is measured apart and taken off where it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(HOME), str(HOME / "tests" / "reference")]
+
+import ctr_chain  # noqa: E402 - the path is set above
+
+from preprocessing import ntu  # noqa: E402
+from preprocessing.skeleton import SkeletonError, parse, tokenize  # noqa: E402
+from preprocessing.synthetic import main as synthetic  # noqa: E402
+
+GB = 1e9
+
+
+def recordings(work: Path) -> tuple[list[Path], str]:
+    """Copies of the recordings to link to, and what they are. Copied, so that links stay on one file system."""
+    real = Path(os.environ.get("SKELNORM_REAL_DATA", HOME.parent / "shared" / "data")) / "ntu_raw"
+    base = work / "base"
+    if real.is_dir():
+        shutil.copytree(real, base)
+        kind = "real recordings"
+    else:
+        synthetic([str(base), "--clips", "240", "--seed", "0"])
+        kind = "synthetic recordings"
+    usable = []
+    for path in sorted(base.glob("*.skeleton")):
+        try:
+            if path.stem not in ntu.MISSING and parse(path.read_bytes(), path.stem).tracks:
+                usable.append(path)
+        except SkeletonError:
+            continue
+    return usable, f"{len(usable)} {kind}"
+
+
+def link(base: list[Path], folder: Path, clips: int) -> Path:
+    """A folder of `clips` hard links of the base files under names that no list calls missing."""
+    folder.mkdir()
+    made = 0
+    for number in range(2 * clips + 1000):
+        if made == clips:
+            break
+        setup, rest = 1 + number // 9600, number % 9600
+        camera, rest = 1 + rest // 3200, rest % 3200
+        name = f"S{setup:03d}C{camera:03d}P{1 + rest // 80:03d}R{1 + rest // 40 % 2:03d}A{1 + rest % 40:03d}"
+        if name not in ntu.MISSING:
+            os.link(base[made % len(base)], folder / f"{name}.skeleton")
+            made += 1
+    return folder
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+class Run:
+    """One run of a command: seconds, CPU-seconds, peak memory in bytes."""
+
+    def __init__(self, *command: str) -> None:
+        with tempfile.TemporaryFile() as error:
+            began = time.perf_counter()
+            child = subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL, stderr=error)
+            _, status, usage = os.wait4(child.pid, 0)
+            self.seconds = time.perf_counter() - began
+            if status:
+                error.seek(0)
+                raise SystemExit(f"{' '.join(command)} failed: {error.read().decode()[-500:]}")
+        self.cpu = usage.ru_utime + usage.ru_stime
+        self.memory = usage.ru_maxrss * 1024
+
+
+def build(source: Path, out: Path, recipe: str = "ctr", workers: int = 2) -> Run:
+    """The command as a user runs it."""
+    out.unlink(missing_ok=True)
+    return Run(
+        sys.executable, "-m", "preprocessing.build", str(source), "--out", str(out), "--recipe", recipe,
+        "--workers", str(workers), "--allow-rejects",
+    )  # fmt: skip
+
+
+def reference(folder: Path) -> tuple[float, float, float]:
+    """Seconds, CPU-seconds and bytes of peak memory of the plain chain in a process of its own; without start-up."""
+    code = (
+        "import sys,time,resource;sys.path.insert(0,sys.argv[2]);import ctr_chain;from pathlib import Path;"
+        "paths=sorted(Path(sys.argv[1]).iterdir());t=time.perf_counter();c=time.process_time();ctr_chain.chain(paths);"
+        "print(time.perf_counter()-t,time.process_time()-c,resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(Path(ctr_chain.__file__).parent)]
+    seconds, cpu, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(seconds), float(cpu), float(memory)
+
+
+def clock(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds and CPU-seconds of one call in this process."""
+    began, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began, time.process_time() - cpu
+
+
+def read_all(paths: list[Path]) -> None:
+    """Read the bytes, as sources does."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            file.read()
+
+
+def tokenize_all(paths: list[Path]) -> None:
+    """Read and tokenise, and nothing else."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            tokenize(file.read())
+
+
+def median(values: list[float]) -> float:
+    """Their median."""
+    return statistics.median(values)
+
+
+def side_by_side(base: list[Path], work: Path, clips: int, rounds: int) -> dict[str, float]:
+    """The chain, the build from a folder and from a zip, and the limit, interleaved round by round."""
+    folder = link(base, work / "side", clips)
+    few = link(base, work / "few", 1)
+    packed = work / "side.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"nturgb+d_skeletons/{path.name}")
+    paths = sorted(folder.iterdir())
+    tokenize_all(paths[:1])
+    start, whole, zipped, plain, limit, reading = [], [], [], [], [], []
+    build(few, work / "few.h5")
+    for _ in range(rounds):
+        start.append(build(few, work / "few.h5"))
+        whole.append(build(folder, work / "side.h5"))
+        zipped.append(build(packed, work / "zip.h5"))
+        limit.append(clock(lambda: tokenize_all(paths)))
+        reading.append(clock(lambda: read_all(paths)))
+        plain.append(reference(folder))
+    if (work / "side.h5").read_bytes() != (work / "zip.h5").read_bytes():
+        raise SystemExit("the builds from the folder and from the zip differ")
+    begin, begin_cpu = median([run.seconds for run in start]), median([run.cpu for run in start])
+    seconds, cpu = median([run.seconds for run in whole]), median([run.cpu for run in whole])
+    bytes_limit = median([cpu for _, cpu in limit])
+    plain_seconds, plain_cpu = median([row[0] for row in plain]), median([row[1] for row in plain])
+    zip_cpu = median([run.cpu for run in zipped])
+    megabytes = size(folder) / 1e6
+    return {
+        "clips": clips,
+        "megabytes": megabytes,
+        "start-up, seconds": begin,
+        "end to end, seconds": seconds,
+        "end to end, CPU-seconds": cpu,
+        "end to end without start-up, seconds": seconds - begin,
+        "clips/s, start-up included": clips / seconds,
+        "clips/s, start-up apart": clips / (seconds - begin),
+        "MB/s, start-up apart": megabytes / (seconds - begin),
+        "plain chain, seconds": plain_seconds,
+        "plain chain, CPU-seconds": plain_cpu,
+        "ratio to the plain chain, start-up included": plain_seconds / seconds,
+        "ratio to the plain chain, start-up apart": plain_seconds / (seconds - begin),
+        "the same in CPU-seconds, times 2 cores": 2 * plain_cpu / (cpu - begin_cpu),
+        "reading, CPU-seconds": median([cpu for _, cpu in reading]),
+        "limit: reading and tokenising, CPU-seconds": bytes_limit,
+        "all else, CPU-seconds": cpu - begin_cpu - bytes_limit,
+        "all else to the limit": (cpu - begin_cpu - bytes_limit) / bytes_limit,
+        "from a zip, seconds": median([run.seconds for run in zipped]),
+        "zip to folder, start-up apart": (median([run.seconds for run in zipped]) - begin) / (seconds - begin),
+        "the same in CPU-seconds": (zip_cpu - begin_cpu) / (cpu - begin_cpu),
+        "peak memory, MB": max(run.memory for run in whole) / 1e6,
+        "plain chain's peak memory, MB": max(row[2] for row in plain) / 1e6,
+    }
+
+
+def growth(base: list[Path], work: Path, steps: list[int], recipe: str) -> list[dict[str, float]]:
+    """The same build over more and more files; start-up apart."""
+    few = link(base, work / "one", 1)
+    table = []
+    for clips in steps:
+        folder = link(base, work / f"grow{clips}", clips)
+        begin = median([build(few, work / "one.h5", recipe).seconds for _ in range(3)])
+        rounds = 3 if clips <= 5000 else 1
+        runs = [build(folder, work / "grow.h5", recipe) for _ in range(rounds)]
+        seconds = median([run.seconds for run in runs]) - begin
+        table.append(
+            {"clips": clips, "seconds": seconds, "clips/s": clips / seconds, "MB": max(r.memory for r in runs) / 1e6}
+        )
+        print(json.dumps(table[-1]), flush=True)
+        shutil.rmtree(folder)
+        (work / "grow.h5").unlink()
+    return table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=1211, help="files of the side by side run")
+    parser.add_argument("--rounds", type=int, default=5, help="of which medians are taken")
+    parser.add_argument(
+        "--growth", type=int, nargs="*", default=[1000, 5000, 20000], help="numbers of files; none skips"
+    )
+    parser.add_argument("--recipe", default="exact", help="of the growth runs")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        work = Path(name)
+        base, kind = recordings(work)
+        load = os.getloadavg()[0]
+        print(
+            f"{kind}; {os.cpu_count()} cores, load {load:.1f} at the start, so shared if that is not near 0; 2 workers"
+        )
+        figures = side_by_side(base, work, options.clips, options.rounds)
+        for what, value in figures.items():
+            print(f"{what:48} {value:12.3f}")
+        table = growth(base, work, options.growth, options.recipe)
+        if len(table) > 1:
+            rates = np.array([row["clips/s"] for row in table])
+            print(f"clips/s from slowest to fastest size: {rates.min() / rates.max():.2f}")
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(f"(this process itself: {own:.0f} MB)")
+    if options.out:
+        options.out.write_text(
+            json.dumps({"kind": kind, "load": load, "side by side": figures, "growth": table}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What other programs get is what the file holds, in their shapes and their order."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from preprocessing import export
+from preprocessing.build import main as build
+from preprocessing.hdf5 import open_file
+
+
+def run(*arguments: object) -> int:
+    return export.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def built(recordings: Path, tmp_path: Path) -> Path:
+    """A file of 24 clips, 12 of them with two bodies."""
+    out = tmp_path / "a.h5"
+    assert build([str(recordings), "--out", str(out)]) == 0
+    return out
+
+
+def test_dense_holds_every_clip_resampled_with_an_empty_slot_zero(built: Path, tmp_path: Path) -> None:
+    assert run(built, "--format", "dense", "--out", tmp_path / "d.h5", "--frames", 20) == 0
+    file = open_file(built)
+    with h5py.File(tmp_path / "d.h5") as dense:
+        x_NCTVM, y_N = dense["x"][:], dense["y"][:]
+        assert dense["splits/xsub/test"][:].tolist() == file.splits["xsub"]["test"].tolist()
+        assert [name.decode() for name in dense["name"]] == file.clips["name"].tolist()
+    assert x_NCTVM.shape == (24, 3, 20, 25, 2)
+    assert np.array_equal(y_N, file.clips["label"])
+    for clip in range(24):
+        rows_MTV3 = export.clip_rows(file, clip)
+        assert np.allclose(x_NCTVM[clip].transpose(3, 1, 2, 0)[: len(rows_MTV3)], rows_MTV3, atol=1e-6)
+        assert len(rows_MTV3) == 2 or not x_NCTVM[clip, ..., 1].any()
+
+
+def test_no_body_is_drawn_half_way_to_the_origin() -> None:
+    joints = np.full((1, 4, 1, 3), 8.0, np.float32)
+    joints[:, 2:] = 0
+    present = np.array([[True, True, False, False]])
+    assert set(export.resample(joints, present, 64).ravel().tolist()) == {0.0, 8.0}
+    naive = np.interp(np.linspace(0, 3, 64), np.arange(4), joints[0, :, 0, 0])
+    assert ((naive > 0.1) & (naive < 7.9)).any(), "plain interpolation would draw it"
+
+
+def test_ctr_arrays_are_ordered_and_one_hot_and_val_counts_as_train(built: Path, tmp_path: Path) -> None:
+    assert run(built, "--format", "ctr", "--out", tmp_path / "c.npz") == 0
+    file = open_file(built)
+    parts = file.splits["xsub"]
+    with np.load(tmp_path / "c.npz", allow_pickle=False) as saved:
+        arrays = {key: saved[key] for key in saved.files}
+    assert arrays["x_train"].shape == (len(parts["train"]) + len(parts["val"]), 20, 150)
+    assert arrays["x_test"].shape == (len(parts["test"]), 20, 150)
+    assert arrays["y_train"].shape[1] == 60
+    assert np.all(arrays["y_train"].sum(axis=1) == 1)
+    order = export.official_order(file, "xsub", parts["test"])
+    assert np.all(np.diff(file.clips["subject"][order]) >= 0)
+    assert np.array_equal(arrays["y_test"].argmax(axis=1), file.clips["label"][order])
+    one = int(np.flatnonzero(file.clips["bodies"][order] == 1)[0])
+    assert not arrays["x_test"][one, :, 75:].any()
+
+
+def test_the_lone_actor_of_ntu_120_is_doubled_unless_told_otherwise(recordings: Path, tmp_path: Path) -> None:
+    for path in recordings.iterdir():
+        path.rename(path.with_name(path.name.replace("A050", "A100")))
+    built = tmp_path / "a.h5"
+    assert build([str(recordings), "--out", str(built)]) == 0
+    for second, copied in (("", True), ("zeros", False), ("copy", True)):
+        assert run(built, "--format", "ctr", "--out", tmp_path / "c.npz", "--second", second) == 0
+        with np.load(tmp_path / "c.npz") as saved:
+            assert np.array_equal(saved["x_train"][0, :, :75], saved["x_train"][0, :, 75:]) == copied
+
+
+def test_an_export_imports_again_and_a_second_export_has_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    assert run(built, "--format", "ctr", "--out", tmp_path / "c.npz") == 0
+    assert run(built, "--format", "ctr", "--out", tmp_path / "d.npz") == 0
+    assert (tmp_path / "c.npz").read_bytes() == (tmp_path / "d.npz").read_bytes()
+    assert build([str(tmp_path / "c.npz"), "--out", str(tmp_path / "again.h5")]) == 0
+    again = open_file(tmp_path / "again.h5")
+    assert len(again.clips["name"]) == 24
+    assert again.default_protocol == "split"
+
+
+def test_the_real_golden_clips_export_as_the_original_saved_them(real_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "eleven"
+    folder.mkdir()
+    for path in (real_data / "ntu_raw").glob("S017C003P020R002A0*.skeleton"):
+        (folder / path.name).symlink_to(path)
+    assert build([str(folder), "--out", str(tmp_path / "a.h5"), "--recipe", "ctr"]) == 0
+    assert run(tmp_path / "a.h5", "--format", "ctr", "--out", tmp_path / "c.npz") == 0
+    with np.load(real_data / "ctr_golden" / "NTU60_CS.npz") as golden, np.load(tmp_path / "c.npz") as made:
+        for key in golden.files:
+            assert np.array_equal(golden[key], made[key]), key
+            assert golden[key].dtype == made[key].dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["{built}", "--format", "ctr", "--out", "{tmp}/c.h5"], 2, "must end in .npz"),
+        (["{built}", "--format", "dense", "--out", "{built}"], 2, "is the file itself"),
+        (["{built}", "--format", "dense", "--out", "{tmp}/d.h5", "--frames", "1"], 2, "give 2 or more"),
+        (["{built}", "--format", "ctr", "--out", "{tmp}/c.npz", "--protocol", "xsup"], 2, "has xsub, xview"),
+        (["{built}", "--format", "ctr", "--out", "{tmp}/c.npz", "--second", "x"], 2, "zeros, copy"),
+        (["{tmp}/none.h5", "--format", "ctr", "--out", "{tmp}/c.npz"], 2, "does not exist"),
+        (["{tmp}/bad.h5", "--format", "ctr", "--out", "{tmp}/c.npz"], 6, "build it again"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "bad.h5").write_bytes(built.read_bytes()[:5000])
+    assert run(*(text.format(tmp=tmp_path, built=built) for text in arguments)) == code
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.count("\n") == 0
