@@ -12,36 +12,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.augment import AugmentConfig
 from pipeline.data import InputConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
+from pipeline.optim import OptimConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how fast, from which seed."""
+    """How long, in which batches and numbers, from which seed."""
 
     epochs: int = 40
     """Passes over the training clips."""
     batch_size: int = 64
     """Clips a step, over all ranks together."""
-    lr: float = 1e-3
-    """Adam's learning rate."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay; biases have none, norms' own parameters only with norm.decay."""
+    accumulate: int = 1
+    """Parts that a batch is put through the network in, with one step after the last; BatchNorm sees a part alone."""
+    precision: str = "fp32"
+    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss and weights stay fp32)."""
+    channels_last: bool = False
+    """Memory order N T V C, which pays together with bf16."""
+    compile: bool = False
+    """torch.compile: tens of seconds at the start, pays on a GPU."""
     seed: int = 0
-    """Of weights, order and dropout."""
+    """Of weights, order, dropout and augmentation."""
     eval_every: int = 5
     """Epochs between two evaluations (A to D); the last epoch is always evaluated."""
+    choose: str = "last"
+    """Whose weights are kept: last (epoch), or best (evaluated epoch by accuracy C on the held-out clips)."""
+    self_test: bool = True
+    """Before the first epoch, see whether a copy of the network can learn one small batch by heart."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every"):
+        for name in ("epochs", "batch_size", "eval_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
-        if self.lr <= 0:
-            raise ValueError(f"train.lr {self.lr} must be above 0")
+        for name, known in (("precision", ("fp32", "bf16")), ("choose", ("last", "best"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"train.{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ class Config:
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     norm: NormConfig = field(default_factory=NormConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -92,7 +105,8 @@ def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
         if isinstance(value, dict) and default is not dataclasses.MISSING:
             arguments[key] = build(default, value, f"{prefix}{key}.")
         else:
-            arguments[key] = Path(value) if key in ("data", "out") and isinstance(value, str) else value
+            is_path = key in ("data", "out") and isinstance(value, str)
+            arguments[key] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
     return cls(**arguments)
 
 

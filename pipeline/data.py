@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -47,31 +48,46 @@ class Batch(NamedTuple):
     index_N: Tensor  # position in the file
 
 
+# Share of a GPU's free memory that the clips may take; the rest is the network's.
+RESIDENT_SHARE = 0.5
+
+
 class Clips:
-    """All clips of one file, on one device."""
+    """All clips of one file. On the CPU they stay mapped: one copy in the page cache serves every rank and trial.
+
+    On a GPU they are copied there once if they fit into half of its free memory; else batches are put together on the
+    CPU from the mapped file and copied one by one.
+    """
 
     def __init__(self, file: SkeletonFile, device: torch.device) -> None:
         self.device = device
         self.classes = len(file.class_names)
         self.class_names = list(file.class_names)
+        self.joint_names = list(file.joint_names)
         self.joints = int(file.joints_RV3.shape[1])
-        self.rows_RV3 = torch.from_numpy(np.array(file.joints_RV3)).to(device)
-        self.present_R = torch.from_numpy(np.array(file.present_R, dtype=bool)).to(device)
-        self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(device)
+        self.names = file.clips["name"]
+        self.home = device if fits(file.joints_RV3.nbytes, device) else torch.device("cpu")
+        self.rows_RV3 = mapped(file.joints_RV3).to(self.home)
+        self.present_R = mapped(file.present_R).to(self.home)
+        self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(self.home)
         self.label_N = torch.from_numpy(np.asarray(file.clips["label"], dtype=np.int64)).to(device)
         start_NM = np.full((len(self.label_N), BODIES), -1, dtype=np.int64)
         start_NM[np.asarray(file.body_clip), np.asarray(file.body_slot)] = np.asarray(file.body_start)
-        self.start_NM = torch.from_numpy(start_NM).to(device)
+        self.start_NM = torch.from_numpy(start_NM).to(self.home)
 
-    def batch(self, index_N: Tensor, frames: int) -> Batch:
+    def batch(self, index_N: Tensor, frames: int, window_N2: Tensor | None = None) -> Batch:
         """Clips `index_N` resampled to `frames` points, evenly spaced from the first frame to the last.
 
-        Linear between two frames in which the body was tracked; at a presence border the nearer frame decides, so that
-        no body is ever drawn half-way to the origin.
+        `window_N2`: first and last place to take, as shares of the clip. Linear between two frames in which the body
+        was tracked; at a presence border the nearer frame decides: no body is ever drawn half-way to the origin.
         """
-        index_N = index_N.to(self.device)
+        index_N = index_N.to(self.home)
         last_N1 = (self.frames_N[index_N] - 1).unsqueeze(1)
-        at_NT = torch.linspace(0, 1, frames, device=self.device) * last_N1
+        share_T = torch.linspace(0, 1, frames, device=self.home)
+        if window_N2 is not None:
+            first_N1, end_N1 = window_N2.to(self.home).split(1, dim=1)
+            share_T = first_N1 + share_T * (end_N1 - first_N1)
+        at_NT = share_T * last_N1
         low_NT = at_NT.floor().long()
         share_NT = at_NT - low_NT
         start_NM1 = self.start_NM[index_N].unsqueeze(2)
@@ -86,7 +102,25 @@ class Clips:
         weight_NMT = torch.where(both_NMT, share_NT.unsqueeze(1), (~near_low_NMT).float())
         x_NMTVC = torch.lerp(self.rows_RV3[low_NMT], self.rows_RV3[high_NMT], weight_NMT[..., None, None])
         x_NMTVC = torch.where(present_NMT[..., None, None], x_NMTVC, 0.0)
-        return Batch(x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N], index_N)
+        whole = Batch(
+            x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N.to(self.device)], index_N
+        )
+        return Batch(*(part.to(self.device, non_blocking=True) for part in whole))
+
+
+def mapped(array: np.ndarray) -> Tensor:
+    """A tensor over the array's own memory, which nobody writes to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def fits(needed: int, device: torch.device) -> bool:
+    """Whether `needed` bytes may live on the device."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return needed < RESIDENT_SHARE * free
 
 
 class Splits(NamedTuple):

@@ -124,6 +124,6 @@ def stack_over_ranks(x: Tensor) -> Tensor:
     return result
 
 
-def agree(flag: bool, device: torch.device) -> bool:
-    """Whether any rank says so; the same answer on all ranks."""
-    return bool(total(torch.tensor(float(flag), device=device)) > 0)
+def agree(flag: Tensor) -> bool:
+    """Whether any rank's flag () is set; the same answer on all ranks."""
+    return bool(total(flag.float()) > 0)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import tyro
@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
-from pipeline import checkpoint, distributed, evaluate, norms, report
+from pipeline import checkpoint, distributed, evaluate, norms, optim, report, startup
+from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
@@ -36,59 +38,102 @@ from preprocessing.hdf5 import IntegrityError, open_file
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss of a step was not finite; no rank has taken the step."""
+    """The loss of a step was not finite on some rank; no rank has taken the step. `clips` names the batch."""
+
+    def __init__(self, epoch: int, clips: list[str]) -> None:
+        shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
+        super().__init__(f"epoch {epoch}: the loss is not finite on clips {shown}; no step taken. Lower optim.lr")
+        self.epoch, self.clips = epoch, clips
 
 
-def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, nn.Module, torch.optim.Optimizer]:
+class State(NamedTuple):
+    """What training changes, and a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated: the averaged one, if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def save(self) -> dict[str, Any]:
+        """Everything as tensors and plain values."""
+        average = {} if self.average is None else self.average.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """What `save` gave; a part that is missing or does not fit raises."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+
+
+def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, config.norm, config.input.frames, clips.joints, clips.classes).to(device)
-    scales = {id(p) for p in norms.norm_parameters(model)} if config.norm.decay else set()
-    decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in scales]
-    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in scales]
-    groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return clips, splits, model, torch.optim.AdamW(groups, lr=config.train.lr)
+    if config.train.channels_last:
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scales = norms.norm_parameters(model) if config.norm.decay else []
+    optimizer = optim.optimizer(model, config.optim, scales)
+    return clips, splits, State(model, optimizer, optim.averaged(model, config.optim))
 
 
-def fit(
-    config: Config, clips: Clips, splits: Splits, model: nn.Module, optimizer: torch.optim.Optimizer, done: int = 0
-) -> Iterator[dict[str, Any]]:
+def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 0) -> Iterator[dict[str, Any]]:
     """Train epochs done+1 .. epochs; yield each epoch's figures, when its checkpoint can be made."""
     settings, frames, device = config.train, config.input.frames, clips.device
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
+    mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
     rank, ranks = distributed.rank(), distributed.world_size()
-    parallel = distributed.wrap(model, device)
+    parallel = distributed.wrap(state.model, device)
+    if settings.compile:
+        parallel.compile()
+    low_precision = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     for epoch in range(done + 1, settings.epochs + 1):
         parallel.train()
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
-        begin, right, loss_sum = time.perf_counter(), 0.0, 0.0
-        for index_N in epoch_batches(
-            train_N, clips.label_N, settings.batch_size, settings.seed, epoch, config.input.order
-        ):
-            batch = clips.batch(index_N.tensor_split(ranks)[rank], frames)
-            logits = parallel(batch.x_NCTVM, batch.present_NMT)
-            # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that DDP
-            # averages over, is exactly the gradient of one big batch.
-            loss = functional.cross_entropy(logits, batch.label_N, reduction="sum") * ranks / len(index_N)
-            if distributed.agree(not torch.isfinite(loss).item(), device):
-                raise NonFiniteLoss(f"epoch {epoch}: the loss is not finite on clips {index_N.tolist()}; no step taken")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norms.clip_gradients(model, config.norm.clip)
-            optimizer.step()
-            loss_sum += loss.item() / ranks * len(index_N)
-            right += (logits.argmax(1) == batch.label_N).sum().item()
-        sums = distributed.total(torch.tensor([right, loss_sum], dtype=torch.float64, device=device)) / len(train_N)
+        begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
+        batches = epoch_batches(train_N, clips.label_N, settings.batch_size, settings.seed, epoch, config.input.order)
+        for step, index_N in enumerate(batches):
+            middle = epoch - 1 + (step + 0.5) / len(batches)
+            optim.set_rate(state.optimizer, optim.rate(config.optim, middle, settings.epochs))
+            state.optimizer.zero_grad(set_to_none=True)
+            for part_N in index_N.tensor_split(settings.accumulate):
+                draw = Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
+                batch = clips.batch(draw.index_N, frames, windows(config.augment, draw))
+                x_NCTVM, present_NMT = augment(config.augment, draw, batch.x_NCTVM, batch.present_NMT, mirror_V)
+                with low_precision:
+                    logits = parallel(x_NCTVM, present_NMT).float()
+                # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
+                # DDP averages over, is exactly the gradient of one big batch.
+                smooth = config.optim.label_smoothing
+                loss = functional.cross_entropy(logits, batch.label_N, reduction="sum", label_smoothing=smooth)
+                loss = loss * ranks / len(index_N)
+                if distributed.agree(~torch.isfinite(loss.detach())):
+                    raise NonFiniteLoss(epoch, [str(name) for name in clips.names[part_N]])
+                loss.backward()
+                right = (logits.argmax(1) == batch.label_N).sum()
+                sums += torch.stack([right, loss.detach() / ranks * len(index_N)])
+            norms.clip_gradients(state.model, config.norm.clip)
+            if config.optim.clip_norm:
+                nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+            state.optimizer.step()
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+        right, loss = (distributed.total(sums) / len(train_N)).tolist()
         seconds = time.perf_counter() - begin
-        record: dict[str, Any] = {"epoch": epoch, "train": {"top1": sums[0].item(), "loss": sums[1].item()}}
+        record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
             probe_N = evaluate.probe(train_N)
-            record["reused"] = evaluate.recalibrate(model, clips, probe_N, frames, settings.batch_size)
+            record["reused"] = evaluate.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             sizes = frames, settings.batch_size
-            four = evaluate.four_accuracies(model, clips, evaluate.probe(train_N), held_out_N, *sizes)
+            four = evaluate.four_accuracies(state.judged, clips, evaluate.probe(train_N), held_out_N, *sizes)
             record |= {"accuracies": four, "gap": evaluate.gaps(four)}
         yield record
 
@@ -135,37 +180,69 @@ def _measure(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size:
     return metrics(prediction.logits_NK, prediction.label_N)
 
 
+class Best(NamedTuple):
+    """The evaluated epoch that is kept: the last, or the best on the held-out clips so far."""
+
+    epoch: int
+    accuracy: float
+    model: dict[str, Tensor]
+
+    def or_this(self, choose: str, record: dict[str, Any], model: nn.Module) -> Best:
+        """Itself, or the epoch just evaluated."""
+        accuracy = record.get("accuracies", {}).get("C", -1.0)
+        if "accuracies" not in record or (choose == "best" and accuracy <= self.accuracy):
+            return self
+        return Best(record["epoch"], accuracy, {name: x.clone() for name, x in model.state_dict().items()})
+
+
 def run(config: Config) -> None:
     """One rank's whole work: set up, resume, train, evaluate, write."""
     device = distributed.join()
     first = distributed.rank() == 0
     try:
-        clips, splits, model, optimizer = setup(config, device)
+        clips, splits, state = setup(config, device)
+        if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
+            raise ValueError("train.choose best needs held-out clips to judge by; set input.fit train, or choose last")
         saved = checkpoint.load(config.out, device)
-        done = 0
+        done, best = 0, Best(0, -1.0, {})
         if saved is not None:
-            done, state = saved
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            done = saved[0]
+            state.load(saved[1])
+            best = Best(**saved[1]["best"])
+        else:
+            _start_up(config, clips, splits, state)
         ledger = report.Ledger(config.out, as_dict(config), config.wandb, done) if first else None
-        epochs = fit(config, clips, splits, model, optimizer, done)
+        epochs = fit(config, clips, splits, state, done)
         console = Console(stderr=True)
         for record in track(
             epochs, total=config.train.epochs - done, description=config.out.name, console=console, disable=not first
         ):
+            best = best.or_this(config.train.choose, record, state.judged)
             if ledger is not None:
                 ledger.write(record)
-                checkpoint.save(
-                    config.out, record["epoch"], {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                )
-        measured = final(config, clips, splits, model)
+                checkpoint.save(config.out, record["epoch"], state.save() | {"best": best._asdict()})
+        state.judged.load_state_dict(best.model)
+        measured = final(config, clips, splits, state.judged)
         if ledger is not None:
-            summary = trained(report.read(config.out)) | measured
+            summary = trained(report.read(config.out)) | {"epoch": best.epoch} | measured
             files.publish_json(config.out / "summary.json", summary)
             ledger.close(summary)
             print(describe(summary))
+    except NonFiniteLoss as error:
+        if first:
+            files.publish_json(config.out / "nonfinite.json", {"epoch": error.epoch, "clips": error.clips})
+        raise
     finally:
         distributed.leave()
+
+
+def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> None:
+    train_N = splits.fit(config.input.fit)
+    notes = [startup.statistics_note(config, state.model, len(train_N), distributed.world_size())]
+    if config.train.self_test:
+        notes.append(startup.self_test(config, clips, state.model, train_N))
+    for note in filter(None, notes if distributed.rank() == 0 else []):
+        print(note, file=sys.stderr)
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -195,9 +272,9 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits,
     saved = checkpoint.load(folder, device)
     if saved is None:
         raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
-    clips, splits, model, _ = setup(config, device)
-    model.load_state_dict(saved[1]["model"])
-    return config, clips, splits, model.eval()
+    clips, splits, state = setup(config, device)
+    state.model.load_state_dict(saved[1]["best"]["model"] or saved[1]["model"])
+    return config, clips, splits, state.model.eval()
 
 
 def data_identity(config: Config) -> str:

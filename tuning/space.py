@@ -26,7 +26,7 @@ SPACE: dict[str, Choice | LogUniform] = {
     "norm.persons": Choice(("loop", "fold", "masked")),
     "norm.momentum": Choice((0.01, 0.1, 0.3)),
     "train.batch_size": Choice((16, 32, 64)),
-    "train.lr": LogUniform(3e-4, 3e-3),
+    "optim.lr": LogUniform(3e-4, 3e-3),
     "model.dropout": Choice((0.0, 0.25, 0.5)),
     "input.order": Choice(("reshuffle", "once", "class")),
 }

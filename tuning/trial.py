@@ -20,10 +20,10 @@ def run(settings: dict[str, Any], threads: int) -> Iterator[dict[str, float]]:
     torch.set_num_threads(threads)
     config = from_dict(nested(settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clips, splits, model, optimizer = setup(config, device)
+    clips, splits, state = setup(config, device)
     if not len(splits.val):
         raise ValueError(f"{config.data}: protocol {splits.protocol!r} holds out no val clips, which a search needs")
-    for record in fit(config, clips, splits, model, optimizer):
+    for record in fit(config, clips, splits, state):
         accuracies, gap = record["accuracies"], record["gap"]
         yield {
             "epoch": record["epoch"],

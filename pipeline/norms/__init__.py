@@ -100,7 +100,7 @@ class NormConfig:
     recalibrate: str = "never"
     """When running statistics are replaced by the population's of the training probe: never, final, each (epoch)."""
     decay: bool = False
-    """Apply train.weight-decay to the parameters of norms too."""
+    """Apply optim.weight-decay to the parameters of norms too."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("kind", NORMS), ("input", INPUTS), ("recalibrate", RECALIBRATE)):

@@ -18,9 +18,9 @@ SECTIONS = (Config, InputConfig, ModelConfig, NormConfig, TrainConfig)
 
 def test_settings_survive_a_trip_through_json() -> None:
     """As config.json and a checkpoint need it."""
-    config = from_dict(NEEDED | {"norm": {"kind": "gn", "groups": 4}, "train": {"lr": 0.01}})
+    config = from_dict(NEEDED | {"norm": {"kind": "gn", "groups": 4}, "optim": {"lr": 0.01}})
     assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
-    assert (config.norm.kind, config.norm.groups, config.train.lr) == ("gn", 4, 0.01)
+    assert (config.norm.kind, config.norm.groups, config.optim.lr) == ("gn", 4, 0.01)
 
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
@@ -42,7 +42,7 @@ def test_a_preset_is_a_short_document_that_only_overrides_defaults(path: Path) -
         ({"nrm": {}}, "unknown setting nrm; did you mean norm?"),
         ({"norm": {"momentm": 0.1}}, "unknown setting norm.momentm; did you mean norm.momentum?"),
         ({"train": {"batch_size": 0}}, "train.batch-size 0 must be 1 or more"),
-        ({"train": {"lr": 0.0}}, "train.lr 0.0 must be above 0"),
+        ({"optim": {"lr": 0.0}}, "optim.lr 0.0 must be above 0"),
         ({"input": {"order": "sorted"}}, "input.order 'sorted' is unknown; choose one of reshuffle, once, class"),
         ({"input": {"fit": "all"}}, "input.fit 'all' is unknown; choose train or train+val"),
         ({"input": {"frames": 1}}, "input.frames 1 is too few"),

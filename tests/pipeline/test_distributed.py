@@ -26,7 +26,7 @@ def work(what):
     three = distributed.total(torch.tensor(1.0 + rank)).item()
     if rank == 0:
         print(stacked.tolist(), x.grad.tolist(), three)
-    print(distributed.agree(rank == 1, torch.device("cpu")))
+    print(distributed.agree(torch.tensor(rank == 1)))
     distributed.leave()
 
 if __name__ == "__main__":
@@ -55,8 +55,8 @@ def test_alone_every_function_returns_its_argument() -> None:
     assert distributed.world_size() == 1
     assert distributed.total(x) is x
     assert torch.equal(distributed.stack_over_ranks(x), x.unsqueeze(0))
-    assert distributed.agree(True, torch.device("cpu"))
-    assert not distributed.agree(False, torch.device("cpu"))
+    assert distributed.agree(torch.tensor(True))
+    assert not distributed.agree(torch.tensor(False))
     model = torch.nn.Linear(1, 1)
     assert distributed.wrap(model, torch.device("cpu")) is model
 

@@ -252,7 +252,7 @@ def train(data: Path, out: Path, *more: str) -> dict[str, Tensor]:
 
 def test_a_run_recalibrates_at_its_end_on_any_number_of_ranks(data_file: Path, tmp_path: Path) -> None:
     """Momentum 0.001 leaves the buffers near their start; `final` replaces them, on two ranks by the same figures."""
-    once = ["--train.epochs", "2", "--train.eval-every", "2", "--model.dropout", "0", "--train.lr", "1e-6"]
+    once = ["--train.epochs", "2", "--train.eval-every", "2", "--model.dropout", "0", "--optim.lr", "1e-6"]
     states = {
         "never": train(data_file, tmp_path / "never", *once),
         "one": train(data_file, tmp_path / "one", *once, "--norm.recalibrate", "final"),

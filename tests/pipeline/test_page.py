@@ -14,8 +14,8 @@ from tests.browser import rendered
 
 STUDY = {
     "trials": [
-        {"trial": 0, "norm.kind": "bn", "train.lr": 0.001, "val": 0.9, "epoch": 5, "error": ""},
-        {"trial": 1, "norm.kind": "<b>", "train.lr": 0.1, "val": None, "epoch": None, "error": "x"},
+        {"trial": 0, "norm.kind": "bn", "optim.lr": 0.001, "val": 0.9, "epoch": 5, "error": ""},
+        {"trial": 1, "norm.kind": "<b>", "optim.lr": 0.1, "val": None, "epoch": None, "error": "x"},
     ]
 }
 WATCH = """<script>

@@ -1,0 +1,95 @@
+"""Optimizers, the learning rate as a pure function of progress, and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: str = "adamw"
+    """Optimizer: adamw (Loshchilov & Hutter 2019) or sgd (Nesterov momentum 0.9)."""
+    lr: float = 1e-3
+    """Learning rate, before the schedule."""
+    weight_decay: float = 0.0
+    """Decoupled (adamw) or L2 (sgd); biases have none, norms' own parameters only with `norm.decay`."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant, cosine (to 0), step (see `steps`), exp (see `decay`)."""
+    warmup: float = 0.0
+    """Epochs of linear rise from 0 at the start."""
+    steps: tuple[float, ...] = (0.6, 0.85)
+    """Shares of the run after which schedule `step` multiplies the rate by 0.1."""
+    decay: float = 0.99
+    """Factor an epoch of schedule `exp`."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients together; 0: no clipping."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    ema: float = 0.0
+    """Decay a step of averaged weights, which are then evaluated, norm buffers included; 0: none."""
+
+    def __post_init__(self) -> None:
+        for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"optim.{field} {getattr(self, field)!r} is unknown; choose one of {', '.join(known)}")
+        for field in ("weight_decay", "warmup", "clip_norm"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"optim.{field.replace('_', '-')} {getattr(self, field)} must be 0 or more")
+        for field in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"optim.{field.replace('_', '-')} {getattr(self, field)} is outside [0, 1)")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"optim.decay {self.decay} is outside (0, 1]")
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr {self.lr} must be above 0")
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
+}
+
+# Share of the run that is done, epochs done, settings -> factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
+    "constant": lambda share, epochs, config: 1.0,
+    "cosine": lambda share, epochs, config: 0.5 * (1 + math.cos(math.pi * share)),
+    "step": lambda share, epochs, config: 0.1 ** sum(share >= step for step in config.steps),
+    "exp": lambda share, epochs, config: config.decay**epochs,
+}
+
+
+def optimizer(model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """The optimizer in two groups: with weight decay matrices, kernels and `scales`; without it everything else."""
+    named = {id(p) for p in scales}
+    decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in named]
+    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in named]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return OPTIMIZERS[config.name]([group for group in groups if group["params"]], lr=config.lr)
+
+
+def rate(config: OptimConfig, epochs_done: float, epochs: int) -> float:
+    """The learning rate after `epochs_done` (with fraction) of `epochs` epochs. Nothing to save: a pure function."""
+    if epochs_done < config.warmup:
+        return config.lr * epochs_done / config.warmup
+    return config.lr * SCHEDULES[config.schedule](epochs_done / epochs, epochs_done, config)
+
+
+def set_rate(chosen: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of all groups."""
+    for group in chosen.param_groups:
+        group["lr"] = lr
+
+
+def averaged(model: nn.Module, config: OptimConfig) -> AveragedModel | None:
+    """An exponential average of weights and of norm buffers, which belong to them; None when it is off."""
+    if not config.ema:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)

@@ -1,0 +1,72 @@
+"""What is said and tried before a training starts: enough clips for a statistic, and a network that can learn."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline import distributed
+from pipeline.data import Clips
+from pipeline.norms import batch_norms
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+FEW_CLIPS = 16
+STEPS = 200
+CLIPS = 16
+LEARNED = 0.5  # of the loss of guessing
+
+
+def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) -> str:
+    """How many clips each batch statistic is computed from, with a warning below 16; empty without batch norms.
+
+    Batches of an epoch differ by one clip at most, accumulation splits them, ranks share them out.
+    """
+    if not batch_norms(model):
+        return ""
+    batches = -(-clips // config.train.batch_size)
+    own = max(1, clips // batches // config.train.accumulate // ranks)
+    together = own * ranks if config.norm.sync else own
+    how = f"over {ranks} ranks" if config.norm.sync and ranks > 1 else "on each rank"
+    note = f"batch statistics: {together} clips {how if ranks > 1 else 'a batch'}"
+    if config.train.accumulate > 1:
+        note += f", a part of {config.train.accumulate}: accumulation adds up gradients, not statistics"
+    if together < FEW_CLIPS:
+        note += (
+            f"; under {FEW_CLIPS} they are noisy: raise train.batch-size, lower train.accumulate, or use a norm of one "
+            "clip (norm.kind gn)"
+        )
+    return note
+
+
+def self_test(config: Config, clips: Clips, model: nn.Module, train_N: Tensor) -> str:
+    """Train a copy on 16 clips until it has learned them, 200 steps at most; empty if it has, else what is wrong.
+
+    A loss that stays at ln K is that of guessing: the network does not see its input, or its gradients vanish.
+    The model and the random state stay as they were.
+    """
+    batch = clips.batch(train_N[:: max(1, len(train_N) // CLIPS)][:CLIPS], config.input.frames)
+    with torch.random.fork_rng(devices=[clips.device] if clips.device.type == "cuda" else []):
+        learner = copy.deepcopy(model).train()
+        optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
+        guess, best = math.log(clips.classes), float("inf")
+        for _ in range(STEPS):
+            loss = functional.cross_entropy(learner(batch.x_NCTVM, batch.present_NMT), batch.label_N)
+            # All ranks do the same on the same clips: batch norms add up over ranks, so all must stop together.
+            best = min(best, distributed.total(loss.detach()).item() / distributed.world_size())
+            if best <= LEARNED * guess:
+                return ""
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return (
+        f"self-test: {STEPS} steps on {len(batch.label_N)} clips leave the loss at {best:.2f}; guessing among "
+        f"{clips.classes} classes has ln K = {guess:.2f}. The network does not learn even these: look at the data "
+        "(python -m preprocessing.verify) and at norm.kind"
+    )

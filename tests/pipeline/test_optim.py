@@ -1,0 +1,98 @@
+"""optim.py: rates are pure functions of progress; decay reaches what it should; averages take the buffers along."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import optim
+from pipeline.norms import BatchNorm
+from pipeline.optim import OPTIMIZERS, SCHEDULES, OptimConfig
+
+
+def network() -> nn.Module:
+    """A weight, a bias, a norm."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), BatchNorm(8, 0.1, 1e-5))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_rate_starts_at_lr_and_never_rises(schedule: str) -> None:
+    """Over a run of 20 epochs, without warm-up."""
+    rates = [optim.rate(OptimConfig(lr=0.1, schedule=schedule), t / 10, 20) for t in range(201)]
+    assert rates[0] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+
+
+def test_rates_by_hand() -> None:
+    """Half-way of a cosine, both drops of a step, ten epochs of an exponential."""
+    assert optim.rate(OptimConfig(lr=1.0, schedule="cosine"), 10, 20) == pytest.approx(0.5)
+    step = OptimConfig(lr=1.0, schedule="step", steps=(0.5, 0.75))
+    assert [optim.rate(step, t, 20) for t in (9.9, 10, 15)] == pytest.approx([1.0, 0.1, 0.01])
+    assert optim.rate(OptimConfig(lr=1.0, schedule="exp", decay=0.9), 10, 20) == pytest.approx(0.9**10)
+
+
+def test_warm_up_rises_to_the_rate() -> None:
+    """Linear over two epochs."""
+    config = OptimConfig(lr=0.1, warmup=2.0)
+    assert [optim.rate(config, t, 20) for t in (0.5, 1.0, 2.0)] == pytest.approx([0.025, 0.05, 0.1])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_lowers_a_loss(name: str) -> None:
+    """Twenty steps on fixed data."""
+    model = network()
+    chosen = optim.optimizer(model, OptimConfig(name=name, lr=0.05))
+    x, y = torch.randn(32, 4), torch.randn(32, 8)
+    losses = []
+    for _ in range(20):
+        loss = nn.functional.mse_loss(model(x), y)
+        losses.append(loss.item())
+        chosen.zero_grad()
+        loss.backward()
+        chosen.step()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("named", "decayed"), [(False, 1), (True, 3)])
+def test_decay_reaches_matrices_and_norms_only_when_named(named: bool, decayed: int) -> None:
+    """The layer's bias never."""
+    model = network()
+    scales = list(model[1].parameters()) if named else []
+    with_decay, without = optim.optimizer(model, OptimConfig(weight_decay=0.1), scales).param_groups
+    assert (with_decay["weight_decay"], without["weight_decay"]) == (0.1, 0.0)
+    assert len(with_decay["params"]) == decayed
+    assert any(p is model[0].bias for p in without["params"])
+
+
+def test_an_average_takes_the_norms_buffers_along() -> None:
+    """Weights and running statistics follow the same average; without buffers evaluation would mix two networks."""
+    model = network()
+    average = optim.averaged(model, OptimConfig(ema=0.9))
+    assert average is not None
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    average.update_parameters(model)
+    model.train()(3 + torch.randn(64, 4))
+    with torch.no_grad():
+        model[0].weight += 1
+    average.update_parameters(model)
+    for name in ("0.weight", "1.running_mean"):
+        expected = 0.9 * before[name] + 0.1 * model.state_dict()[name]
+        torch.testing.assert_close(average.module.state_dict()[name], expected)
+    assert optim.averaged(model, OptimConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "adam"), ("schedule", "linear"), ("lr", 0.0), ("ema", 1.0), ("warmup", -1.0), ("label_smoothing", 1.5)],
+)
+def test_a_wrong_setting_is_refused_by_name(field: str, value: object) -> None:
+    """One line."""
+    with pytest.raises(ValueError, match=f"optim.{field.replace('_', '-')} "):
+        OptimConfig(**{field: value})
+
+
+def test_cosine_ends_at_zero() -> None:
+    """Every comparison is at the end of its schedule."""
+    assert math.isclose(optim.rate(OptimConfig(schedule="cosine"), 20, 20), 0, abs_tol=1e-12)

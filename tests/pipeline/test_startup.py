@@ -1,0 +1,71 @@
+"""startup.py: too few clips for a statistic are told, and a network that cannot learn is told before it trains."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import startup, train
+from pipeline.config import from_dict
+
+CPU = torch.device("cpu")
+
+
+def config(data: Path, **more: Any) -> Any:
+    """Settings of a small run."""
+    return from_dict({"data": data, "out": "run", "input": {"frames": 16}} | more)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks", "words"),
+    [
+        ({"train": {"batch_size": 64}}, 1, "64 clips a batch"),
+        ({"train": {"batch_size": 64}}, 2, "64 clips over 2 ranks"),
+        ({"train": {"batch_size": 64}, "norm": {"sync": False}}, 4, "16 clips on each rank"),
+        ({"train": {"batch_size": 64, "accumulate": 8}}, 1, "8 clips a batch, a part of 8: accumulation adds up"),
+        ({"train": {"batch_size": 8}}, 1, "under 16 they are noisy"),
+        ({"norm": {"kind": "gn"}}, 1, ""),
+    ],
+)
+def test_the_clips_behind_a_statistic_are_told(data_file: Path, settings: dict, ranks: int, words: str) -> None:
+    """With accumulation, with and without synchronisation; nothing for norms of one clip."""
+    chosen = config(data_file, **settings)
+    _, _, state = train.setup(chosen, CPU)
+    note = startup.statistics_note(chosen, state.model, 128, ranks)
+    assert words in note
+    assert ("noisy" in note) == ("noisy" in words or "a part of" in words)
+    assert bool(note) == bool(words)
+
+
+@pytest.mark.parametrize("norm", [{"kind": "none"}, {"kind": "bn"}, {"kind": "bn", "persons": "loop"}, {"kind": "gn"}])
+def test_a_network_that_learns_passes_and_stays_as_it_was(data_file: Path, norm: dict) -> None:
+    """Weights, buffers, mode and random state."""
+    chosen = config(data_file, norm=norm)
+    clips, splits, state = train.setup(chosen, CPU)
+    before, random = {n: x.clone() for n, x in state.model.state_dict().items()}, torch.get_rng_state()
+    assert startup.self_test(chosen, clips, state.model, splits.train) == ""
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(x, before[name]) for name, x in state.model.state_dict().items())
+
+
+class Blind(nn.Module):
+    """Sees nothing of its input: its loss can only stay at that of guessing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+        """The same logits for every clip."""
+        return self.bias.expand(len(x_NCTVM), -1)
+
+
+def test_a_network_that_is_blind_is_told(data_file: Path) -> None:
+    """With the loss of guessing, ln K."""
+    chosen = config(data_file)
+    clips, splits, _ = train.setup(chosen, CPU)
+    message = startup.self_test(chosen, clips, Blind(), splits.train)
+    assert "ln K = 1.39" in message
+    assert "does not learn" in message
