@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,7 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
         raise EngineError("--engine ray needs Ray: pip install 'ray[default]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _knock(address)
         # Workers import this very package, wherever they run.
         ray.init(
             address=address, runtime_env={"py_modules": [_package()]}, log_to_driver=False, logging_level=logging.ERROR
@@ -67,6 +69,16 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
         raise WorkerDied(f"a task died {ATTEMPTS} times on the cluster: {str(error).splitlines()[0]}") from None
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """ConnectionError where nobody listens at host:port: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ConnectionError(str(error)) from None
 
 
 def _in_order(ray: Any, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:

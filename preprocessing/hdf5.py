@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -353,12 +354,18 @@ def _copy(source: Path, target: Path, offset: int) -> None:
                 block = block[writer.write(block) :]
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(target: Path) -> None:
     """End this process when the parent's end of our input closes: then nobody will publish what we write."""
     with suppress(OSError):
         while os.read(0, 1):
             pass
+        target.unlink(missing_ok=True)
         os._exit(1)
+
+
+def _orphaned() -> bool:
+    """Whether our input is at its end already: the parent died before we were awake, and its folder is another's."""
+    return bool(select.select([0], [], [], 0)[0])
 
 
 def _to_attribute(key: str, value: Any) -> Any:
@@ -555,7 +562,9 @@ def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: 
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if _orphaned():
+        sys.exit(1)
+    threading.Thread(target=_die_with_parent, args=(Path(sys.argv[2]),), daemon=True).start()
     try:
         _write_child(Path(sys.argv[1]), Path(sys.argv[2]))
     except (OSError, IntegrityError) as error:

@@ -1,5 +1,8 @@
 """A file reads back as written, the same contents give the same bytes, and damage is named."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +158,16 @@ def test_numbers_that_do_not_fit_are_never_published(tmp_path: Path, change: dic
 def test_a_file_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"python -m preprocessing\.build"):
         open_file(tmp_path / "none.h5")
+
+
+def test_a_writer_whose_parent_is_gone_leaves_no_file(file: Path, tmp_path: Path) -> None:
+    target = tmp_path / ".a.h5.1.tmp"
+    for _ in range(5):
+        # Its input is at its end from the start, as if the parent had died before the child was awake.
+        command = [sys.executable, "-m", "preprocessing.hdf5", str(tmp_path), str(target)]
+        with Spool(tmp_path, V, keep=True) as spool:
+            spool.append(rows()[0], np.ones(T, bool))
+        (tmp_path / "root.json").write_text(json.dumps({"joint_names": ["a"] * V, "digests": {}}))
+        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
+        assert child.returncode == 1
+        assert not target.exists()

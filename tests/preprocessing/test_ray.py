@@ -59,7 +59,6 @@ def test_two_nodes_give_the_bytes_that_threads_give(recordings: Path, tmp_path: 
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-@pytest.mark.slow
 def test_an_address_without_a_cluster_gets_one_line(recordings: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "preprocessing.build", str(recordings), "--out", str(tmp_path / "b.h5")]
     child = subprocess.run(
