@@ -84,6 +84,9 @@ def diagnose(
     if evidence.layers:
         for name, remedy in REMEDIES.items():
             source = remedy.statistics(evidence)
+            if source is None:  # running statistics: measured already
+                recalibration[name] = {k: evidence.accuracy(k) for k in "AC" if k in evidence.correct}
+                continue
             after = {"A": score(patient, train_batches, forward, correct, source).double().mean().item()}
             if eval_batches is not None:
                 after["C"] = score(patient, eval_batches, forward, correct, source).double().mean().item()

@@ -202,3 +202,41 @@ def test_wandb_offline_records_every_epoch(data_file: Path, tmp_path: Path) -> N
     content = files[0].read_bytes()
     assert b"accuracies/A" in content
     assert b"--train.epochs" not in content
+
+
+EVERYTHING = (
+    "--optim.ema", "0.9", "--optim.schedule", "cosine", "--optim.warmup", "1", "--optim.clip-norm", "1",
+    "--augment.crop", "0.6", "--augment.rotate", "0.3", "--augment.noise", "0.01", "--augment.swap", "0.5",
+    "--train.accumulate", "2", "--train.choose", "best", "--train.eval-every", "1",
+)  # fmt: skip
+
+
+def test_a_run_with_everything_switched_on_resumes_bitwise(data_file: Path, tmp_path: Path) -> None:
+    """Averages, schedule, augmentation and the best epoch so far: stopped after two of four epochs and resumed."""
+    assert train(data_file, tmp_path / "whole", *EVERYTHING).returncode == 0
+    run = tmp_path / "half"
+    command = [*COMMAND, "--data", str(data_file), "--out", str(run), "--wandb", "off", *QUICK, *EVERYTHING]
+    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert json.loads((run / checkpoint.POINTER).read_text())["epoch"] < 4
+    assert train(data_file, run, *EVERYTHING).returncode == 0
+    (_, theirs), (_, mine) = (checkpoint.load(tmp_path / name, torch.device("cpu")) for name in ("whole", "half"))
+    for part in ("model", "average"):
+        assert mine[part].keys() == theirs[part].keys()
+        assert all(torch.equal(x, theirs[part][name]) for name, x in mine[part].items())
+    assert mine["best"]["epoch"] == theirs["best"]["epoch"]
+    assert all(torch.equal(x, theirs["best"]["model"][name]) for name, x in mine["best"]["model"].items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_clips(data_file: Path, tmp_path: Path) -> None:
+    """Exit 5; the batch's clips stand in nonfinite.json."""
+    result = train(data_file, tmp_path / "run", "--norm.kind", "none", "--optim.lr", "1e30")
+    assert result.returncode == 5, result.stderr
+    assert "the loss is not finite on clips clip" in result.stderr
+    named = json.loads((tmp_path / "run" / "nonfinite.json").read_text())["clips"]
+    assert 1 <= len(named) <= 16
+    assert "Traceback" not in result.stderr
