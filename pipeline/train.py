@@ -87,6 +87,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     """Train epochs done+1 .. epochs; yield each epoch's figures, when its checkpoint can be made."""
     settings, frames, device = config.train, config.input.frames, clips.device
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
+    probe_N = evaluate.probe(train_N)
     mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
     rank, ranks = distributed.rank(), distributed.world_size()
     parallel = distributed.wrap(state.model, device)
@@ -129,11 +130,10 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
-            probe_N = evaluate.probe(train_N)
             record["reused"] = evaluate.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             sizes = frames, settings.batch_size
-            four = evaluate.four_accuracies(state.judged, clips, evaluate.probe(train_N), held_out_N, *sizes)
+            four = evaluate.four_accuracies(state.judged, clips, probe_N, held_out_N, *sizes)
             record |= {"accuracies": four, "gap": evaluate.gaps(four)}
         yield record
 
