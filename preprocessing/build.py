@@ -25,6 +25,7 @@ from preprocessing.files import LockedError, lock, require_space, sweep
 from preprocessing.hdf5 import Contents, IntegrityError, open_file, write
 from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
+from preprocessing.skeleton import tokenize
 from preprocessing.sources import open_sources
 from preprocessing.splits import CountError, coverage
 from preprocessing.stages import RECIPES, Marks, describe, recipe
@@ -62,9 +63,9 @@ class Options:
     add: tuple[str, ...] = ()
     """Optional stages of recipe exact: motion (drop still bodies), yaw (face the camera), size (equal spines)."""
     workers: int = os.cpu_count() or 1
-    """Threads that read clips."""
-    engine: str = "threads"
-    """threads of this machine, or tasks of a ray cluster."""
+    """Processes or threads that read clips."""
+    engine: str = "processes"
+    """processes or threads of this machine, or tasks of a ray cluster."""
     address: str = "auto"
     """Of the Ray cluster, as ray start says it; auto finds the one this machine belongs to."""
     allow_rejects: bool = False
@@ -164,6 +165,7 @@ def _run(
     left = sum(entry.size for entry in source.entries[ledger.next :])
     # The rows are written twice, as they come and into the HDF5 file; text is at least TEXT_PER_ROW times as long.
     require_space(options.out.parent, int((left + total) / TEXT_PER_ROW) if source.kinect else left + total)
+    tokenize(b"")  # loads the compiled code, which workers then find in place
     batches = engines.ENGINES[options.engine](
         partial(make, work), cut(source.entries, ledger.next), options.workers, options.address
     )
@@ -175,7 +177,9 @@ def _run(
             shapes.append(_tally(manifest, batch))
             clips, read = clips + batch.entries, read + batch.read
             seconds = max(time.monotonic() - began, 1e-3)
-            progress.update(task, advance=batch.entries, clips=clips / seconds, megabytes=read / seconds / 1e6)
+            progress.update(
+                task, advance=batch.entries, clips=clips / seconds, megabytes=read / seconds / 1e6, refresh=True
+            )
     manifest.rows = ledger.spool.rows
     return np.concatenate([np.zeros((0, 3), np.int64), *shapes])
 
@@ -199,6 +203,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        auto_refresh=False,  # which would be a thread, and the engine may fork
     )
 
 

@@ -22,19 +22,25 @@ def motion32(joints_FV3: np.ndarray) -> float:
 
 def compact(scene: Scene) -> Result:
     """The time base of both: frames with nobody vanish, and a body's rows follow each other without its gaps."""
-    seen_F = np.unique(np.concatenate([body.frame_F for body in scene.bodies]))
+    seen_T = np.zeros(scene.frames, bool)
+    for body in scene.bodies:
+        seen_T[body.frame_F] = True
+    seen = int(np.count_nonzero(seen_T))
+    if len(scene.bodies) == 1 and seen == scene.frames:  # as in most clips
+        return scene, []
+    place_T = np.cumsum(seen_T) - 1
     bodies: list[Body] = []
     findings: list[Finding] = []
     for body in scene.bodies:
-        true_F = np.searchsorted(seen_F, body.frame_F)
+        true_F = place_T[body.frame_F]
         frame_F = true_F[0] + np.arange(len(true_F))
         if moved := int(np.count_nonzero(frame_F != true_F)):
             findings.append((body.body_id, "compact-mistimed", float(moved), 0.0))
         judged = motion32(body.joints_FV3) if len(scene.bodies) > 1 else body.motion
         bodies.append(body._replace(frame_F=frame_F, motion=judged))
-    if gone := scene.frames - len(seen_F):
+    if gone := scene.frames - seen:
         findings.append((scene.bodies[0].body_id, "compact-empty-frames", float(gone), 0.0))
-    return scene._replace(frames=len(seen_F), bodies=tuple(bodies)), findings
+    return scene._replace(frames=seen, bodies=tuple(bodies)), findings
 
 
 def peer_length(scene: Scene, frames: float) -> Result:
@@ -160,19 +166,28 @@ def ctr_centre(scene: Scene, joint: float) -> Result:
 
     A body of two is absent where its coordinates sum to zero; a lone one is present in every frame, zero rows too.
     """
-    joints_MTV3 = dense(scene)
-    filled_T = joints_MTV3[0].any(axis=(1, 2))
-    if not filled_T.any():
+    first = scene.bodies[0]
+    filled = _first_filled(first.joints_FV3)
+    if filled < 0:
         raise StageError("no-actor", "no row of the first actor holds anything; recipe exact may still use the clip")
-    origin_3 = joints_MTV3[0, int(filled_T.argmax()), int(joint)].copy()
-    every_T = np.arange(scene.frames)
+    origin_3 = first.joints_FV3[filled, int(joint)]
+    if len(scene.bodies) == 1:
+        whole = len(first.frame_F) == scene.frames
+        joints_TV3 = (first.joints_FV3 if whole else dense(scene)[0]) - origin_3
+        return scene._replace(bodies=(first._replace(frame_F=np.arange(scene.frames), joints_FV3=joints_TV3),)), []
     bodies = []
-    for body, joints_TV3 in zip(scene.bodies, joints_MTV3, strict=True):
-        seen_T = every_T
-        if len(scene.bodies) > 1:
-            seen_T = np.flatnonzero(joints_TV3.reshape(scene.frames, -1).sum(axis=1) != 0)
-        bodies.append(body._replace(frame_F=seen_T, joints_FV3=joints_TV3[seen_T] - origin_3))
+    for body in scene.bodies:
+        seen_F = body.joints_FV3.reshape(len(body.frame_F), 3 * body.joints_FV3.shape[1]).sum(axis=1) != 0
+        bodies.append(body._replace(frame_F=body.frame_F[seen_F], joints_FV3=body.joints_FV3[seen_F] - origin_3))
     return scene._replace(bodies=tuple(bodies)), []
+
+
+def _first_filled(joints_FV3: np.ndarray) -> int:
+    """The first row that is not zero throughout; -1 where all are."""
+    for row, joints_V3 in enumerate(joints_FV3):
+        if joints_V3.any():
+            return row
+    return -1
 
 
 def pyskl_actors(scene: Scene) -> Result:

@@ -297,6 +297,8 @@ def describe(name: str, stages: tuple[Stage, ...]) -> dict[str, Any]:
 def apply(name: str, raw: RawClip, stages: tuple[Stage, ...]) -> Clip:
     """A raw clip with at least one body -> its finished clip; SkeletonError where a stage can make nothing of it."""
     scene, decisions = run(name, raw, stages)
+    if len(scene.bodies) == 1 and len(scene.bodies[0].frame_F) == scene.frames:  # as in most clips
+        return Clip(scene.bodies[0].joints_FV3[None], np.ones((1, scene.frames), bool), tuple(decisions))
     joints_MTV3 = np.zeros((len(scene.bodies), scene.frames, *raw.tracks[0].joints_FV3.shape[1:]), np.float32)
     present_MT = np.zeros((len(scene.bodies), scene.frames), bool)
     for slot, body in enumerate(scene.bodies):

@@ -4,7 +4,8 @@
     python tests/bench/preprocessing.py --clips 2000 --rounds 5 --growth 1000 5000 20000 60000
 
 Files are hard links of recordings under valid names: the real ones where they are (SKELNORM_REAL_DATA), else synthetic
-ones. Start-up (the interpreter, imports, loading of compiled code) is measured apart and taken off where it says so.
+ones. Start-up (interpreter, imports, loading of compiled code: a build of two clips) is measured apart and taken off
+where it says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -73,25 +75,51 @@ def link(base: list[Path], folder: Path, clips: int) -> Path:
     return folder
 
 
+def start_up(base: list[Path], folder: Path) -> Path:
+    """The least that loads all compiled code: a clip of one body and one of two."""
+    bodies = [len(parse(path.read_bytes(), path.stem).tracks) for path in base]
+    return link([base[bodies.index(1)], base[bodies.index(2)]], folder, 2)
+
+
 def size(folder: Path) -> int:
     """Bytes of all files."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
+def memory_of(process: int) -> int:
+    """Bytes of a process and all below it (PSS, so that what they share counts once); 0 for one that has ended."""
+    try:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return 0
+    pss = next((int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    return pss + sum(memory_of(int(child)) for child in below)
+
+
 class Run:
-    """One run of a command: seconds, CPU-seconds, peak memory in bytes."""
+    """One run of a command: seconds, CPU-seconds, peak memory in bytes, its processes together."""
 
     def __init__(self, *command: str) -> None:
         with tempfile.TemporaryFile() as error:
             began = time.perf_counter()
             child = subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL, stderr=error)
+            self.memory, ended = 0, threading.Event()
+
+            def watch() -> None:
+                while not ended.wait(0.2):
+                    self.memory = max(self.memory, memory_of(child.pid))
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
             _, status, usage = os.wait4(child.pid, 0)
             self.seconds = time.perf_counter() - began
+            ended.set()
+            watcher.join()
             if status:
                 error.seek(0)
                 raise SystemExit(f"{' '.join(command)} failed: {error.read().decode()[-500:]}")
         self.cpu = usage.ru_utime + usage.ru_stime
-        self.memory = usage.ru_maxrss * 1024
 
 
 def build(source: Path, out: Path, recipe: str = "ctr", workers: int = 2) -> Run:
@@ -144,7 +172,7 @@ def median(values: list[float]) -> float:
 def side_by_side(base: list[Path], work: Path, clips: int, rounds: int) -> dict[str, float]:
     """The chain, the build from a folder and from a zip, and the limit, interleaved round by round."""
     folder = link(base, work / "side", clips)
-    few = link(base, work / "few", 1)
+    few = start_up(base, work / "few")
     packed = work / "side.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.iterdir()):
@@ -197,12 +225,12 @@ def side_by_side(base: list[Path], work: Path, clips: int, rounds: int) -> dict[
 
 def growth(base: list[Path], work: Path, steps: list[int], recipe: str) -> list[dict[str, float]]:
     """The same build over more and more files; start-up apart."""
-    few = link(base, work / "one", 1)
+    few = start_up(base, work / "one")
     table = []
     for clips in steps:
         folder = link(base, work / f"grow{clips}", clips)
         begin = median([build(few, work / "one.h5", recipe).seconds for _ in range(3)])
-        rounds = 3 if clips <= 5000 else 1
+        rounds = 3 if clips <= 20000 else 1
         runs = [build(folder, work / "grow.h5", recipe) for _ in range(rounds)]
         seconds = median([run.seconds for run in runs]) - begin
         table.append(
