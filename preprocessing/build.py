@@ -161,10 +161,8 @@ def _run(
             soft_wrap=True,
             highlight=False,
         )
-    total = sum(entry.size for entry in source.entries)
     left = sum(entry.size for entry in source.entries[ledger.next :])
-    # The rows are written twice, as they come and into the HDF5 file; text is at least TEXT_PER_ROW times as long.
-    require_space(options.out.parent, int((left + total) / TEXT_PER_ROW) if source.kinect else left + total)
+    require_space(options.out.parent, int(left / TEXT_PER_ROW) if source.kinect else left)
     tokenize(b"")  # loads the compiled code, which workers then find in place
     batches = engines.ENGINES[options.engine](
         partial(make, work), cut(source.entries, ledger.next), options.workers, options.address

@@ -145,4 +145,5 @@ def _package() -> str:
     return os.path.dirname(os.path.abspath(__file__))
 
 
-ENGINES: dict[str, Callable[..., Iterator[Any]]] = {"processes": processes, "threads": threads, "ray": ray_tasks}
+Engine = Callable[..., Iterator[Any]]
+ENGINES: dict[str, Engine] = {"processes": processes, "threads": threads, "ray": ray_tasks}

@@ -1,12 +1,15 @@
 """The file, schema `skelnorm/1`: write, open, verify. The only door to h5py.
 
 Arrays are contiguous and uncompressed, so a reader maps them; every array carries the sha256 of its bytes.
+Rows are appended to what becomes the file itself, behind a hole as large as HDF5 needs at its beginning. At the end the
+hole and all that comes behind the rows are filled in, and the file gets its name: the frames are written once.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -40,6 +43,7 @@ ROOT_KEYS = (
 )  # fmt: skip
 SPOOLED = ("joints", "present")
 BLOCK = 1 << 20
+SYNC = 64 << 20
 EXIT_NO_SPACE = 7
 
 
@@ -90,8 +94,9 @@ class SkeletonFile:
 class Spool:
     """Frames on their way into a file, appended to plain files so that memory stays bounded.
 
-    `folder` is where these files go, in a temporary folder of their own: best beside the output, which must have the
-    room anyway. With `keep` they go into `folder` itself and stay there for a later attempt; see `recover`.
+    `folder` is where these files go, in a temporary folder of their own: beside the output, on the same file system,
+    since `joints` becomes the output. With `keep` they go into `folder` itself and stay there for a later attempt; see
+    `recover`.
     """
 
     def __init__(self, folder: Path, joints: int, keep: bool = False) -> None:
@@ -102,8 +107,13 @@ class Spool:
         self.keep = keep
         self._files = {name: open(self.folder / name, "a+b") for name in SPOOLED}  # noqa: SIM115 - see close()
         self._digests = {name: hashlib.sha256() for name in SPOOLED}
-        for file in self._files.values():
-            file.seek(0)
+        self._hole = _hole(joints)
+        self._unsynced = 0
+        self._sync = threading.Thread()
+        if os.fstat(self._files["joints"].fileno()).st_size < self._hole:
+            self._files["joints"].truncate(self._hole)
+        self._files["joints"].seek(self._hole)
+        self._files["present"].seek(0)
 
     def append(self, joints_TV3: np.ndarray, present_T: np.ndarray) -> int:
         """Append one body's rows (metres; rows of absent frames must be zero); the first row's number."""
@@ -134,7 +144,7 @@ class Spool:
 
     def cut(self) -> None:
         """Forget what was not recovered."""
-        self._files["joints"].truncate(self.rows * self.joints * 12)
+        self._files["joints"].truncate(self._hole + self.rows * self.joints * 12)
         self._files["present"].truncate(self.rows)
 
     def _take(self, joints: bytes, present: bytes) -> None:
@@ -150,9 +160,16 @@ class Spool:
         """Hand everything to the operating system."""
         for file in self._files.values():
             file.flush()
+        # Sent to the disk as they come, beside the work, so that the end need not wait for all of them.
+        if self.rows - self._unsynced > SYNC // (self.joints * 12) and not self._sync.is_alive():
+            self._unsynced = self.rows
+            self._sync = threading.Thread(target=os.fdatasync, args=(self._files["joints"].fileno(),))
+            self._sync.start()
 
     def close(self) -> None:
         """Close the files, and unless they are kept remove them."""
+        if self._sync.is_alive():
+            self._sync.join()
         for file in self._files.values():
             # On a full disk the last bytes cannot go out; then they are lost like all that follows them.
             with suppress(OSError):
@@ -168,7 +185,7 @@ class Spool:
 
 
 def write(path: Path, contents: Contents, spool: Spool) -> None:
-    """Write, re-read, hash and publish `path`. The same contents give the same bytes.
+    """Complete, re-read, hash and publish `path`; the spool's rows are then in it. Same contents give the same bytes.
 
     The HDF5 library runs in a child process: where it crashes on a full disk, only the child dies. The child ends with
     us, because it waits for the end of its input.
@@ -176,34 +193,41 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
     path = Path(path)
     spool.flush()
     path.parent.mkdir(parents=True, exist_ok=True)
-    require_space(path.parent, spool.rows * (spool.joints * 12 + 1) + (1 << 20))
+    require_space(path.parent, spool.rows + (1 << 20))
     (spool.folder / "root.json").write_text(json.dumps(_root(contents, spool) | {"digests": spool.digests()}))
     for old in spool.folder.glob("*.npy"):
         old.unlink()
     for name, array in _small_arrays(contents):
-        np.save(spool.folder / (name.replace("/", "+") + ".npy"), array, allow_pickle=False)
+        # By way of memory: on a full disk NumPy's own writing raises an error that does not say so.
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        (spool.folder / (name.replace("/", "+") + ".npy")).write_bytes(buffer.getbuffer())
     home = str(Path(__file__).resolve().parent.parent)
     environment = dict(
         os.environ, PYTHONPATH=os.pathsep.join([home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "preprocessing.hdf5", str(spool.folder)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert child.stderr is not None
+        message = child.stderr.read()
+        code = child.wait()
+    finally:
+        child.kill()
+        child.wait()
+    if code:
+        last = (message.strip().splitlines() or ["no message"])[-1]
+        # On a full disk the library may crash, but it says why before.
+        full = code == EXIT_NO_SPACE or f"errno = {errno.ENOSPC}," in message
+        reason = errno.ENOSPC if full else errno.EIO
+        raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
+    # The child has hashed what the disk gave back; what is left is whether the numbers fit each other.
+    made = spool.folder / "joints"
+    open_file(made, fast_start=True)
     with publish(path) as temporary:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "preprocessing.hdf5", str(spool.folder), str(temporary)],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert child.stderr is not None
-            message = child.stderr.read()
-            code = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-        if code:
-            last = (message.strip().splitlines() or ["no message"])[-1]
-            reason = errno.ENOSPC if code == EXIT_NO_SPACE else errno.EIO
-            raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
-        # The child has hashed what the disk gave back; what is left is whether the numbers fit each other.
-        open_file(temporary, fast_start=True)
+        os.replace(made, temporary)
 
 
 def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
@@ -297,70 +321,78 @@ def _small_arrays(contents: Contents) -> Iterator[tuple[str, np.ndarray]]:
             yield f"splits/{protocol}/{part}", np.asarray(parts[part], np.int64)
 
 
-def _write_child(spool: Path, target: Path) -> None:
-    """The child's whole job: plain files of `spool` -> HDF5 `target`, hashed from what the disk gives back."""
+def _hole(joints: int) -> int:
+    """Bytes in front of the rows in every file that this HDF5 library makes, asked of a file in memory."""
+    with h5py.File("hole", "w", driver="core", backing_store=False) as file:
+        _reserve(file, "frames/joints", (1, joints, 3), np.dtype(np.float32))
+        return int(file["frames/joints"].id.get_offset())
+
+
+def _complete(spool: Path) -> None:
+    """The child's whole job: make an HDF5 file of the spool's `joints`, and hash what the disk gives back."""
     root = json.loads((spool / "root.json").read_text())
     rows = (spool / "present").stat().st_size
     small = {p.stem.replace("+", "/"): np.load(p, allow_pickle=False) for p in sorted(spool.glob("*.npy"))}
-    shapes = {"joints": ((rows, len(root["joint_names"]), 3), np.float32), "present": ((rows,), bool)}
-    with h5py.File(target, "w") as file:
-        for name, (shape, dtype) in shapes.items():
-            _reserve(file, f"frames/{name}", shape, np.dtype(dtype))
+    hashes = root.pop("digests") | {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in small.items()}
+    root["content_sha256"] = _content_digest(root, hashes)
+    whole, shell = spool / "joints", spool / "shell.h5"
+    with h5py.File(shell, "w") as file:
+        # First of all, so that its place does not depend on anything.
+        joints = _reserve(file, "frames/joints", (rows, len(root["joint_names"]), 3), np.dtype(np.float32))
+        present = _reserve(file, "frames/present", (rows,), np.dtype(bool))
         for name, array in small.items():
             file.create_dataset(name, data=array, track_times=False)
-    with h5py.File(target, "r") as file:
-        where = _locate(file, hashed=False)
-    for name in SPOOLED:
-        _copy(spool / name, target, where[f"frames/{name}"].offset)
-    sync_file(target)
-    hashes = {name: _digest(target, place) for name, place in where.items()}
-    for name, sha256 in root.pop("digests").items():
-        if hashes[name] != sha256:
-            raise IntegrityError(f"{name} read back differs from what was written; check the disk")
-    with h5py.File(target, "r+") as file:
         for name, sha256 in hashes.items():
             file[name].attrs["sha256"] = np.bytes_(sha256)
-        root["content_sha256"] = _content_digest(root, hashes)
         for key in ROOT_KEYS:
             file.attrs[key] = _to_attribute(key, root[key])
+    behind = joints + rows * len(root["joint_names"]) * 12
+    if rows and (joints != _hole(len(root["joint_names"])) or whole.stat().st_size < behind):
+        raise IntegrityError("the rows are not where the HDF5 library expects them")
+    _copy(shell, whole, joints, 0, 0)
+    _copy(shell, whole, shell.stat().st_size - behind, behind, behind)
+    _copy(spool / "present", whole, rows, 0, present)
+    sync_file(whole)
+    shell.unlink()
+    with h5py.File(whole, "r") as file:
+        where = _locate(file)
+    for name, place in where.items():
+        if _digest(whole, place) != hashes[name]:
+            raise IntegrityError(f"{name} read back differs from what was written; check the disk")
 
 
-def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """An array with its place in the file, and no byte written there yet."""
+def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """An array with its place in the file, and no byte written there yet; the place."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
     group = file.require_group(name.rpartition("/")[0] or "/")
     kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), plist)
+    made = h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), plist)
+    return int(made.get_offset() or 0)
 
 
-def _copy(source: Path, target: Path, offset: int) -> None:
-    """The bytes of a plain file into their place in another, inside the kernel where it can."""
-    left = source.stat().st_size
+def _copy(source: Path, target: Path, count: int, at: int, to: int) -> None:
+    """`count` bytes of a plain file from place `at` on, into their place `to` in another."""
     with open(source, "rb", buffering=0) as reader, open(target, "r+b", buffering=0) as writer:
-        writer.seek(offset)
-        with suppress(OSError):
-            while left and (done := os.copy_file_range(reader.fileno(), writer.fileno(), left)):
-                left -= done
-        # Where the kernel cannot, or has stopped half-way, plain reading and writing says why or does it.
-        while left:
-            block = memoryview(reader.read(BLOCK))
+        reader.seek(at)
+        writer.seek(to)
+        while count:
+            block = memoryview(reader.read(min(BLOCK, count)))
             if not block:
                 raise OSError(errno.EIO, "a temporary file has shrunk", str(source))
-            left -= len(block)
+            count -= len(block)
             while block:
                 block = block[writer.write(block) :]
 
 
-def _die_with_parent(target: Path) -> None:
-    """End this process when the parent's end of our input closes: then nobody will publish what we write."""
+def _die_with_parent() -> None:
+    """End this process when the parent's end of our input closes: the spool is then another's."""
     with suppress(OSError):
         while os.read(0, 1):
             pass
-        target.unlink(missing_ok=True)
-        os._exit(1)
+    os._exit(1)
 
 
 def _orphaned() -> bool:
@@ -544,7 +576,7 @@ def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: 
     """Publish an HDF5 file with `x` of `shape` (N, C, T, V, M) float32, one block a clip, `y` (N,) and the splits."""
     with publish(path) as temporary:
         with h5py.File(temporary, "w") as out:
-            _reserve(out, "x", shape, np.dtype(np.float32))
+            offset = _reserve(out, "x", shape, np.dtype(np.float32))
             out.create_dataset("y", data=file.clips["label"], track_times=False)
             names = np.char.encode(file.clips["name"], "utf-8")
             out.create_dataset("name", data=names, track_times=False)
@@ -553,7 +585,6 @@ def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: 
                     out.create_dataset(f"splits/{protocol}/{part}", data=index, track_times=False)
             for key in ("dataset", "class_names", "joint_names"):
                 out.attrs[key] = _to_attribute(key, getattr(file, key))
-            offset = out["x"].id.get_offset()
         with open(temporary, "r+b") as plain:
             # Plain writing, so that a full disk is an error like any other and never the HDF5 library's.
             plain.seek(offset)
@@ -564,9 +595,9 @@ def write_dense(path: Path, file: SkeletonFile, shape: tuple[int, ...], blocks: 
 if __name__ == "__main__":
     if _orphaned():
         sys.exit(1)
-    threading.Thread(target=_die_with_parent, args=(Path(sys.argv[2]),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        _write_child(Path(sys.argv[1]), Path(sys.argv[2]))
+        _complete(Path(sys.argv[1]))
     except (OSError, IntegrityError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_NO_SPACE if getattr(error, "errno", None) == errno.ENOSPC else 1)

@@ -13,7 +13,7 @@ DOORS = {
     "wandb": ["pipeline/report.py"],
     "torch.distributed": ["pipeline/distributed.py"],
     "ray": ["preprocessing/engines.py", "tuning/search.py"],
-    "multiprocessing": [],
+    "multiprocessing": ["preprocessing/engines.py"],
 }
 
 

@@ -1,27 +1,88 @@
-"""Results come in the order of the tasks, with a bounded number under way."""
+"""Results come in the order of the tasks, with a bounded number under way; workers end with the build."""
 
-import threading
+import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from preprocessing.engines import WINDOW, threads
+from preprocessing.engines import ENGINES, WINDOW, Engine, WorkerDied, processes
+
+LOCAL = [ENGINES["processes"], ENGINES["threads"]]
 
 
-def test_results_come_in_order_whoever_is_first() -> None:
-    assert list(threads(lambda n: (time.sleep(0.001 * (9 - n)), n)[1], range(10), workers=4)) == list(range(10))
+def slowest_first(number: int) -> int:
+    time.sleep(0.001 * (9 - number))
+    return number
 
 
-def test_no_more_than_a_window_is_read_ahead() -> None:
+def reciprocal(number: int) -> int:
+    return 1 // number
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep_and_tell(folder: Path, number: int) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("engine", LOCAL)
+def test_results_come_in_order_whoever_is_first(engine: Engine) -> None:
+    assert list(engine(slowest_first, range(10), workers=4)) == list(range(10))
+
+
+@pytest.mark.parametrize("engine", LOCAL)
+def test_no_more_than_a_window_is_read_ahead(engine: Engine) -> None:
     asked = []
-    results = threads(abs, (asked.append(n) or n for n in range(1000)), workers=2)
+    results = engine(abs, (asked.append(n) or n for n in range(1000)), workers=2)
     next(results)
     assert len(asked) <= WINDOW * 2
     results.close()
 
 
-def test_a_failure_reaches_the_caller_and_the_threads_end() -> None:
-    before = threading.active_count()
+@pytest.mark.parametrize("engine", LOCAL)
+def test_a_failure_reaches_the_caller(engine: Engine) -> None:
     with pytest.raises(ZeroDivisionError):
-        list(threads(lambda n: 1 // n, [1, 0, 1], workers=2))
-    assert threading.active_count() == before
+        list(engine(reciprocal, [1, 0, 1], workers=2))
+
+
+def test_a_killed_worker_is_told_in_one_line() -> None:
+    with pytest.raises(WorkerDied, match="try fewer --workers"):
+        list(processes(die, range(4), workers=2))
+
+
+def test_workers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from functools import partial; from pathlib import Path;"
+        "from test_engines import sleep_and_tell; from preprocessing.engines import processes;"
+        "list(processes(partial(sleep_and_tell, Path(sys.argv[2])), range(9), workers=3))"
+    )
+    build = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
+    assert within(30, lambda: len(list(tmp_path.iterdir())) == 3)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    build.kill()
+    build.wait()
+    assert within(10, lambda: not any(map(alive, workers)))
+
+
+def within(seconds: float, what: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.01)
+    return what()
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -21,7 +21,7 @@ def test_ray_is_imported_only_on_demand() -> None:
 
 def test_an_unknown_engine_gets_one_line(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build([str(recordings), "--out", str(tmp_path / "a.h5"), "--engine", "dask"]) == 2
-    assert "choose one of threads, ray" in capsys.readouterr().err
+    assert "choose one of processes, threads, ray" in capsys.readouterr().err
 
 
 def test_without_ray_the_remedy_is_told(
@@ -48,7 +48,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_bytes_that_threads_give(recordings: Path, tmp_path: Path, cluster: str) -> None:
+def test_two_nodes_give_the_bytes_that_one_machine_gives(recordings: Path, tmp_path: Path, cluster: str) -> None:
     assert build([str(recordings), "--out", str(tmp_path / "a.h5")]) == 0
     command = [sys.executable, "-m", "preprocessing.build", str(recordings), "--out", str(tmp_path / "b.h5")]
     child = subprocess.run(
@@ -71,4 +71,4 @@ def test_an_address_without_a_cluster_gets_one_line(recordings: Path, tmp_path: 
 
 
 def test_every_engine_takes_the_same_arguments() -> None:
-    assert set(engines.ENGINES) == {"threads", "ray"}
+    assert set(engines.ENGINES) == {"processes", "threads", "ray"}

@@ -71,7 +71,7 @@ def lines(out: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("moment", ["batch 1", "batch 4", "batch 7", "writing", "random", "random again"])
+@pytest.mark.parametrize("moment", ["batch 1", "batch 4", "batch 7", "completing", "random", "random again"])
 def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
     many: Path, undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -79,8 +79,8 @@ def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
     process = start(many, out)
     if moment.startswith("batch"):
         wait_for(lambda: lines(out) > int(moment[-1]), process)
-    elif moment == "writing":
-        wait_for(lambda: any(tmp_path.glob(".a.h5.*.tmp")), process)
+    elif moment == "completing":
+        wait_for(lambda: (tmp_path / ".a.h5.part" / "shell.h5").exists(), process)
     else:
         wait_for(lambda: lines(out) > 0, process)
         time.sleep(random.Random(moment).uniform(0, 1.5))
@@ -120,7 +120,8 @@ def test_a_resumed_build_reads_no_clip_again(
     seen: list[str] = []
     honest = batches._clip
     monkeypatch.setattr(batches, "_clip", lambda work, entry: (seen.append(entry.name), honest(work, entry))[1])
-    assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
+    # Threads, because what another process sees stays there.
+    assert build.main([str(many), "--out", str(out), "--allow-rejects", "--engine", "threads"]) == 0
     assert len(seen) == CLIPS - 5 * batches.CLIPS
     assert f"at clip {5 * batches.CLIPS} of {CLIPS}" in capsys.readouterr().err
     assert same(out, undisturbed)
@@ -149,7 +150,7 @@ def test_without_the_checksums_torn_rows_would_get_into_the_file(
     half_done(many, out)
     joints = tmp_path / ".a.h5.part" / "joints"
     content = bytearray(joints.read_bytes())
-    content[1000] ^= 4
+    content[len(content) // 2] ^= 4
     joints.write_bytes(content)
     monkeypatch.setattr("zlib.crc32", lambda *_: None)
 
@@ -276,14 +277,15 @@ def test_a_full_disk_is_told_and_touches_nothing_and_the_build_goes_on(
     if foresight < 1:
         monkeypatch.setattr(hdf5, "require_space", lambda *_: None)
     said = []
-    for percent in (25, 60, 95, 120, 170, 195):
+    for percent in (25, 60, 95, 100, 101):
         subprocess.run(["mount", "-o", f"remount,size={size * percent // 100}k", str(disk)], check=True)
         assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 7, percent
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
         assert f"{out} is untouched; free some space" in line
         said.append("foreseen" if "needed" in line else "child" if "writing failed" in line else "rows")
         assert out.read_bytes() == b"an older file"
-    assert set(said) == [{"rows", "child"}, {"rows", "foreseen"}, {"foreseen"}][foresight], said
+    assert set(said) == [{"rows", "child"}, {"rows", "foreseen"}, {"rows", "foreseen"}][foresight], said
+    assert said[0] == ("foreseen" if foresight == 2 else "rows")
     subprocess.run(["mount", "-o", f"remount,size={4 * size}k", str(disk)], check=True)
     assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
     assert same(out, undisturbed)
