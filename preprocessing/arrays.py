@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def array_source(path: Path) -> Source:
         marks=_marks(path, arrays, bones),
         kinect=False,
         entries=[
-            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, partial(_array_clip, x_TMV3, name))
+            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, _array_clip, x_TMV3)
             for i, name, x_TMV3 in ((i, str(names[i]), x_RMV3[ptr[i] : ptr[i + 1]]) for i in order)
         ],
         columns={key: value[order] for key, value in columns.items()},

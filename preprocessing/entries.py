@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,21 @@ class SourceError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One clip of a source: `read` is called when its turn comes, here or on another machine."""
+    """One clip of a source: `reader(place, name)` is called when its turn comes, here or on another machine.
+
+    There are as many as clips, all in memory at once: hence no closure for each.
+    """
 
     name: str
-    origin: str
+    origin: str  # where it lies, for people
     size: int  # bytes to read
     stamp: int  # changes when the content does: time of change in ns, or a checksum
-    read: Callable[[], RawClip]
+    reader: Callable[[Any, str], RawClip]
+    place: Any  # where it lies, for `reader`
+
+    def read(self) -> RawClip:
+        """The clip as recorded; SkeletonError says what is wrong with it."""
+        return self.reader(self.place, self.name)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ LINES = "ledger"
 def identity(recipe: dict[str, Any], entries: Sequence[Entry]) -> str:
     """A digest that differs when the recipe, a clip's place, size or time of change, or the list of clips does."""
     digest = sha256(json.dumps(recipe, sort_keys=True).encode())
-    for name, origin, size, stamp, _ in entries:
+    for name, origin, size, stamp, *_ in entries:
         digest.update(f"{name}\0{origin}\0{size}\0{stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,18 +39,8 @@ def open_sources(paths: Iterable[Path]) -> Source:
     return array_source(arrays[0]) if arrays else _ntu_source(paths)
 
 
-class Found(NamedTuple):
-    """A recording by its name; nothing of it is read yet."""
-
-    name: str
-    origin: str  # where it lies
-    size: int  # bytes
-    stamp: int
-    read: Callable[[], bytes]
-
-
 def _ntu_source(paths: list[Path]) -> Source:
-    found: dict[str, Found] = {}
+    found: dict[str, Entry] = {}
     for path in paths:
         for one in _folder(path) if path.is_dir() else _zip(path):
             if one.name in found:
@@ -70,8 +59,7 @@ def _ntu_source(paths: list[Path]) -> Source:
         except ValueError as error:
             unusable.append(SkeletonError(name, 0, "bad-name", str(error)))
             continue
-        _, origin, size, stamp, read = found[name]
-        entries.append(Entry(name, origin, size, stamp, partial(_parse, name, read)))
+        entries.append(found[name])
     numbers_N5 = np.array(samples, np.int64).reshape(-1, 5)
     columns = dict(zip(COLUMNS, (numbers_N5[:, 4] - 1, *numbers_N5[:, :4].T), strict=True))
     classes = 60 if np.all(columns["label"] < 60) else 120
@@ -90,16 +78,12 @@ def _ntu_source(paths: list[Path]) -> Source:
     )
 
 
-def _parse(name: str, read: Callable[[], bytes]) -> RawClip:
-    return parse(read(), name)
-
-
 def _wanted(file_name: str) -> bool:
     """Whether a file is a recording by its name; what archivers of other systems add beside one is not."""
     return file_name.lower().endswith(SUFFIX) and not file_name.startswith(".")
 
 
-def _folder(folder: Path) -> Iterator[Found]:
+def _folder(folder: Path) -> Iterator[Entry]:
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in filter(_wanted, names):
             path = os.path.join(parent, name)
@@ -108,8 +92,11 @@ def _folder(folder: Path) -> Iterator[Found]:
                 size, stamp = about.st_size, about.st_mtime_ns
             except OSError:  # reading it will say what is wrong
                 size, stamp = 0, 0
-            stem = name[: -len(SUFFIX)]
-            yield Found(stem, path, size, stamp, partial(_read_file, path, stem))
+            yield Entry(name[: -len(SUFFIX)], path, size, stamp, _from_folder, path)
+
+
+def _from_folder(path: str, name: str) -> RawClip:
+    return parse(_read_file(path, name), name)
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -132,7 +119,7 @@ def _bounded(name: str, size: int) -> None:
         raise SkeletonError(name, 0, "too-large", f"more than {MAX_BYTES >> 20} MiB")
 
 
-def _zip(path: Path) -> Iterator[Found]:
+def _zip(path: Path) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if _wanted(PurePosixPath(member.filename).name)]
@@ -145,7 +132,11 @@ def _zip(path: Path) -> Iterator[Found]:
         name = PurePosixPath(member.filename).name[: -len(SUFFIX)]
         packed = Packed(where, name, member.header_offset, member.compress_size, member.file_size, member.CRC,
                         member.compress_type, bool(member.flag_bits & 1))  # fmt: skip
-        yield Found(name, f"{path}:{member.filename}", member.file_size, member.CRC, packed.read)
+        yield Entry(name, f"{path}:{member.filename}", member.file_size, member.CRC, _from_zip, packed)
+
+
+def _from_zip(packed: Packed, name: str) -> RawClip:
+    return parse(packed.read(), name)
 
 
 class Packed(NamedTuple):

@@ -229,10 +229,12 @@ def growth(base: list[Path], work: Path, steps: list[int], recipe: str) -> list[
     table = []
     for clips in steps:
         folder = link(base, work / f"grow{clips}", clips)
-        begin = median([build(few, work / "one.h5", recipe).seconds for _ in range(3)])
-        rounds = 3 if clips <= 20000 else 1
-        runs = [build(folder, work / "grow.h5", recipe) for _ in range(rounds)]
-        seconds = median([run.seconds for run in runs]) - begin
+        runs, net = [], []
+        for _ in range(9 if clips <= 1000 else 5 if clips <= 5000 else 3 if clips <= 20000 else 1):
+            begin = build(few, work / "one.h5", recipe).seconds
+            runs.append(build(folder, work / "grow.h5", recipe))
+            net.append(runs[-1].seconds - begin)
+        seconds = median(net)
         table.append(
             {"clips": clips, "seconds": seconds, "clips/s": clips / seconds, "MB": max(r.memory for r in runs) / 1e6}
         )

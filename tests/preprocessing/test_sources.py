@@ -139,7 +139,7 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path) -> None:
 def first(packed: Path) -> bytes:
     """The bytes of a zip's only recording, as the parser gets them."""
     (one,) = sources._zip(packed)
-    return one.read()
+    return one.place.read()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -178,14 +178,14 @@ def test_without_the_checksum_a_flipped_digit_would_be_taken(
     with pytest.raises(SkeletonError, match="CRC-32"):
         first(packed)
     (one,) = sources._zip(packed)
-    blind = one.read.__self__._replace(crc=zlib.crc32(ntu_text([[(5, person())]]).replace(b" 3.0 ", b" 3.5 ", 1)))
+    blind = one.place._replace(crc=zlib.crc32(ntu_text([[(5, person())]]).replace(b" 3.0 ", b" 3.5 ", 1)))
     assert b" 3.5 " in blind.read()
 
 
 def test_a_directory_that_lies_about_a_size_expands_no_more_than_it_says(tmp_path: Path) -> None:
     packed = pack(tmp_path / "a.zip", {NAME: np.random.default_rng(0).bytes(1000) * 2000})
     (one,) = sources._zip(packed)
-    liar = one.read.__self__._replace(size=5000)
+    liar = one.place._replace(size=5000)
     with pytest.raises(SkeletonError, match="size and CRC-32"):
         liar.read()
     assert len(liar._expand()) == 5001
@@ -198,7 +198,7 @@ def test_an_encrypted_or_oddly_compressed_member_is_refused_with_the_remedy(tmp_
         first(tmp_path / "a.zip")
     (one,) = sources._zip(tmp_path / "a.zip")
     with pytest.raises(SkeletonError, match="encrypted"):
-        one.read.__self__._replace(encrypted=True).read()
+        one.place._replace(encrypted=True).read()
 
 
 def test_a_clip_twice_in_one_zip_is_an_error_that_names_both_places(tmp_path: Path) -> None:
