@@ -51,7 +51,8 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 bench: setup
-	$(BIN)/python tests/bench/preprocessing.py --growth 1000 5000 20000 60000 113945
+	$(BIN)/python tests/bench/build.py --growth 1000 5000 20000 60000 113945
+	$(BIN)/python tests/bench/train.py
 
 clean:
 	rm -rf .venv demo demo-raw

@@ -1,7 +1,7 @@
 """How fast preprocessing is: side by side in one run, on the same files, warm, medians, as ratios.
 
     make bench
-    python tests/bench/preprocessing.py --clips 2000 --rounds 5 --growth 1000 5000 20000 60000
+    python tests/bench/build.py --clips 2000 --rounds 5 --growth 1000 5000 20000 60000
 
 Files are hard links of recordings under valid names: the real ones where they are (SKELNORM_REAL_DATA), else synthetic
 ones. Start-up (interpreter, imports, loading of compiled code: a build of two clips) is measured apart and taken off
@@ -31,48 +31,9 @@ HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME), str(HOME / "tests" / "reference")]
 
 import ctr_chain  # noqa: E402 - the path is set above
+from recordings import link, recordings  # noqa: E402
 
-from preprocessing import ntu  # noqa: E402
-from preprocessing.skeleton import SkeletonError, parse, tokenize  # noqa: E402
-from preprocessing.synthetic import main as synthetic  # noqa: E402
-
-GB = 1e9
-
-
-def recordings(work: Path) -> tuple[list[Path], str]:
-    """Copies of the recordings to link to, and what they are. Copied, so that links stay on one file system."""
-    real = Path(os.environ.get("SKELNORM_REAL_DATA", HOME.parent / "shared" / "data")) / "ntu_raw"
-    base = work / "base"
-    if real.is_dir():
-        shutil.copytree(real, base)
-        kind = "real recordings"
-    else:
-        synthetic([str(base), "--clips", "240", "--seed", "0"])
-        kind = "synthetic recordings"
-    usable = []
-    for path in sorted(base.glob("*.skeleton")):
-        try:
-            if path.stem not in ntu.MISSING and parse(path.read_bytes(), path.stem).tracks:
-                usable.append(path)
-        except SkeletonError:
-            continue
-    return usable, f"{len(usable)} {kind}"
-
-
-def link(base: list[Path], folder: Path, clips: int) -> Path:
-    """A folder of `clips` hard links of the base files under names that no list calls missing."""
-    folder.mkdir()
-    made = 0
-    for number in range(2 * clips + 1000):
-        if made == clips:
-            break
-        setup, rest = 1 + number // 9600, number % 9600
-        camera, rest = 1 + rest // 3200, rest % 3200
-        name = f"S{setup:03d}C{camera:03d}P{1 + rest // 80:03d}R{1 + rest // 40 % 2:03d}A{1 + rest % 40:03d}"
-        if name not in ntu.MISSING:
-            os.link(base[made % len(base)], folder / f"{name}.skeleton")
-            made += 1
-    return folder
+from preprocessing.skeleton import parse, tokenize  # noqa: E402
 
 
 def start_up(base: list[Path], folder: Path) -> Path:
@@ -86,15 +47,23 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def memory_of(process: int) -> int:
-    """Bytes of a process and all below it (PSS, so that what they share counts once); 0 for one that has ended."""
+def memory_of(process: int, file: Path | None = None) -> int:
+    """Bytes of a process and all below it (PSS, so that what they share counts once); 0 for one that has ended.
+
+    With `file` those of its maps of that file alone.
+    """
     try:
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        maps = Path(f"/proc/{process}/{'smaps' if file else 'smaps_rollup'}").read_text()
         below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
         return 0
-    pss = next((int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
-    return pss + sum(memory_of(int(child)) for child in below)
+    held, counts = 0, file is None
+    for line in maps.splitlines():
+        if file and "-" in line.split(" ", 1)[0]:  # the head of a map: its addresses, and what is mapped
+            counts = line.endswith(str(file))
+        elif counts and line.startswith("Pss:"):
+            held += int(line.split()[1]) << 10
+    return held + sum(memory_of(int(child), file) for child in below)
 
 
 class Run:

@@ -1,0 +1,186 @@
+"""How fast training is: side by side in one run, same network, batch and clips, warm, medians, as ratios.
+
+    make bench
+    python tests/bench/train.py --clips 2000 --rounds 3
+
+The plain way: float32, channels first, one call of the trunk a body, a Dataset that reads one sample at a time from
+HDF5, a DataLoader with two workers. Ours: `pipeline.train.fit` on the same clips, from the command line's settings.
+Clips are those of tests/bench/recordings.py (1.26 bodies a clip where the real ones are).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(HOME))
+
+import h5py  # noqa: E402 - the path is set above
+import torch  # noqa: E402
+from build import memory_of  # noqa: E402
+from recordings import link, recordings  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from pipeline import evaluate  # noqa: E402
+from pipeline.config import from_dict  # noqa: E402
+from pipeline.train import fit, setup  # noqa: E402
+from preprocessing.build import main as build  # noqa: E402
+from preprocessing.export import main as export  # noqa: E402
+
+BATCH, FRAMES = 64, 64
+PLAIN = {"norm": {"kind": "bn", "persons": "loop"}}
+MASKED = {"norm": {"kind": "bn", "persons": "masked"}}
+FAST = {"train": {"precision": "bf16", "channels_last": True}}
+WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED, "bf16, channels last, masked": MASKED | FAST}
+
+
+class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """One sample at a time from the dense export, each worker with a handle of its own."""
+
+    def __init__(self, path: Path, index: Tensor) -> None:
+        self.path, self.index, self.file = path, index, None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if self.file is None:
+            self.file = h5py.File(self.path, "r")
+        at = int(self.index[i])
+        return torch.from_numpy(self.file["x"][at]), torch.tensor(int(self.file["y"][at]))
+
+
+class PlainNetwork(nn.Module):
+    """The question's network as one writes it."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        blocks, width = [], 3
+        for wider in (32, 64, 128):
+            blocks += [nn.Conv2d(width, wider, 3, padding=1), nn.BatchNorm2d(wider), nn.ReLU(), nn.MaxPool2d(2)]
+            width = wider
+        self.trunk = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Linear(128 * 8 * 3, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)
+        )
+
+    def forward(self, x_NCTVM: Tensor) -> Tensor:
+        bodies = [self.trunk(x_NCTVM[..., body]) for body in range(x_NCTVM.shape[-1])]
+        logits: Tensor = self.head(torch.maximum(*bodies).flatten(1))
+        return logits
+
+
+def plain_epochs(dense: Path, index: Tensor, classes: int, epochs: int) -> list[float]:
+    """Clips a second of each epoch after the first."""
+    torch.manual_seed(0)
+    model = PlainNetwork(classes)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    loader = torch.utils.data.DataLoader(
+        PlainDataset(dense, index), BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
+    rates = []
+    for _ in range(epochs + 1):
+        began = time.perf_counter()
+        for x_NCTVM, label_N in loader:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x_NCTVM), label_N).backward()
+            optimizer.step()
+        rates.append(len(index) / (time.perf_counter() - began))
+    return rates[1:]
+
+
+def settings(data: Path, out: Path, epochs: int, way: dict[str, dict[str, object]]) -> dict[str, object]:
+    """What `from_dict` takes: the way, and no evaluation but the last epoch's."""
+    train = {"epochs": epochs, "eval_every": epochs, "batch_size": BATCH} | way.get("train", {})
+    return {"data": data, "out": out, "wandb": "off", "input": {"frames": FRAMES, "fit": "train+val"}} | way | {
+        "train": train
+    }  # fmt: skip
+
+
+def our_epochs(data: Path, way: dict[str, dict[str, object]], epochs: int) -> tuple[list[float], float]:
+    """Clips a second of each epoch after the first; the four accuracies' seconds as a share of an epoch's."""
+    config = from_dict(settings(data, Path("unused"), epochs + 1, way))
+    clips, splits, state = setup(config, torch.device("cpu"))
+    rates = [record["clips_per_second"] for record in fit(config, clips, splits, state)]
+    train_N = splits.fit("train+val")
+    began = time.perf_counter()
+    evaluate.four_accuracies(state.judged, clips, evaluate.probe(train_N), splits.test[:0], FRAMES, BATCH)
+    seconds = time.perf_counter() - began
+    return rates[1:], seconds / (len(train_N) / statistics.median(rates[1:]))
+
+
+def command(data: Path, out: Path, ranks: int, epochs: int) -> tuple[float, int]:
+    """The command as a user runs it, on `ranks` ranks: clips a second after the first epoch; bytes of the data file
+    that all its processes hold together, at most (PSS)."""
+    line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
+    line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked", "--train.precision", "bf16"]
+    line += ["--train.channels-last", "--train.epochs", str(epochs + 1), "--train.eval-every", str(epochs + 1)]
+    line += ["--input.fit", "train+val", "--train.no-self-test"]
+    child = subprocess.Popen(line, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    mapped = 0
+    while child.poll() is None:
+        mapped = max(mapped, memory_of(child.pid, data))
+        time.sleep(1)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(line)} failed")
+    ledger = [json.loads(text) for text in (out / "ledger.jsonl").read_text().splitlines()]
+    return statistics.median([line["clips_per_second"] for line in ledger if line.get("epoch", 0) > 1]), mapped
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=2000, help="recordings, about half of them trained on")
+    parser.add_argument("--rounds", type=int, default=3, help="of each way, interleaved")
+    parser.add_argument("--epochs", type=int, default=2, help="measured in each round, after one to warm up")
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        work = Path(name)
+        base, kind = recordings(work)
+        link(base, work / "clips", options.clips)
+        data, dense = work / "clips.h5", work / "dense.h5"
+        if build([str(work / "clips"), "--out", str(data), "--allow-rejects"]):
+            raise SystemExit("the build failed")
+        export([str(data), "--format", "dense", "--out", str(dense), "--frames", str(FRAMES)])
+        clips, splits, _ = setup(from_dict(settings(data, work / "x", 1, MASKED)), torch.device("cpu"))
+        train_N = splits.fit("train+val")
+        bodies = (clips.start_NM[train_N] >= 0).sum().item() / len(train_N)
+        print(f"{kind}; {len(train_N)} training clips, {bodies:.2f} bodies a clip; load {os.getloadavg()[0]:.1f}")
+        rates: dict[str, list[float]] = {"plain": []} | {way: [] for way in WAYS}
+        share: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            rates["plain"] += plain_epochs(dense, train_N, clips.classes, options.epochs)
+            for way, what in WAYS.items():
+                measured, cost = our_epochs(data, what, options.epochs)
+                rates[way] += measured
+                share[way].append(cost)
+        middle = {way: statistics.median(values) for way, values in rates.items()}
+        for way, value in middle.items():
+            cost = f", A and B {100 * statistics.median(share[way]):.0f} % of an epoch" if way in share else ""
+            print(f"{way:30} {value:8.0f} clips/s {value / middle['plain']:6.2f} times the plain way{cost}")
+        one, held = zip(
+            *(command(data, work / f"one{i}", 1, options.epochs) for i in range(options.rounds)), strict=True
+        )
+        two, both = zip(
+            *(command(data, work / f"two{i}", 2, options.epochs) for i in range(options.rounds)), strict=True
+        )
+        ratio = statistics.median(two) / statistics.median(one)
+        print(f"one process {statistics.median(one):.0f} clips/s, two ranks {statistics.median(two):.0f}: {ratio:.2f}")
+        size = data.stat().st_size
+        print(
+            f"of the data file's {size / 1e6:.0f} MB one process holds {max(held) / 1e6:.0f}, two {max(both) / 1e6:.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
