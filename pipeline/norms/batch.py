@@ -7,6 +7,8 @@ over the rows of all ranks, and answers two questions besides forward: what woul
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -157,11 +159,62 @@ class BatchNorm(BatchStatistics):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised; by torch's kernel unless other ranks or missing rows forbid it."""
+        """x (B, C, ...) normalised; by torch's kernels, over several ranks in the parts between the exchanges."""
         self._check_input_dim(x)
         if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
             return _BatchNorm.forward(self, x)
-        return super().forward(x)
+        if not self.over_ranks:
+            return super().forward(x)
+        mean, variance, count = pooled(*_own_moments(x))
+        if count < 2:
+            return self.too_few(x, int(count))
+        self.remember(mean, variance * (count / (count - 1)))
+        y: Tensor = _OverRanks.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
+        return y
+
+
+def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`moments` of this rank's rows by torch's kernel, without gradient."""
+    with torch.no_grad():
+        if not len(x):
+            return moments(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        _, mean, scale = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
+        scale = scale.to(wide)  # 1 / s; of a channel without spread the kernel makes 0
+        count = torch.tensor(x.numel() // x.shape[1], dtype=wide, device=x.device)
+        return mean.to(wide), torch.where(scale > 0, scale.pow(-2), 0.0), count
+
+
+class _OverRanks(torch.autograd.Function):
+    """Normalise by statistics of all ranks' rows, with the gradient that flows through them.
+
+    dx = w / s (dy - mean dy - xhat mean(dy xhat)), the means over all ranks (Ioffe & Szegedy 2015, section 3). Torch's
+    kernel for given statistics has the first term and both sums; the rest is linear in x.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor, *given: Any) -> Tensor:
+        mean, variance, count, context.eps = given
+        context.save_for_backward(x, weight, mean, variance, count)
+        return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, context.eps)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = context.saved_tensors
+        # In the memory order of x: the kernel is slow where the two differ.
+        order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        grad = gradients[0].contiguous(memory_format=order if x.dim() == 4 else torch.contiguous_format)
+        through, sum_hat, plain = grad, torch.zeros_like(weight), torch.zeros_like(weight)
+        if len(x):
+            through, sum_hat, plain = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, mean, variance, None, None, False, context.eps, [True, True, True]
+            )
+        scale = torch.rsqrt(variance + context.eps)
+        all_plain, all_hat = distributed.total(torch.stack([plain, sum_hat])) / count
+        slope = weight * scale * scale * all_hat
+        level = weight * scale * all_plain - slope * mean
+        through = through.sub(per_channel(level, x)).addcmul_(x, per_channel(slope, x), value=-1)
+        return through, sum_hat, plain, None, None, None, None
 
 
 class GhostBatchNorm(BatchStatistics):

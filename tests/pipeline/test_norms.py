@@ -512,6 +512,11 @@ def rank_cases() -> dict[str, dict[str, Any]]:
         shapes = {"uneven": [5, 11], "even": [8, 8], "empty": [16, 0]}
         cases |= {f"{kind} {name}": {"settings": chosen, "rows": rows, "x": clips(16)} for name, rows in shapes.items()}
         cases[f"{kind} masked"] = {"settings": chosen, "rows": ours, "x": clips(20)[present]}
+        cases[f"{kind} constant"] = {
+            "settings": chosen,
+            "rows": [5, 11],
+            "x": clips(16)[:, :, :1, :1].expand(16, 6, 8, 5) * (torch.arange(16) > 4)[:, None, None, None],
+        }
         cases[f"{kind} vector"] = {"settings": chosen, "rows": [1, 15], "x": clips(16)[..., 0, 0]}
     cases["alone"] = {"settings": {"kind": "bn", "sync": False}, "rows": [5, 11], "x": clips(16)}
     for name in INPUTS[1:]:
