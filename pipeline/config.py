@@ -32,7 +32,7 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that a batch is put through the network in, with one step after the last; BatchNorm sees a part alone."""
     precision: str = "fp32"
-    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss and weights stay fp32)."""
+    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss, weights and last test stay fp32)."""
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False
@@ -43,11 +43,13 @@ class TrainConfig:
     """Epochs between two evaluations (A to D); the last epoch is always evaluated."""
     choose: str = "last"
     """Whose weights are kept: last (epoch), or best (evaluated epoch by accuracy C on the held-out clips)."""
+    test_clips: int = 1
+    """Parts of each test clip whose probabilities are averaged into a second, labelled figure (pyskl takes 10)."""
     self_test: bool = True
     """Before the first epoch, see whether a copy of the network can learn one small batch by heart."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "accumulate"):
+        for name in ("epochs", "batch_size", "eval_every", "accumulate", "test_clips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
         for name, known in (("precision", ("fp32", "bf16")), ("choose", ("last", "best"))):
@@ -79,6 +81,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.nproc < 1:
             raise ValueError(f"nproc {self.nproc} must be 1 or more")
+        if self.train.test_clips > 1 and self.augment.crop == 1:
+            raise ValueError(
+                f"train.test-clips {self.train.test_clips} shows the network parts of clips, which it must know from "
+                "training: set augment.crop below 1 (CTR-GCN: 0.5), or leave it at 1"
+            )
 
 
 def as_dict(config: Config) -> dict[str, Any]:

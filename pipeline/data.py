@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.models.bodies import BODIES
 from preprocessing.hdf5 import SkeletonFile, open_file
 
-ORDERS = ("reshuffle", "once", "class")
+ORDERS = ("reshuffle", "once", "class", "subject")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InputConfig:
     fit: str = "train"
     """Split to train on: train, or train+val once all choices are made."""
     order: str = "reshuffle"
-    """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class (sorted by label)."""
+    """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
@@ -71,9 +71,14 @@ class Clips:
         self.present_R = mapped(file.present_R).to(self.home)
         self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(self.home)
         self.label_N = torch.from_numpy(np.asarray(file.clips["label"], dtype=np.int64)).to(device)
+        self.subject_N = torch.from_numpy(np.asarray(file.clips["subject"], dtype=np.int64))
         start_NM = np.full((len(self.label_N), BODIES), -1, dtype=np.int64)
         start_NM[np.asarray(file.body_clip), np.asarray(file.body_slot)] = np.asarray(file.body_start)
         self.start_NM = torch.from_numpy(start_NM).to(self.home)
+
+    def sorted_by(self, order: str) -> Tensor:
+        """(N,) what a sorted order of clips sorts by."""
+        return self.subject_N if order == "subject" else self.label_N
 
     def batch(self, index_N: Tensor, frames: int, window_N2: Tensor | None = None) -> Batch:
         """Clips `index_N` resampled to `frames` points, evenly spaced from the first frame to the last.
@@ -162,13 +167,14 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
-def epoch_batches(index_N: Tensor, label_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
+def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
     """The epoch's clips in order, in batches of at most `size` whose sizes differ by one at most.
 
-    So no clip is dropped and no batch is so small that its statistics mean nothing.
+    So no clip is dropped and no batch is so small that its statistics mean nothing. Orders class and subject sort by
+    `key_N`, one value a clip of the file (`Clips.sorted_by`). A pure function: the same on every rank, however many.
     """
-    if order == "class":
-        shuffled = index_N[label_N[index_N.to(label_N.device)].cpu().argsort(stable=True)]
+    if order in ("class", "subject"):
+        shuffled = index_N[key_N[index_N.to(key_N.device)].cpu().argsort(stable=True)]
     else:
         draw = generator(seed, 1, epoch if order == "reshuffle" else 0)
         shuffled = index_N[torch.randperm(len(index_N), generator=draw)]

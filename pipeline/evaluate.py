@@ -9,12 +9,13 @@ Normalization gap = B - A, generalization gap = B - D.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,20 +78,45 @@ class Prediction(NamedTuple):
         return self.correct_N.double().mean().item()
 
 
-def predict(
-    model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, source: Statistics | None = None
-) -> Prediction:
-    """Logits for clips `index_N`, in shuffled batches of `size`, the batches shared out over the ranks.
+Window = tuple[float, float]  # first and last place of a part of a clip, as shares of its length
 
-    Batch statistics are those of a whole batch, whatever the number of ranks. The model must be in eval mode.
+
+def predict(
+    model: nn.Module,
+    clips: Clips,
+    index_N: Tensor,
+    frames: int,
+    size: int,
+    source: Statistics | None = None,
+    window: Window | None = None,
+) -> Prediction:
+    """Logits for clips `index_N`, or for one `window` of each, in shuffled batches shared out over the ranks.
+
+    Batch statistics are those of a whole batch of `size`, whatever the number of ranks. The model must be in eval mode.
     """
     positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
     logits = torch.zeros(len(index_N), clips.classes, device=clips.device)
     with torch.no_grad(), statistics(model, source):
         for position in positions[distributed.rank() :: distributed.world_size()]:
-            batch = clips.batch(index_N[position], frames)
+            window_N2 = torch.tensor([window] * len(position)) if window else None
+            batch = clips.batch(index_N[position], frames, window_N2)
             logits[position.to(clips.device)] = model(batch.x_NCTVM, batch.present_NMT).float()
     return Prediction(distributed.total(logits), clips.label_N[index_N.to(clips.device)])
+
+
+def crops(shortest: float, count: int) -> list[Window]:
+    """`count` windows of a length half-way between a training crop's shortest and the whole, evenly from end to end."""
+    length = (1 + shortest) / 2
+    return [(first, first + length) for first in np.linspace(0, 1 - length, count).tolist()]
+
+
+def predict_crops(
+    model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, windows: Sequence[Window]
+) -> Prediction:
+    """The mean over several windows of each clip's class probabilities, as logarithms (pyskl's "10 clips")."""
+    each = [predict(model, clips, index_N, frames, size, window=window) for window in windows]
+    mean_NK = torch.stack([one.logits_NK.softmax(1) for one in each]).mean(0)
+    return Prediction(mean_NK.log(), each[0].label_N)
 
 
 def probe(index_N: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline import checkpoint, distributed, evaluate, norms, optim, report, startup
 from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.config import Config, as_dict, from_dict, preset
-from pipeline.data import Clips, Splits, epoch_batches, load
+from pipeline.data import Batch, Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
 from pipeline.models import build_model
 from preprocessing import files
@@ -89,6 +89,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
     probe_N = evaluate.probe(train_N)
     mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
+    order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
     parallel = distributed.wrap(state.model, device)
     if settings.compile:
@@ -98,17 +99,16 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         parallel.train()
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
-        batches = epoch_batches(train_N, clips.label_N, settings.batch_size, settings.seed, epoch, config.input.order)
+        batches = epoch_batches(train_N, key_N, settings.batch_size, settings.seed, epoch, order)
         for step, index_N in enumerate(batches):
             middle = epoch - 1 + (step + 0.5) / len(batches)
             optim.set_rate(state.optimizer, optim.rate(config.optim, middle, settings.epochs))
             state.optimizer.zero_grad(set_to_none=True)
             for part_N in index_N.tensor_split(settings.accumulate):
                 draw = Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
-                batch = clips.batch(draw.index_N, frames, windows(config.augment, draw))
-                x_NCTVM, present_NMT = augment(config.augment, draw, batch.x_NCTVM, batch.present_NMT, mirror_V)
+                batch = training_batch(config, clips, draw, mirror_V)
                 with low_precision:
-                    logits = parallel(x_NCTVM, present_NMT).float()
+                    logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
                 # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
                 # DDP averages over, is exactly the gradient of one big batch.
                 smooth = config.optim.label_smoothing
@@ -132,10 +132,20 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
             record["reused"] = evaluate.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
-            sizes = frames, settings.batch_size
-            four = evaluate.four_accuracies(state.judged, clips, probe_N, held_out_N, *sizes)
+            with low_precision:
+                sizes = frames, settings.batch_size
+                four = evaluate.four_accuracies(state.judged, clips, probe_N, held_out_N, *sizes)
             record |= {"accuracies": four, "gap": evaluate.gaps(four)}
         yield record
+
+
+def training_batch(config: Config, clips: Clips, draw: Draw, mirror_V: Tensor | None) -> Batch:
+    """The clips of `draw`, changed as the settings say; the same for a clip whatever the batch and rank it is in."""
+    if not config.augment.on:
+        return clips.batch(draw.index_N, config.input.frames)
+    batch = clips.batch(draw.index_N, config.input.frames, windows(config.augment, draw))
+    x_NCTVM, present_NMT = augment(config.augment, draw, batch.x_NCTVM, batch.present_NMT, mirror_V)
+    return batch._replace(x_NCTVM=x_NCTVM, present_NMT=present_NMT)
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
@@ -149,7 +159,11 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     held_out_N = splits.held_out(config.input.fit)
     judged_N = splits.test if len(splits.test) else held_out_N
     four = evaluate.four_accuracies(model, clips, train_N, judged_N, frames, size)
-    return {
+    several = {}
+    if config.train.test_clips > 1:
+        crops = evaluate.crops(config.augment.crop, config.train.test_clips)
+        several[f"test_{len(crops)}_clips"] = _measure(model, clips, splits.test, frames, size, crops)
+    return several | {
         "val": _measure(model, clips, held_out_N, frames, size),
         "test": _measure(model, clips, splits.test, frames, size),
         "accuracies": four,
@@ -173,10 +187,15 @@ def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _measure(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int) -> dict[str, float]:
+def _measure(
+    model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, crops: Sequence[evaluate.Window] = ()
+) -> dict[str, float]:
     if not len(index_N):
         return {}
-    prediction = evaluate.predict(model, clips, index_N, frames, size)
+    if crops:
+        prediction = evaluate.predict_crops(model, clips, index_N, frames, size, crops)
+    else:
+        prediction = evaluate.predict(model, clips, index_N, frames, size)
     return metrics(prediction.logits_NK, prediction.label_N)
 
 
@@ -254,6 +273,8 @@ def describe(summary: dict[str, Any]) -> str:
     for split in ("val", "test"):
         if summary[split]:
             line += f" · {split} {100 * summary[split]['top1']:.1f} %"
+    for several in (key for key in summary if key.startswith("test_") and summary[key]):
+        line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
     line += f" · {summary['clips_per_second']:.0f} clips/s"
     generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
     return (

@@ -67,7 +67,7 @@ def test_an_epoch_holds_every_clip_once_in_batches_of_nearly_one_size(clips_in: 
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(("order", "same"), [("reshuffle", False), ("once", True), ("class", True)])
+@pytest.mark.parametrize(("order", "same"), [("reshuffle", False), ("once", True), ("class", True), ("subject", True)])
 def test_order_is_a_function_of_seed_and_epoch(order: str, same: bool) -> None:
     """The same key gives the same order; only `reshuffle` changes with the epoch."""
     label = torch.arange(40) % 4
@@ -79,11 +79,14 @@ def test_order_is_a_function_of_seed_and_epoch(order: str, same: bool) -> None:
     assert (draw(0, 1) == draw(0, 2)) is same
 
 
-def test_class_order_sorts_by_label() -> None:
-    """The question's suspicion, as an arm."""
-    label = torch.arange(40) % 4
-    index = torch.cat(epoch_batches(torch.arange(40), label, 8, 0, 1, "class"))
-    assert label[index].tolist() == sorted(label.tolist())
+@pytest.mark.parametrize(("order", "column"), [("class", "label"), ("subject", "subject")])
+def test_a_sorted_order_sorts_by_its_column(data_file: Path, order: str, column: str) -> None:
+    """The question's suspicion, as an arm; and batches of one person, the correlated ones of pytorch#4741."""
+    clips, splits = load(data_file, InputConfig(order=order), CPU)
+    index_N = torch.cat(epoch_batches(splits.train, clips.sorted_by(order), 8, 0, 1, order))
+    values = open_file(data_file).clips[column][index_N]
+    assert values.tolist() == sorted(values.tolist())
+    assert len(set(values.tolist())) > 1
 
 
 def test_validation_clips_are_not_trained_on_unless_asked(data_file: Path) -> None:

@@ -15,12 +15,14 @@ from pipeline.data import Clips, epoch_batches
 from pipeline.evaluate import (
     Moments,
     batch_statistics,
+    crops,
     four_accuracies,
     gaps,
     joint,
     per_call,
     population,
     predict,
+    predict_crops,
     probe,
     recalibrate,
     statistics,
@@ -214,6 +216,26 @@ def test_without_batch_statistics_a_is_b(clips: Clips, kind: str, same: bool) ->
     four = four_accuracies(model, clips, torch.arange(0, 96, 2), torch.arange(1, 96, 2), FRAMES, SIZE)
     assert (four["A"] == four["B"] and four["C"] == four["D"]) is same
     assert gaps(four) == {"normalization": four["B"] - four["A"], "generalization": four["B"] - four["D"]}
+
+
+def test_crops_are_spread_evenly_from_end_to_end() -> None:
+    """Half-way between the shortest training crop and the whole clip."""
+    windows = crops(0.5, 4)
+    assert windows[0] == (0.0, 0.75)
+    assert windows[-1] == (0.25, 1.0)
+    assert {round(end - first, 9) for first, end in windows} == {0.75}
+
+
+def test_the_mean_over_one_whole_window_is_the_clip_itself(clips: Clips) -> None:
+    """And over several it is the mean of their probabilities, by hand."""
+    model, index_N = network(clips, trained=2, kind="bn"), torch.arange(20)
+    alone = predict(model, clips, index_N, FRAMES, SIZE)
+    whole = predict_crops(model, clips, index_N, FRAMES, SIZE, [(0.0, 1.0)])
+    torch.testing.assert_close(whole.logits_NK, alone.logits_NK.log_softmax(1))
+    each = [predict(model, clips, index_N, FRAMES, SIZE, window=w).logits_NK.softmax(1) for w in crops(0.5, 3)]
+    several = predict_crops(model, clips, index_N, FRAMES, SIZE, crops(0.5, 3))
+    torch.testing.assert_close(several.logits_NK.exp(), sum(each) / 3)
+    assert not torch.allclose(several.logits_NK, whole.logits_NK)
 
 
 def test_the_probe_is_spread_evenly_and_at_most_two_thousand() -> None:

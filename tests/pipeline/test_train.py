@@ -1,8 +1,10 @@
 """train.py as a user runs it: commands, folders, kills and resumes, ranks, errors."""
 
+import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,10 @@ import pytest
 import torch
 
 from pipeline import checkpoint, report
+from pipeline.augment import Draw
+from pipeline.config import from_dict
+from pipeline.data import epoch_batches
+from pipeline.train import Best, fit, setup, training_batch
 from tests.conftest import write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train", "default"]
@@ -76,21 +82,6 @@ def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path:
     assert [line["epoch"] for line in report.read(run)] == [1, 2, 3, 4]
     theirs = weights(finished)
     assert all(torch.equal(mine, theirs[name]) for name, mine in weights(run).items())
-
-
-def test_without_the_optimizers_state_a_resumed_run_differs(data_file: Path, finished: Path, tmp_path: Path) -> None:
-    """Negative control of the test above."""
-    run = tmp_path / "half"
-    assert train(data_file, run, "--train.epochs", "2").returncode == 0
-    epoch, state = checkpoint.load(run, torch.device("cpu")) or (0, {})
-    state["optimizer"]["state"] = {}
-    checkpoint.save(run, epoch, state)
-    config = json.loads((run / "config.json").read_text())
-    config["train"]["epochs"] = 4
-    (run / "config.json").write_text(json.dumps(config))
-    assert train(data_file, run).returncode == 0
-    theirs = weights(finished)
-    assert not all(torch.equal(mine, theirs[name]) for name, mine in weights(run).items())
 
 
 def difference_of_two_ranks(data_file: Path, folder: Path, *more: str) -> tuple[float, float]:
@@ -230,6 +221,95 @@ def test_a_run_with_everything_switched_on_resumes_bitwise(data_file: Path, tmp_
         assert all(torch.equal(x, theirs[part][name]) for name, x in mine[part].items())
     assert mine["best"]["epoch"] == theirs["best"]["epoch"]
     assert all(torch.equal(x, theirs["best"]["model"][name]) for name, x in mine["best"]["model"].items())
+
+
+CROPS = ("--augment.crop", "0.5")
+PARTS = ("nothing", "weights", "norm buffers", "optimizer", "average", "epoch")
+
+
+@pytest.mark.parametrize("lost", PARTS)
+def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, lost: str) -> None:
+    """After two of four epochs; a lost part is as at the start of a run. With nothing lost: bitwise the same."""
+    config = from_dict(
+        {"data": data_file, "out": Path("unused"), "wandb": "off", "input": {"frames": 16}}
+        | {"optim": {"ema": 0.9, "schedule": "cosine"}, "augment": {"noise": 0.01, "crop": 0.7}}
+        | {"train": {"epochs": 4, "eval_every": 4, "batch_size": 16}}
+    )
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    clips, splits, state = setup(config, cpu)
+    saved = {}
+    for record in fit(config, clips, splits, state):
+        if record["epoch"] == 2:
+            saved = copy.deepcopy(state.save())
+    _, _, again = setup(config, cpu)
+    fresh = copy.deepcopy(again.save())
+    buffers = {name for name, _ in again.model.named_buffers()}
+    if lost in ("weights", "norm buffers"):
+        saved["model"] |= {n: x for n, x in fresh["model"].items() if (n in buffers) == (lost == "norm buffers")}
+    elif lost in fresh:
+        saved[lost] = fresh[lost]
+    again.load(saved)
+    list(fit(config, clips, splits, again, done=1 if lost == "epoch" else 2))
+    torch.set_num_threads(threads)
+    ours, theirs = again.save(), state.save()
+    same = all(torch.equal(x, theirs[part][n]) for part in ("model", "average") for n, x in ours[part].items())
+    assert same is (lost == "nothing")
+
+
+def test_the_best_epoch_so_far_is_part_of_the_state() -> None:
+    """Resumed without it, a run would keep a later and worse epoch."""
+    model = torch.nn.Linear(1, 1)
+    worse = {"epoch": 3, "accuracies": {"C": 0.5}}
+    assert Best(2, 0.9, {}).or_this("best", worse, model).epoch == 2
+    assert Best(0, -1.0, {}).or_this("best", worse, model).epoch == 3
+    assert Best(2, 0.9, {}).or_this("last", worse, model).epoch == 3
+
+
+def test_any_number_of_ranks_trains_on_the_same_clips_in_the_same_order(data_file: Path) -> None:
+    """1, 2 and 4 ranks put together: the same clips a step, and the same bytes, noise and crops included."""
+    config = from_dict({"data": data_file, "out": Path("unused"), "augment": {"noise": 0.01, "crop": 0.5, "yaw": 0.5}})
+    clips, splits, _ = setup(config, torch.device("cpu"))
+    (part_N, *_) = epoch_batches(splits.train, clips.label_N, 30, seed=0, epoch=3, order="reshuffle")
+    whole = training_batch(config, clips, Draw(0, 3, part_N), None)
+    for ranks in (2, 4):
+        shares = [training_batch(config, clips, Draw(0, 3, own_N), None) for own_N in part_N.tensor_split(ranks)]
+        assert all(torch.equal(torch.cat(own), x) for own, x in zip(zip(*shares, strict=True), whole, strict=True))
+    other = training_batch(config, clips, Draw(0, 4, part_N), None)
+    assert not torch.equal(other.x_NCTVM, whole.x_NCTVM)  # another epoch has other noise
+
+
+def test_several_clips_at_test_time_are_a_second_labelled_figure(data_file: Path, tmp_path: Path) -> None:
+    """Never in place of the figure of one clip."""
+    result = train(
+        data_file, tmp_path / "run", "--train.epochs", "2", "--augment.crop", "0.5", "--train.test-clips", "3"
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["test_3_clips"]) == set(summary["test"]) == {"top1", "top5", "mean_class"}
+    assert "(3 clips " in result.stdout
+    refused = train(data_file, tmp_path / "other", "--train.test-clips", "10")
+    assert refused.returncode == 2
+    assert "set augment.crop below 1" in refused.stderr
+
+
+@pytest.mark.slow
+def test_two_nodes_on_loopback_train_as_one(data_file: Path, tmp_path: Path) -> None:
+    """Two torchrun agents of one rank each, as on two machines: gradients and statistics of one process."""
+    whole = ["--model.dropout", "0", "--train.epochs", "1", "--train.batch-size", "1000", "--train.no-self-test"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
+    command = ["-m", *COMMAND[2:], "--data", str(data_file), "--out", str(tmp_path / "two"), "--wandb", "off", *QUICK]
+    loopback = ONE_THREAD | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2])}
+    nodes = [subprocess.Popen([*agent, *command, *whole], env=loopback) for _ in range(2)]
+    assert [node.wait(timeout=240) for node in nodes] == [0, 0]
+    assert train(data_file, tmp_path / "one", *whole).returncode == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((one[n] - two[n]).abs().max().item() for n in one if "running" in n) < 1e-5
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["ranks"] == 2
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_clips(data_file: Path, tmp_path: Path) -> None:
