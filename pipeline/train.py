@@ -132,10 +132,15 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
             record["reused"] = evaluate.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
+            begin = time.perf_counter()
             with low_precision:
                 sizes = frames, settings.batch_size
                 four = evaluate.four_accuracies(state.judged, clips, probe_N, held_out_N, *sizes)
-            record |= {"accuracies": four, "gap": evaluate.gaps(four)}
+            record |= {
+                "accuracies": four,
+                "gap": evaluate.gaps(four),
+                "evaluation_seconds": time.perf_counter() - begin,
+            }
         yield record
 
 

@@ -172,6 +172,17 @@ class BatchNorm(BatchStatistics):
         y: Tensor = _OverRanks.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
         return y
 
+    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """This layer's output for x (B, C, ...) by these statistics, through which no gradient flows."""
+        mean_C, variance_C = mean_C.to(self.running_mean), variance_C.to(self.running_var)
+        return nn.functional.batch_norm(x, mean_C, variance_C, self.weight, self.bias, False, 0.0, self.eps)
+
+    def by_batch(self, x: Tensor) -> Tensor:
+        """The output in training for a batch that this rank holds whole; buffers stay as they are."""
+        if x.numel() < 2 * self.num_features:
+            return self.given(x, self.running_mean, self.running_var)
+        return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
 
 def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`moments` of this rank's rows by torch's kernel, without gradient."""

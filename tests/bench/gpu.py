@@ -1,0 +1,96 @@
+"""How fast training is on a GPU: clips of the number and size of NTU RGB+D 60, the plain way and ours, as ratios.
+
+    python tests/bench/gpu.py
+    python tests/bench/gpu.py --clips 600 --test 200 --device cpu   # whether it runs at all
+
+Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes. The plain way is that of tests/bench/train.py.
+Where there is no GPU this says so and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(HOME))
+
+import numpy as np  # noqa: E402 - the path is set above
+import torch  # noqa: E402
+from train import FAST, MASKED, our_epochs, plain_epochs  # noqa: E402
+
+from preprocessing import ntu  # noqa: E402
+from preprocessing.export import main as export  # noqa: E402
+from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
+
+TRAIN, TEST, CLASSES = 40091, 16487, 60  # NTU RGB+D 60, cross-subject
+WAYS = {
+    "bf16, channels last, masked": MASKED | FAST,
+    "the same, batch 512": MASKED | {"train": FAST["train"] | {"batch_size": 512}},
+    "the same, batch 512, compiled": MASKED | {"train": FAST["train"] | {"batch_size": 512, "compile": True}},
+}
+
+
+def make(path: Path, train: int, test: int) -> None:
+    """A data file of random walks."""
+    rng = np.random.default_rng(0)
+    clips = train + test
+    frames_N, bodies_N = rng.integers(40, 121, clips), 1 + (rng.random(clips) < 0.2)
+    joints = len(ntu.JOINT_NAMES)
+    start = []
+    with Spool(path.parent, joints) as spool:
+        for frames, bodies in zip(frames_N, bodies_N, strict=True):
+            for _ in range(bodies):
+                walk = rng.normal(0, 0.02, (frames, joints, 3)).cumsum(0, dtype=np.float32)
+                start.append(spool.append(walk, np.ones(frames, bool)))
+        zero = np.zeros(clips, np.int64)
+        columns = {"name": np.array([f"clip{i:05d}" for i in range(clips)]), "label": rng.integers(0, CLASSES, clips)}
+        columns |= dict.fromkeys(("setup", "camera", "subject", "replication"), zero)
+        first = np.cumsum(bodies_N) - bodies_N
+        owner = np.repeat(np.arange(clips), bodies_N)
+        every = np.arange(clips)
+        contents = Contents(
+            dataset="random walks", recipe={"stages": []}, joint_names=list(ntu.JOINT_NAMES), bones=ntu.BONES,
+            fps=30.0, class_names=[str(i) for i in range(CLASSES)], body_clip=owner,
+            body_slot=np.arange(len(owner)) - first[owner], body_start=np.array(start),
+            clips=columns | {"frames": frames_N, "first_body": first, "bodies": bodies_N},
+            splits={"xsub": {"train": every[:train], "val": every[:0], "test": every[train:]}}, default_protocol="xsub",
+        )  # fmt: skip
+        write(path, contents, spool)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=TRAIN, help="training clips")
+    parser.add_argument("--test", type=int, default=TEST, help="further clips")
+    parser.add_argument("--epochs", type=int, default=3, help="measured, after one to warm up")
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no GPU here: not measured")
+        return
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        data, dense = Path(name) / "clips.h5", Path(name) / "dense.h5"
+        make(data, options.clips, options.test)
+        export([str(data), "--format", "dense", "--out", str(dense), "--frames", "64"])
+        what = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        print(f"{what}; {options.clips} training clips, 1.2 bodies a clip, {data.stat().st_size / 1e9:.2f} GB")
+        plain = statistics.median(plain_epochs(dense, torch.arange(options.clips), CLASSES, 1, device))
+        print(f"{'plain':32} {plain:9.0f} clips/s, an epoch {options.clips / plain:7.2f} s")
+        for way, settings in WAYS.items():
+            rates, share = our_epochs(data, settings, options.epochs, device)
+            rate = statistics.median(rates)
+            print(
+                f"{way:32} {rate:9.0f} clips/s, an epoch {options.clips / rate:7.2f} s, {rate / plain:6.1f} times the "
+                f"plain way; a clip evaluated costs {share:.2f} of one trained on"
+            )
+
+
+if __name__ == "__main__":
+    main()
