@@ -189,17 +189,21 @@ def diagnose(
 
 
 def _after_remedies(bench: Bench, evidence: Evidence) -> dict[str, dict[str, Tensor]]:
-    """Scores under each remedy. One that is no different from a simpler one has its scores."""
+    """Scores under each remedy: A, and C where A rises. One that is no different from a simpler one has its scores."""
     plain = {name: evidence.score[name] for name in "AC" if name in evidence.score}
     after: dict[str, dict[str, Tensor]] = {"eval": plain}
     if not evidence.layers:
         return {}
     for name, remedy in REMEDIES.items():
         source = remedy.statistics(evidence) if name != "eval" else None
-        if source is not None:
-            after[name] = bench.score(source)
-        elif name in SIMPLER:
-            after[name] = after[SIMPLER[name]]
+        if source is None:
+            if name in SIMPLER:
+                after[name] = after[SIMPLER[name]]
+            continue
+        after[name] = {} if remedy.transductive else {"A": bench.on_train(source)}
+        helps = remedy.transductive or paired(evidence.score["A"], after[name]["A"]).significant
+        if helps and (on_eval := bench.on_eval(source)) is not None:
+            after[name]["C"] = on_eval
     return after
 
 
@@ -283,7 +287,7 @@ def _unexplained(
     if not evidence.normalization.significant:
         return 0.0
     known = {cause.check for cause in causes}
-    scores = [after[f.remedy]["A"] for f in fired if f.check in known and f.remedy in after]
+    scores = [after[f.remedy]["A"] for f in fired if f.check in known and f.remedy in after and "A" in after[f.remedy]]
     best = max((score.double().mean().item() for score in scores), default=evidence.accuracy("A"))
     return min(1.0, max(0.0, 1 - (best - evidence.accuracy("A")) / evidence.gap))
 

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.doctor.intervals import Difference, paired, spread
 from pipeline.doctor.samples import Samples, take
 from pipeline.evaluate import Moments, Rows, Site, Statistics, batch_statistics, joint, statistics, union
-from pipeline.norms import batch_norms, moments
+from pipeline.norms import BatchNorm, batch_norms, moments
+from pipeline.norms.batch import BatchStatistics
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
 Metric = Callable[
@@ -110,8 +111,7 @@ class Evidence:
     """Division -> group -> (evaluation samples, accuracy C, shift of the first layer's input from training's)."""
     score: dict[str, Tensor]
     """Score of each sample, A to D and beyond: found (as handed over: found_A, found_C), given and mixed (the loader's
-    own batches and the same samples shuffled, batch statistics), again (B in other batches), large (B in batches four
-    times as large)."""
+    own batches and the same samples shuffled, batch statistics), large (B in batches four times as large)."""
     nonfinite_outputs: float
     """Share of training samples whose output, by running statistics, is not finite."""
     sizes: Counter[int]
@@ -170,7 +170,10 @@ class Collector:
     """A statistics source that changes nothing and keeps what it sees. Flat in the number of batches."""
 
     def __init__(self, model: nn.Module, rows: Rows | None, source: Statistics = batch_statistics) -> None:
-        self.slots = {name: getattr(layer, "slot", None) for name, layer in batch_norms(model).items()}
+        layers = batch_norms(model)
+        self.slots = {name: getattr(layer, "slot", None) for name, layer in layers.items()}
+        # Layers whose output in training depends on the batch's moments alone, which are at hand here.
+        self.plain = {n for n, layer in layers.items() if source is batch_statistics and _is_plain(layer)}
         self.rows, self.source, self.batch = rows, source, None
         self.seen = Seen({}, {}, {}, Counter())
 
@@ -187,6 +190,8 @@ class Collector:
             slot = self.slots[site[0]]
             chosen = self.rows(self.batch, x, site[1] if slot is None else slot)
             self._add(self.seen.real, site, new if chosen is None else _moments(chosen_rows(x, chosen)))
+        if site[0] in self.plain and new.count > 1:
+            return new.mean_C.to(_wide(x)), new.variance_C.to(_wide(x))
         return self.source(site, x)
 
     @staticmethod
@@ -197,6 +202,14 @@ class Collector:
 def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
     """The rows (B,), or the places (B, ...) in them, of x (B, C, ...) that `chosen` selects, as (R, C, ...) rows."""
     return x[chosen] if chosen.dim() == 1 else x.movedim(1, -1)[chosen]
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) is BatchNorm or not isinstance(layer, BatchStatistics)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _moments(x: Tensor) -> Moments:
@@ -253,12 +266,18 @@ class Bench:
                 positions.append(at if scores.numel() == len(at) else at[:1])
         return finite(torch.cat(found))[torch.cat(positions).argsort()]
 
+    def on_train(self, source: Statistics | None) -> Tensor:
+        """Scores of the training samples in shuffled batches."""
+        return self.run(self.train.batches(), source)
+
+    def on_eval(self, source: Statistics | None) -> Tensor | None:
+        """Scores of the evaluation samples in shuffled batches of the training size; None when there are none."""
+        return None if self.held_out is None else self.run(self.held_out.batches(size=self.train.size), source)
+
     def score(self, source: Statistics | None) -> dict[str, Tensor]:
-        """Scores of the training samples (A) and, when there are any, of the evaluation samples (C)."""
-        result = {"A": self.run(self.train.batches(), source)}
-        if self.held_out is not None:
-            result["C"] = self.run(self.held_out.batches(size=self.train.size), source)
-        return result
+        """Both: A and, when there are evaluation samples, C."""
+        scores = {"A": self.on_train(source), "C": self.on_eval(source)}
+        return {name: score for name, score in scores.items() if score is not None}
 
 
 def gather(
@@ -297,7 +316,6 @@ def gather(
         score["given"] = bench.run(train.as_given(), given)
         if train.apart:
             score["mixed"] = bench.run(train.mixed(), batch_statistics)
-            score["again"] = bench.run(train.batches(seed=1), batch_statistics)
             if train.size < FEW:
                 score["large"] = bench.run(train.batches(size=4 * train.size), batch_statistics)
         evidence |= {"train": train_seen.seen, "given": given.seen, "dropped": _with_dropout(bench)}
@@ -406,10 +424,10 @@ def _plain_pass(bench: Bench, layers: dict[str, Layer]) -> tuple[dict[str, Tenso
             if not same(buffer, before[name]):
                 changed.append(name)
                 buffer.copy_(before[name])
-    result = {"A": bench.run(bench.train.batches(), None)}
+    result = {"A": bench.on_train(None)}
     nonfinite = bench.nonfinite
-    if bench.held_out is not None:
-        result["C"] = bench.run(bench.held_out.batches(size=bench.train.size), None)
+    if (on_eval := bench.on_eval(None)) is not None:
+        result["C"] = on_eval
     return result, changed, nonfinite
 
 
@@ -418,15 +436,28 @@ def _with_dropout(bench: Bench) -> dict[Site, Moments]:
     layers = [m for m in bench.model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
     if not layers:
         return {}
-    for layer in layers:
-        layer.training = True
-    collector = Collector(bench.model, None)
+    _switch(layers, True)
+    table: dict[Site, Moments] = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        bench.run(bench.train.batches(limit=1024), collector)
+        for limit in (32, 1024):  # dropout behind the last batch norm shows in a few samples that it changes nothing
+            on, off = Collector(bench.model, None), Collector(bench.model, None)
+            bench.run(bench.train.batches(limit=limit), on)
+            table = on.seen.population
+            if limit > 32:
+                break
+            _switch(layers, False)
+            bench.run(bench.train.batches(limit=limit), off)
+            if all(same(table[s].variance_C, off.seen.population[s].variance_C) for s in table):
+                return {}
+            _switch(layers, True)
+    _switch(layers, False)
+    return table
+
+
+def _switch(layers: Iterable[nn.Module], on: bool) -> None:
     for layer in layers:
-        layer.training = False
-    return collector.seen.population
+        layer.training = on
 
 
 def _by_group(bench: Bench, train: Seen, by_running_N: Tensor, groups: Groups) -> dict[str, Any]:
