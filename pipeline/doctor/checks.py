@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.doctor.evidence import Evidence, Layer, ratio, shift
+from pipeline.doctor.evidence import EPS_FACTOR, EPS_SHARE, Evidence, Layer, drowned_share, ratio, shift
 from pipeline.doctor.intervals import ERRORS, LEAST, Difference, paired, spread
 from pipeline.evaluate import Moments, union
 
@@ -28,9 +28,8 @@ CORRELATED = 2.0
 DROPOUT = 1.1
 # Difference of two ranks' running means in standard deviations.
 RANKS = 0.1
-# Share of channels of a layer, or of all scales, from which they count as dead or drowned by eps.
+# Size below which a scale is dead, and the share of a layer's scales from which that counts.
 DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
-EPS_FACTOR, EPS_SHARE = 10.0, 0.5
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -84,7 +83,7 @@ def buffers(evidence: Evidence) -> Finding | None:
 def precision(evidence: Evidence) -> Finding | None:
     """K13: statistics kept in half precision, numbers that are not finite, variances that eps drowns."""
     half = [n for n, layer in evidence.layers.items() if _dtype(layer) in HALF]
-    drowned = {n: share for n, layer in evidence.layers.items() if (share := _drowned(layer)) >= EPS_SHARE}
+    drowned = {n: share for n, layer in evidence.layers.items() if (share := drowned_share(layer)) >= EPS_SHARE}
     overflowing = sorted({name for name, _ in evidence.train.nonfinite})
     if half:
         dtype = str(_dtype(evidence.layers[half[0]])).removeprefix("torch.")
@@ -101,7 +100,7 @@ def precision(evidence: Evidence) -> Finding | None:
             f"in {name} the variance of {100 * drowned[name]:.0f} % of the channels is below {EPS_FACTOR:.0f} x eps "
             f"({evidence.layers[name].eps:g}): eps, not the data, sets their scale"
         )
-        return Finding("precision", text, None, "a smaller eps (that of training), or fewer dead channels")
+        return Finding("precision", text, "eps")
     return None
 
 
@@ -113,10 +112,8 @@ def averaging(evidence: Evidence) -> Finding | None:
         stale = [n for n in evidence.layers if _copied(evidence.layers[n], source, n)]
         if stale:
             text = f"the weights are an average or a copy, the running statistics of {_some(stale)} are not of them"
-    elif evidence.averaged is not None:
-        updates = max((layer.updates for layer in evidence.layers.values()), default=0)
-        if updates < evidence.averaged:
-            text = f"the weights are averaged {evidence.averaged} times, the running statistics updated {updates} times"
+    elif evidence.averaged and evidence.layers:
+        text = f"the weights average {evidence.averaged} networks, the running statistics are those of the last"
     advice = "average the buffers too (AveragedModel(use_buffers=True)), or recompute them for the averaged weights"
     return Finding("averaging", text, "joint", advice) if text else None
 
@@ -142,7 +139,7 @@ def correlated(evidence: Evidence) -> Finding | None:
     worst, where = 0.0, ""
     for site, given in evidence.given.batches.items():
         shuffled, whole = evidence.train.batches.get(site), evidence.train.population.get(site)
-        if shuffled is None or whole is None or given.count < 2 or shuffled.count < 2:
+        if shuffled is None or whole is None or min(evidence.given.passes[site], evidence.train.passes[site]) < 2:
             continue
         between = given.variance_C + (given.mean_C - whole.mean_C).square()
         expected = shuffled.variance_C.clamp(min=1e-9 * whole.variance_C + 1e-12)
@@ -379,14 +376,6 @@ def absent(evidence: Evidence, name: str) -> list[float]:
 
 def _dtype(layer: Layer) -> torch.dtype | None:
     return None if layer.running_mean_C is None else layer.running_mean_C.dtype
-
-
-def _drowned(layer: Layer) -> float:
-    """Share of channels whose running variance is positive and below EPS_FACTOR x eps."""
-    variance = layer.running_variance_C
-    if variance is None or not len(variance):
-        return 0.0
-    return (variance < EPS_FACTOR * layer.eps).double().mean().item()
 
 
 def _copied(layer: Layer, source: Mapping[str, Tensor], name: str) -> bool:

@@ -229,10 +229,11 @@ def _prove(evidence: Evidence, fired: list[Finding], after: dict[str, dict[str, 
             continue  # the more specific check has it already
         by_remedy[finding.remedy] = finding.check
         proven[finding.check] = _cause(evidence, finding, after[finding.remedy])
-    for strong in ("reuse", "ranks"):
-        # Refreshing the shared set only mixes the calls (the ranks) in another proportion: no second cause.
-        if strong in proven and proven[strong].recovered >= EXPLAINED:
-            proven.pop("stale", None)
+    for strong in ("reuse", "ranks", "precision"):
+        # Refreshing the shared set only mixes the calls (the ranks) in another proportion, or follows what eps did
+        # upstream: no second cause.
+        if strong in proven and "stale" in proven and proven[strong].recovered >= EXPLAINED * proven["stale"].recovered:
+            proven.pop("stale")
     ranked = sorted(proven.values(), key=lambda cause: (cause.check != "mode", -cause.recovered))
     return [_cumulated(evidence, ranked[: i + 1], fired, after) for i in range(len(ranked))]
 

@@ -33,6 +33,8 @@ Batches = Iterator[tuple[Tensor, Any]]
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Below this batch size, scores are also measured in batches four times as large.
 FEW = 16
+# A variance is drowned below so many times eps; a layer, when so large a share of its channels is.
+EPS_FACTOR, EPS_SHARE = 10.0, 0.5
 # Samples a group is measured on.
 GROUP_SAMPLES = 256
 
@@ -78,7 +80,10 @@ class Seen:
     real: dict[Site, Moments]
     """The same over rows of real bodies only; empty when absent rows are unknown."""
     batches: dict[Site, Moments]
-    """Mean and variance of the batches' means."""
+    """Mean and variance of the batches' means, each weighing as many values as it has (so that a small one is not
+    taken for a strange one)."""
+    passes: Counter[Site]
+    """Batches seen."""
     nonfinite: Counter[Site]
     """Batches whose input to the layer held a number that is not finite."""
 
@@ -98,10 +103,12 @@ class Evidence:
     changed_buffers: list[str]
     """Buffers that an evaluation pass changed."""
     averaged: int | None
-    """Averages taken, where the model is torch's AveragedModel."""
+    """Networks averaged, where the model is torch's AveragedModel and its buffers are not averaged."""
     layers: dict[str, Layer]
     train: Seen
     """Training samples in shuffled batches."""
+    masked: dict[Site, Moments]
+    """Training samples, each batch normalised by its real rows alone; empty when no row is absent."""
     given: Seen
     """Training samples in the loader's own batches."""
     dropped: dict[Site, Moments]
@@ -162,34 +169,40 @@ class Evidence:
 
     def per_statistic(self, site: Site) -> float:
         """Values that one batch statistic of a call site is taken over."""
-        batches = max(1.0, self.train.batches[site].count)
-        return self.train.population[site].count / batches
+        return self.train.population[site].count / max(1, self.train.passes[site])
 
 
 class Collector:
     """A statistics source that changes nothing and keeps what it sees. Flat in the number of batches."""
 
-    def __init__(self, model: nn.Module, rows: Rows | None, source: Statistics = batch_statistics) -> None:
+    def __init__(
+        self, model: nn.Module, rows: Rows | None, source: Statistics = batch_statistics, by_real: bool = False
+    ) -> None:
+        self.by_real = by_real  # normalise by the real rows of the batch, so that layers below see what that gives
         layers = batch_norms(model)
         self.slots = {name: getattr(layer, "slot", None) for name, layer in layers.items()}
         # Layers whose output in training depends on the batch's moments alone, which are at hand here.
         self.plain = {n for n, layer in layers.items() if source is batch_statistics and _is_plain(layer)}
         self.rows, self.source, self.batch = rows, source, None
-        self.seen = Seen({}, {}, {}, Counter())
+        self.seen = Seen({}, {}, {}, Counter(), Counter())
 
     def __call__(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `source` says, after counting x (B, C, ...)."""
         new = _moments(x)
         self._add(self.seen.population, site, new)
+        self.seen.passes[site] += 1
         zero_C = torch.zeros_like(new.mean_C)
         if bool(torch.isfinite(new.mean_C).all() and torch.isfinite(new.variance_C).all()):
-            self._add(self.seen.batches, site, Moments(new.mean_C, zero_C, 1.0))
+            self._add(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
         else:
             self.seen.nonfinite[site] += 1
         if self.rows is not None:
             slot = self.slots[site[0]]
             chosen = self.rows(self.batch, x, site[1] if slot is None else slot)
-            self._add(self.seen.real, site, new if chosen is None else _moments(chosen_rows(x, chosen)))
+            real = new if chosen is None else _moments(chosen_rows(x, chosen))
+            self._add(self.seen.real, site, real)
+            if self.by_real and real.count > 1:
+                return real.mean_C.to(_wide(x)), real.variance_C.to(_wide(x))
         if site[0] in self.plain and new.count > 1:
             return new.mean_C.to(_wide(x)), new.variance_C.to(_wide(x))
         return self.source(site, x)
@@ -307,11 +320,23 @@ def gather(
         found = found or plain
         plain = bench.score(running(layers))
     score = {f"found_{name}": values for name, values in found.items()} | plain
-    nothing = Seen({}, {}, {}, Counter())
-    evidence: dict[str, Any] = {"train": nothing, "given": nothing, "dropped": {}, "held_out": None, "groups": {}}
+    nothing = Seen({}, {}, {}, Counter(), Counter())
+    evidence: dict[str, Any] = {
+        "train": nothing,
+        "given": nothing,
+        "dropped": {},
+        "masked": {},
+        "held_out": None,
+        "groups": {},
+    }
     if layers:
         train_seen = Collector(patient, rows)
         score["B"] = bench.run(train.batches(), train_seen)
+        seen = train_seen.seen
+        if any(seen.real[site].count < seen.population[site].count for site in seen.real):
+            real_rows = Collector(patient, rows, by_real=True)
+            bench.run(train.batches(), real_rows)
+            evidence["masked"] = real_rows.seen.real
         given = Collector(patient, None)
         score["given"] = bench.run(train.as_given(), given)
         if train.apart:
@@ -343,13 +368,14 @@ def gather(
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, int | None]:
-    """The module inside DDP, DataParallel, torch.compile and AveragedModel, and the number of averages taken."""
+    """The module inside DDP, DataParallel, torch.compile and AveragedModel; how many networks it averages, if so many
+    averaged weights go with the buffers of the last of them (use_buffers off)."""
     averaged = None
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         elif isinstance(model, AveragedModel):
-            averaged, model = int(model.n_averaged), model.module
+            averaged, model = None if model.use_buffers else int(model.n_averaged), model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
         else:
@@ -483,6 +509,14 @@ def _by_group(bench: Bench, train: Seen, by_running_N: Tensor, groups: Groups) -
                 shift(train.population[first], collector.seen.population[first]),
             )
     return result
+
+
+def drowned_share(layer: Layer) -> float:
+    """Share of channels whose running variance is positive and below EPS_FACTOR x eps."""
+    variance = layer.running_variance_C
+    if variance is None or not len(variance):
+        return 0.0
+    return (variance < EPS_FACTOR * layer.eps).double().mean().item()
 
 
 def finite(scores_N: Tensor) -> Tensor:

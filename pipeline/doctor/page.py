@@ -18,7 +18,8 @@ from pipeline.doctor.checks import CHECKS, RATIO, REST, SHIFT
 
 GREY, BLUE = "#aab7b8", "#2471a3"
 NAMES = {
-    "eval": "running", "joint": "one set<br>a layer", "ranks": "ranks<br>merged", "per_call": "one set<br>a call",
+    "eval": "running", "joint": "one set<br>a layer", "eps": "eps 1e-5",
+    "ranks": "ranks<br>merged", "per_call": "one set<br>a call",
     "masked": "without<br>absent rows", "target": "of unlabelled<br>evaluation<br>samples",
 }  # fmt: skip
 
@@ -117,8 +118,8 @@ def remedies_figure(doctor: dict[str, Any]) -> go.Figure:
 
 def drift_figure(doctor: dict[str, Any]) -> go.Figure:
     """Running against population statistics at every call site: shift of the mean, ratio of the variance."""
-    figure = make_subplots(1, 2, subplot_titles=("mean: shift in standard deviations", "variance: ratio"))
-    sites = [f"{e['layer']}, call {e['call'] + 1}" for e in doctor["layers"]]
+    figure = make_subplots(1, 2, subplot_titles=("shift of the mean, in standard deviations", "ratio of the variances"))
+    sites = [f"{e['layer']} · {e['call'] + 1}" for e in doctor["layers"]]
     for where, legend, colour in (("train", "train clips", GREY), ("eval", "evaluation clips", BLUE)):
         for column, key in ((1, "shift"), (2, "ratio")):
             y = [entry.get(where, {}).get(key) for entry in doctor["layers"]]
@@ -126,8 +127,9 @@ def drift_figure(doctor: dict[str, Any]) -> go.Figure:
     for column, bound in ((1, SHIFT), (2, RATIO)):
         figure.add_hline(y=bound, line_dash="dot", line_color="#c0392b", row=1, col=column)
     figure.update_yaxes(type="log", row=1, col=2)
-    title = "How far running statistics are from what each call sees (dotted: where it starts to count)"
-    return pages.style(figure, title).update_layout(barmode="group", height=400, margin_b=90)
+    title = "How far running statistics are from what each call of a layer sees (dotted: where it starts to count)"
+    figure = pages.style(figure, title).update_layout(barmode="group", height=430, margin={"t": 80, "b": 110})
+    return figure.update_layout(legend_y=-0.45, title_y=0.97)
 
 
 def layers_table(doctor: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.doctor.evidence import Evidence, running
-from pipeline.evaluate import Moments, Statistics, joint, per_call
+from torch import Tensor
+
+from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, running
+from pipeline.evaluate import Moments, Site, Statistics, joint, per_call
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,7 @@ def _per_call(evidence: Evidence) -> Statistics | None:
 
 
 def _masked(evidence: Evidence) -> Statistics | None:
-    real = evidence.train.real
-    empty = any(real[site].count < evidence.train.population[site].count for site in real)
-    return per_call(real) if empty else None
+    return per_call(evidence.masked) if evidence.masked else None
 
 
 def _ranks(evidence: Evidence) -> Statistics | None:
@@ -46,6 +46,26 @@ def _ranks(evidence: Evidence) -> Statistics | None:
     return lambda site, x: (table[site[0]].mean_C.to(x.device), table[site[0]].variance_C.to(x.device))
 
 
+# torch's default, and what a layer that eps drowns is tried with.
+EPS = 1e-5
+
+
+def _eps(evidence: Evidence) -> Statistics | None:
+    """Running statistics as if eps were EPS: a layer adds its eps to the variance, so what is too much is taken off."""
+    drowned = {n: layer for n, layer in evidence.layers.items() if drowned_share(layer) >= EPS_SHARE}
+    drowned = {n: layer for n, layer in drowned.items() if layer.eps > EPS}
+    as_found = running(evidence.layers)
+
+    def source(site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        own = as_found(site, x)
+        if own is None or site[0] not in drowned:
+            return own
+        # In float32 variance + eps - eps would lose a small variance: the layer adds eps to what is given here.
+        return own[0], own[1] + EPS - drowned[site[0]].eps
+
+    return source if drowned else None
+
+
 def _target(evidence: Evidence) -> Statistics | None:
     return per_call(evidence.held_out.population) if evidence.held_out is not None else None
 
@@ -60,6 +80,7 @@ REMEDIES: dict[str, Remedy] = {
         "or train longer)",
         lambda evidence: joint(evidence.train.population),
     ),
+    "eps": Remedy("a smaller eps (that of training, or 1e-5), or fewer dead channels", _eps),
     "ranks": Remedy(
         "merge the ranks' statistics before saving, or normalise over all ranks (norm.sync)",
         _ranks,

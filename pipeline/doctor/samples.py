@@ -72,18 +72,23 @@ class Samples:
         """One batch of these samples."""
         return rebuilt(self.like, iter([merged(column) for column in zip(*samples, strict=True)]))
 
+    @property
+    def usual(self) -> list[Any]:
+        """The given batches of about the usual size: in a lone sample's batch, batch statistics mean nothing."""
+        return [batch for batch in self.given if 2 * size_of(batch) > self.size]
+
     def mixed(self) -> Iterator[tuple[Tensor, Any]]:
         """The samples of the given batches in shuffled batches; positions count through `given`."""
-        rows = [row for batch in self.given for row in apart(batch)]
+        rows = [row for batch in self.usual for row in apart(batch)]
         draw = torch.Generator().manual_seed(1)
         order = torch.randperm(len(rows), generator=draw)
-        for positions in order.tensor_split(max(1, len(self.given))):
+        for positions in order.tensor_split(max(1, len(self.usual))):
             yield positions, self.together([rows[i] for i in positions.tolist()])
 
     def as_given(self) -> Iterator[tuple[Tensor, Any]]:
         """The given batches; positions count through them."""
         first = 0
-        for batch in self.given:
+        for batch in self.usual:
             yield torch.arange(first, first + size_of(batch)), batch
             first += size_of(batch)
 
