@@ -7,7 +7,7 @@ OUT    ?= $(if $(RAW),demo-raw,demo)
 # Byte code is kept whatever the machine says: without it every start reads all sources anew, 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench bench-doctor clean
 
 setup: .venv/ready
 
@@ -53,6 +53,10 @@ test-slow: setup
 bench: setup
 	$(BIN)/python tests/bench/build.py --growth 1000 5000 20000 60000 113945
 	$(BIN)/python tests/bench/train.py
+
+# Hours; each case is a line, and the same command goes on where it was stopped.
+bench-doctor: setup
+	$(BIN)/python tests/bench/doctor.py --out bench-doctor
 
 clean:
 	rm -rf .venv demo demo-raw

@@ -127,17 +127,13 @@ def arms_figure(runs: list[Run]) -> go.Figure:
         (f"{runs[0].summary['eval']} (unseen)", "#2471a3", [run.eval_top1 for run in runs]),
     )
     figure = go.Figure(
-        [
-            go.Bar(name=n, x=names, y=_hundred(y), marker_color=c, text=[f"{100 * v:.0f}" for v in y])
-            for n, c, y in pairs
-        ]
+        [go.Bar(name=n, x=names, y=hundred(y), marker_color=c, text=[f"{100 * v:.0f}" for v in y]) for n, c, y in pairs]
     )
-    return _style(figure, "Accuracy by arm (%)").update_layout(barmode="group", yaxis_range=[0, 109])
+    return style(figure, "Accuracy by arm (%)").update_layout(barmode="group", yaxis_range=[0, 109])
 
 
-def waterfall_figure(run: Run) -> go.Figure:
+def waterfall_figure(name: str, four: dict[str, float], gap: dict[str, float]) -> go.Figure:
     """From B to C: what normalization takes, what generalization takes, and what they take or give together."""
-    four, gap = run.summary["accuracies"], run.summary["gap"]
     steps = [four["B"], -gap["normalization"], -gap.get("generalization", 0.0)]
     together = four.get("C", four["A"]) - sum(steps)
     labels = [
@@ -149,7 +145,7 @@ def waterfall_figure(run: Run) -> go.Figure:
     figure = go.Figure(
         go.Waterfall(
             x=[*labels, "evaluation,<br>running stats (C)"],
-            y=_hundred([*steps, together, 0.0]),
+            y=hundred([*steps, together, 0.0]),
             measure=["absolute", "relative", "relative", "relative", "total"],
             text=[f"{100 * v:+.1f}" if i else f"{100 * v:.1f}" for i, v in enumerate([*steps, together])]
             + [f"{100 * four.get('C', four['A']):.1f}"],
@@ -158,7 +154,7 @@ def waterfall_figure(run: Run) -> go.Figure:
             totals_marker_color="#2471a3",
         )
     )
-    return _style(figure, f"Where {run.name} loses accuracy (points)")
+    return style(figure, f"Where {name} loses accuracy (points)")
 
 
 def curves_figure(runs: list[Run]) -> go.Figure:
@@ -168,17 +164,17 @@ def curves_figure(runs: list[Run]) -> go.Figure:
         measured = [line for line in run.lines if "accuracies" in line]
         figure.add_scatter(
             x=[line["epoch"] for line in run.lines],
-            y=_hundred([line["train"]["top1"] for line in run.lines]),
+            y=hundred([line["train"]["top1"] for line in run.lines]),
             line={"dash": "dot", "color": colour},
             name=f"{run.name}, training",
         )
         figure.add_scatter(
             x=[line["epoch"] for line in measured],
-            y=_hundred([line["accuracies"].get("C", line["accuracies"]["A"]) for line in measured]),
+            y=hundred([line["accuracies"].get("C", line["accuracies"]["A"]) for line in measured]),
             line={"color": colour},
             name=f"{run.name}, {'held-out subjects' if run.summary['val'] else 'A'}",
         )
-    return _style(figure, "Accuracy by epoch (%)").update_layout(xaxis_title="epoch", height=420)
+    return style(figure, "Accuracy by epoch (%)").update_layout(xaxis_title="epoch", height=420)
 
 
 def recalibration_figure(run: Run) -> go.Figure:
@@ -189,8 +185,8 @@ def recalibration_figure(run: Run) -> go.Figure:
     figure = go.Figure()
     for key, name, colour in (("A", "train clips", "#aab7b8"), ("C", "evaluation clips", "#2471a3")):
         y = [values.get(key, float("nan")) for values in bars.values()]
-        figure.add_bar(name=name, x=list(bars), y=_hundred(y), marker_color=colour, text=[f"{100 * v:.0f}" for v in y])
-    return _style(figure, f"{run.name}, recalibrated, nothing retrained (%)").update_layout(yaxis_range=[0, 109])
+        figure.add_bar(name=name, x=list(bars), y=hundred(y), marker_color=colour, text=[f"{100 * v:.0f}" for v in y])
+    return style(figure, f"{run.name}, recalibrated, nothing retrained (%)").update_layout(yaxis_range=[0, 109])
 
 
 def runs_table(runs: list[Run]) -> str:
@@ -267,16 +263,17 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
     verdicts = "".join(
         f"<p><b>{html.escape(run.name)}</b>: {html.escape(run.doctor['verdict'])}</p>" for run in runs if run.doctor
     )
-    picture = _div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
+    fall = waterfall_figure(sick.name, sick.summary["accuracies"], sick.summary["gap"])
+    picture = div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
     caption = html.escape(f"{clip['name']}, {clip['label']}, as the network gets it: centred, {clip['frames']} frames")
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
         f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
         f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
-        f"<div class=two>{_div(arms_figure(runs))}{_div(waterfall_figure(sick))}</div>",
+        f"<div class=two>{div(arms_figure(runs))}{div(fall)}</div>",
         f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
-        f"<h2>Training</h2>{_div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
+        f"<h2>Training</h2>{div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
         study_table(study) if study else "",
         f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
         f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script></body></html>",
@@ -300,12 +297,14 @@ def _json(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _div(figure: go.Figure) -> str:
+def div(figure: go.Figure) -> str:
+    """A figure as HTML; the page brings plotly's script."""
     text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False})
     return text
 
 
-def _style(figure: go.Figure, title: str) -> go.Figure:
+def style(figure: go.Figure, title: str) -> go.Figure:
+    """The look of every figure."""
     return figure.update_layout(
         title={"text": title, "font_size": 15},
         template="plotly_white",
@@ -315,7 +314,8 @@ def _style(figure: go.Figure, title: str) -> go.Figure:
     )
 
 
-def _hundred(values: list[float]) -> list[float]:
+def hundred(values: list[float]) -> list[float]:
+    """Fractions in %."""
     return [100 * value for value in values]
 
 

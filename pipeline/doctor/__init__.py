@@ -3,9 +3,12 @@
     python -m pipeline.doctor RUN
     diagnosis = diagnose(model, train_batches, eval_batches)
 
-Flow: `evidence` (measure) -> `checks` (pure functions of it) -> `remedies` (each proven by a re-evaluation).
+Flow: `samples` (read a loader of any kind) -> `evidence` (measure) -> `checks` (pure functions of it) -> `remedies`
+(each proven by a re-evaluation) -> `diagnosis` (rank, and say it). `runs` makes a run folder of ours a patient, `fix`
+writes the repaired run, `page` the report.
 """
 
-from pipeline.doctor.diagnosis import Cause, Diagnosis, diagnose
+from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion, diagnose
+from pipeline.doctor.evidence import History, decayed_scales
 
-__all__ = ["Cause", "Diagnosis", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "History", "Suspicion", "decayed_scales", "diagnose"]

@@ -1,15 +1,17 @@
-"""Say why a run's batch norms evaluate badly.
+"""Say why a run's batch norms evaluate badly, and repair it.
 
     python -m pipeline.doctor runs/bn-loop
-    python -m pipeline.doctor runs/bn-loop --split test
+    python -m pipeline.doctor runs/bn-loop --split test --html report.html
+    python -m pipeline.doctor runs/bn-loop --fix
 
-Leaves RUN/doctor.json. Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
+Leaves RUN/doctor.json. --fix writes the repaired run to RUN-fixed (or --out): the same weights, nothing retrained, its
+accuracy before and after in its summary.json; RUN itself stays as it is. Exit codes: 0 ok, 2 wrong settings, 6 damaged
+file.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,60 +20,29 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
-from pipeline import distributed, evaluate
-from pipeline.data import Batch, Clips, epoch_batches
-from pipeline.doctor.diagnosis import Diagnosis, diagnose
-from pipeline.models.bodies import rows_of_real_bodies
-from pipeline.train import load_run
+from pipeline.doctor import page
+from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
+from pipeline.doctor.fix import fix_run
+from pipeline.doctor.runs import diagnose_run
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError
 
 
 @dataclass(frozen=True)
-class ClipBatches:
-    """Shuffled batches of some clips, the same at each iteration."""
+class Command:
+    """Arguments of the command."""
 
-    clips: Clips
-    index_N: Tensor
-    frames: int
-    size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index_N in epoch_batches(self.index_N, self.clips.label_N, self.size, seed=0, epoch=0, order="once"):
-            yield self.clips.batch(index_N, self.frames)
-
-
-def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits of one of our models."""
-    logits: Tensor = model(batch.x_NCTVM, batch.present_NMT)
-    return logits
-
-
-def correct(logits_NK: Tensor, batch: Batch) -> Tensor:
-    """Whether each clip's first choice is right."""
-    return logits_NK.argmax(1) == batch.label_N
-
-
-def rows(batch: Batch, x: Tensor, call: int) -> Tensor | None:
-    """Rows of a layer's input that are real bodies."""
-    return rows_of_real_bodies(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
-
-
-def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
-    """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
-    config, clips, splits, model = load_run(folder, distributed.join())
-    held_out = splits.held_out(config.input.fit)
-    if split == "auto":
-        split = "val" if len(held_out) else "test"
-    judged = held_out if split == "val" else splits.test
-    if not len(judged):
-        raise ValueError(f"{folder} has no {split} clips; name the other split")
-    sizes = config.input.frames, config.train.batch_size
-    train = ClipBatches(clips, evaluate.probe(splits.fit(config.input.fit)), *sizes)
-    held = ClipBatches(clips, judged, *sizes)
-    return diagnose(model, train, held, forward=forward, correct=correct, rows=rows), split
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    split: Literal["auto", "val", "test"] = "auto"
+    """Clips to evaluate on; auto: val where it was held out, else test."""
+    fix: bool = False
+    """Write the repaired run."""
+    out: Path | None = None
+    """Folder of the repaired run; RUN-fixed if not given."""
+    html: Path | None = None
+    """Page to write the diagnosis to."""
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -81,33 +52,49 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     four = diagnosis.accuracies
     lines: dict[str, dict[str, Any]] = {"running": four, "batch (B, D)": {"A": four["B"], "C": four.get("D")}}
     for name, values in (lines | diagnosis.recalibration).items():
+        if name == "eval":
+            continue  # running statistics: the first line
         cells = [f"{100 * values[k]:.1f} %" if values.get(k) is not None else "" for k in "AC"]
         table.add_row(name if name in lines else f"recalibrated: {name}", *cells)
     console.print(table)
-    for cause in diagnosis.causes:
-        console.print(f"[bold]{cause.check}[/bold]: {cause.remedy}")
+    entries: list[Cause | Suspicion] = [*diagnosis.causes, *diagnosis.suspicions, *diagnosis.rest]
+    for entry in entries:
+        console.print(f"[bold]{entry.check}[/bold]: {entry.remedy}")
 
 
 def main() -> int:
     """Entry of `python -m pipeline.doctor`; returns the exit code."""
-
-    def command(
-        run: Annotated[Path, tyro.conf.Positional], split: Literal["auto", "val", "test"] = "auto"
-    ) -> tuple[Path, str]:
-        """Arguments: RUN folder; split to evaluate on."""
-        return run, split
-
-    run, split = tyro.cli(command, prog="python -m pipeline.doctor", description=__doc__)
+    command = tyro.cli(Command, prog="python -m pipeline.doctor", description=__doc__)
+    console = Console()
     try:
+        if command.out is not None and not command.fix:
+            raise ValueError("--out names the repaired run: add --fix")
         torch.manual_seed(0)
-        diagnosis, judged = diagnose_run(run, split)
+        diagnosis, judged = diagnose_run(command.run, command.split)
+        show(diagnosis, console)
+        answer: dict[str, Any] = {"judged": judged, **diagnosis.as_dict()}
+        if command.fix:
+            answer["fix"] = fix_run(command.run, command.out)
+            console.print(described(answer["fix"]))
     except (IntegrityError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 6 if isinstance(error, IntegrityError) else 2
-    files.publish_json(run / "doctor.json", {"judged": judged, **diagnosis.as_dict()})
-    show(diagnosis, Console())
-    print(f"written: {run / 'doctor.json'}")
+    files.publish_json(command.run / "doctor.json", answer)
+    print(f"written: {command.run / 'doctor.json'}")
+    if command.html is not None:
+        files.publish_text(command.html, page.page(command.run.name, answer))
+        print(command.html.resolve())
     return 0
+
+
+def described(fix: dict[str, Any] | None) -> str:
+    """What the repair brought, in one line."""
+    if fix is None:
+        return "nothing to repair: no other statistics do better on the training clips beyond their noise"
+    before, after = (fix[key]["accuracies"] for key in ("before", "after"))
+    names = [name for name in "AC" if name in before]
+    moves = ", ".join(f"{name} {100 * before[name]:.1f} -> {100 * after[name]:.1f} %" for name in names)
+    return f"repaired ({fix['remedy']}): {moves}; nothing retrained: {fix['out']}"
 
 
 if __name__ == "__main__":

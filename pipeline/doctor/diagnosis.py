@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.doctor.checks import CHECKS, Finding
-from pipeline.doctor.evidence import Correct, Evidence, Forward, gather, score
+from pipeline.doctor.checks import CHECKS, REST, Finding, absent
+from pipeline.doctor.evidence import (
+    Bench,
+    Evidence,
+    Forward,
+    Groups,
+    History,
+    Metric,
+    gather,
+    quantised,
+    ratio,
+    shift,
+)
+from pipeline.doctor.intervals import Difference, paired
 from pipeline.doctor.remedies import REMEDIES
+from pipeline.doctor.samples import random_state_kept
 from pipeline.evaluate import Rows, gaps
 
 # Below this share of the gap, what is left is called unexplained.
 EXPLAINED = 0.8
+# A remedy that contains a simpler one is credited with what it adds.
+SIMPLER = {"per_call": "joint", "masked": "per_call"}
+# What is a fault even where it costs nothing measurable (yet), or where only training anew could tell.
+FACTS = (
+    "mode", "precision", "buffers", "averaging", "ranks", "correlated", "leakage", "updates", "lone", "dropout",
+    "small", "decay",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause whose remedy recovered accuracy. Accuracies are fractions."""
+    """A cause whose remedy recovered score. Scores are fractions where the metric is accuracy."""
 
     check: str
     recovered: float
-    """Share of the normalization gap that the remedy alone recovers on the training clips."""
+    """Share of the normalization gap that the remedy alone recovers on the training samples."""
+    cumulative: float
+    """The same for this cause and those before it together."""
     evidence: str
     remedy: str
     before: float
-    """Accuracy on the evaluation clips (training clips when there are none), running statistics."""
+    """Score of the evaluation samples (training samples when there are none), as evaluated."""
     after: float
     """The same with the remedy."""
+    interval: list[float]
+    """95 % interval of after - before (paired bootstrap)."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A check that fired without a remedy that proves it: only training anew can, or it costs nothing yet."""
+
+    check: str
+    evidence: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -39,29 +73,61 @@ class Diagnosis:
     verdict: str
     accuracies: dict[str, float]
     gap: dict[str, float]
+    intervals: dict[str, list[float]]
+    """95 % intervals of the normalization gap (B - A) and of D - C."""
     threshold: float
+    """What a difference of A and B must exceed to count."""
     causes: list[Cause]
+    suspicions: list[Suspicion]
+    rest: list[Cause]
+    """What else lies between training and evaluation, where no normalization gap does: shift, overfit. `recovered` is
+    then of D - C (shift) and of B - D (overfit, none of it)."""
     unexplained: float
     """Share of the normalization gap that no cause recovers; 0 when there is no gap."""
-    recalibration: dict[str, dict[str, float]]
-    """Accuracy A (training clips) and C (evaluation clips) after each remedy, nothing retrained."""
+    recalibration: dict[str, dict[str, Any]]
+    """Score A (training samples) and C (evaluation samples) after each remedy, nothing retrained, and the gains'
+    intervals."""
     calls: dict[str, int]
+    layers: list[dict[str, Any]]
+    """One entry a call site: running against population statistics, on training and on evaluation samples."""
+    groups: dict[str, dict[int, tuple[int, float, float]]]
+    """Division -> group -> (evaluation samples, C, shift of the first layer's input)."""
+    checks: dict[str, str]
+    """Every check: what it saw, empty where it saw nothing."""
+    samples: dict[str, int]
+    """Samples measured on, train and eval."""
+
+    @property
+    def named(self) -> list[str]:
+        """Checks in the order of blame: causes, then suspicions, then the rest."""
+        return [c.check for c in self.causes] + [s.check for s in self.suspicions] + [c.check for c in self.rest]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**vars(self), "causes": [vars(cause) for cause in self.causes]}
+        lists = ("causes", "suspicions", "rest")
+        return {**vars(self), **{name: [vars(entry) for entry in getattr(self, name)] for name in lists}}
 
 
 def first_is_right(logits: Tensor, batch: Any) -> Tensor:
     """Whether the first choice is right; the labels are the batch's last element (N,)."""
-    right: Tensor = logits.argmax(1) == batch[-1]
+    right: Tensor = logits.argmax(1) == _parts(batch)[-1]
     return right
 
 
 def apply_first(model: nn.Module, batch: Any) -> Tensor:
     """The model on the batch's first element."""
-    logits: Tensor = model(batch[0])
+    logits: Tensor = model(_parts(batch)[0])
     return logits
+
+
+def _parts(batch: Any) -> Any:
+    if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) < 2:
+        what = f"a dict with keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(
+            f"a batch is {what}, not (input, label): say how it is used, "
+            "forward=lambda model, batch: ... and metric=lambda output, batch: ..."
+        )
+    return batch
 
 
 def diagnose(
@@ -70,104 +136,271 @@ def diagnose(
     eval_batches: Iterable[Any] | None = None,
     *,
     forward: Forward = apply_first,
-    correct: Correct = first_is_right,
+    metric: Metric = first_is_right,
     rows: Rows | None = None,
+    groups: Groups | None = None,
+    history: History | None = None,
 ) -> Diagnosis:
     """Say why a model's batch norms evaluate badly.
 
-    Batches are iterated several times (lists, datasets: not generators), shuffled, of the training batch size.
-    `forward(model, batch)` gives logits, `correct(logits, batch)` whether each sample is right, and `rows(batch, x,
-    call)` which rows of a layer's input hold something real. The model and its buffers are not changed.
+    Any loader will do; it is read once, and up to 2,000 samples of each are kept. Hand over the training loader as it
+    is: its batch size and its order are evidence. `forward(model, batch)` gives outputs, `metric(output, batch)` a
+    score of each sample (or one of the batch), higher being better; `rows(batch, x, call)` which rows of a layer's
+    input hold something real; `groups` what divides the samples (camera, subject); `history` what is known of the
+    training. The model, its buffers, its modes and all random states stay as they are. ValueError, in one line, for
+    what cannot be diagnosed.
     """
-    patient, evidence = gather(model, train_batches, eval_batches, forward, correct, rows)
-    recalibration: dict[str, dict[str, float]] = {}
-    if evidence.layers:
-        for name, remedy in REMEDIES.items():
-            source = remedy.statistics(evidence)
-            if source is None:  # running statistics: measured already
-                recalibration[name] = {k: evidence.accuracy(k) for k in "AC" if k in evidence.correct}
-                continue
-            after = {"A": score(patient, train_batches, forward, correct, source).double().mean().item()}
-            if eval_batches is not None:
-                after["C"] = score(patient, eval_batches, forward, correct, source).double().mean().item()
-            recalibration[name] = after
-    findings = [finding for check in CHECKS.values() if (finding := check(evidence))]
-    causes = _prove(evidence, findings, recalibration)
-    best = max((recalibration[f.remedy]["A"] for f in findings if f.check in {c.check for c in causes}), default=None)
-    significant = evidence.gap > evidence.threshold
-    unexplained = 0.0
-    if significant:
-        unexplained = 1.0 if best is None else max(0.0, 1 - (best - evidence.accuracy("A")) / evidence.gap)
-    accuracies = {name: evidence.accuracy(name) for name in evidence.correct}
-    mode = next((f for f in findings if f.check == "mode"), None)
+    with random_state_kept():
+        bench, evidence = gather(model, train_batches, eval_batches, forward, metric, rows, groups, history)
+        after = _after_remedies(bench, evidence)
+    findings = {name: check(evidence) for name, check in CHECKS.items()}
+    fired = [finding for finding in findings.values() if finding]
+    causes = _prove(evidence, fired, after)
+    known = {cause.check for cause in causes}
+    suspicions = [
+        Suspicion(f.check, f.evidence, f.advice or REMEDIES[f.remedy or ""].advice)
+        for f in fired
+        if f.check in FACTS and f.check not in known
+    ]
+    rest = _rest(evidence, after) if not causes else []
+    unexplained = _unexplained(evidence, causes, fired, after)
+    accuracies = {name: evidence.accuracy(name) for name in "ABCD" if name in evidence.score}
+    intervals = {"normalization": evidence.normalization.interval}
+    if "D" in evidence.score:
+        intervals["statistics_on_eval"] = paired(evidence.score["C"], evidence.score["D"]).interval
+    text = {name: finding.evidence if finding else "" for name, finding in findings.items()}
     return Diagnosis(
-        verdict=_verdict(evidence, causes, unexplained, mode),
+        verdict=_verdict(evidence, causes, suspicions, rest, unexplained, quantised(model)),
         accuracies=accuracies,
         gap=gaps(accuracies),
+        intervals=intervals,
         threshold=evidence.threshold,
         causes=causes,
+        suspicions=suspicions,
+        rest=rest,
         unexplained=unexplained,
-        recalibration=recalibration,
+        recalibration=_recalibration(evidence, after),
         calls=evidence.calls,
+        layers=_drift(evidence),
+        groups=evidence.groups,
+        checks=text,
+        samples={"train": len(evidence.score["A"]), "eval": len(evidence.score.get("C", ()))},
     )
 
 
-def _prove(evidence: Evidence, findings: list[Finding], recalibration: dict[str, dict[str, float]]) -> list[Cause]:
+def _after_remedies(bench: Bench, evidence: Evidence) -> dict[str, dict[str, Tensor]]:
+    """Scores under each remedy: A, and C where A rises. One that is no different from a simpler one has its scores."""
+    plain = {name: evidence.score[name] for name in "AC" if name in evidence.score}
+    after: dict[str, dict[str, Tensor]] = {"eval": plain}
+    if not evidence.layers:
+        return {}
+    for name, remedy in REMEDIES.items():
+        source = remedy.statistics(evidence) if name != "eval" else None
+        if source is None:
+            if name in SIMPLER:
+                after[name] = after[SIMPLER[name]]
+            continue
+        after[name] = {} if remedy.transductive else {"A": bench.on_train(source)}
+        helps = remedy.transductive or paired(evidence.score["A"], after[name]["A"]).significant
+        if helps and (on_eval := bench.on_eval(source)) is not None:
+            after[name]["C"] = on_eval
+    return after
+
+
+def _prove(evidence: Evidence, fired: list[Finding], after: dict[str, dict[str, Tensor]]) -> list[Cause]:
     """Findings whose remedy recovers more than what a simpler remedy already did, largest share first.
 
     Separate statistics a call can only do what shared, fresh ones do and more; so reuse is blamed for what it adds
     beyond them, and where they are enough, the statistics are stale and reuse is harmless.
     """
-    if evidence.gap <= evidence.threshold:
-        return []
     proven: dict[str, Cause] = {}
-    start = evidence.accuracy("A")
-    for finding in findings:
-        after = recalibration.get(finding.remedy, {"A": start})
-        simpler = recalibration["joint"]["A"] if finding.remedy == "per_call" else start
-        if after["A"] - simpler <= evidence.threshold:
+    by_remedy: dict[str, str] = {}
+    for finding in fired:
+        if finding.check == "mode":
+            if (cause := _mode(evidence, finding)) is not None:
+                proven["mode"] = cause
             continue
-        judged = "C" if "C" in after else "A"
-        proven[finding.check] = Cause(
-            finding.check,
-            (after["A"] - start) / evidence.gap,
-            finding.evidence,
-            REMEDIES[finding.remedy].advice,
-            evidence.accuracy(judged),
-            after[judged],
-        )
-    if "reuse" in proven and proven["reuse"].recovered >= EXPLAINED:
-        # Refreshing the shared set only mixes the calls in another proportion: no second cause.
-        proven.pop("stale", None)
-    if "buffers" in proven:
-        # Statistics that were never trained are of course far from the population too.
-        proven.pop("stale", None)
-    return sorted(proven.values(), key=lambda cause: -cause.recovered)
+        if finding.remedy not in after:
+            continue
+        simpler = after[SIMPLER[finding.remedy]]["A"] if finding.remedy in SIMPLER else evidence.score["A"]
+        if not paired(simpler, after[finding.remedy]["A"]).significant:
+            continue
+        if finding.remedy in by_remedy:
+            continue  # the more specific check has it already
+        by_remedy[finding.remedy] = finding.check
+        proven[finding.check] = _cause(evidence, finding, after[finding.remedy])
+    for strong in ("reuse", "ranks", "precision"):
+        # Refreshing the shared set only mixes the calls (the ranks) in another proportion, or follows what eps did
+        # upstream: no second cause.
+        if strong in proven and "stale" in proven and proven[strong].recovered >= EXPLAINED * proven["stale"].recovered:
+            proven.pop("stale")
+    ranked = sorted(proven.values(), key=lambda cause: (cause.check != "mode", -cause.recovered))
+    return [_cumulated(evidence, ranked[: i + 1], fired, after) for i in range(len(ranked))]
 
 
-def _verdict(evidence: Evidence, causes: list[Cause], unexplained: float, mode: Finding | None) -> str:
-    gap, threshold = 100 * evidence.gap, 100 * evidence.threshold
-    warning = f" Mind the mode: {mode.evidence}." if mode else ""
+def _cause(evidence: Evidence, finding: Finding, scores: dict[str, Tensor]) -> Cause:
+    judged = "C" if "C" in scores else "A"
+    gain = paired(evidence.score["A"], scores["A"]).mean
+    share = gain / max(evidence.gap, gain)
+    before, with_remedy = evidence.score[judged], scores[judged]
+    return Cause(
+        finding.check,
+        share,
+        share,
+        finding.evidence,
+        finding.advice or REMEDIES[finding.remedy or ""].advice,
+        before.double().mean().item(),
+        with_remedy.double().mean().item(),
+        paired(before, with_remedy).interval,
+    )
+
+
+def _mode(evidence: Evidence, finding: Finding) -> Cause | None:
+    """The cost of the mode the model was evaluated in: against the same model in eval mode."""
+    found = {name: evidence.score.get(f"found_{name}") for name in "AC"}
+    if found["A"] is None:
+        return None
+    gain = paired(found["A"], evidence.score["A"])
+    if not gain.significant and not evidence.stuck_modules and not evidence.changed_buffers:
+        return None
+    judged = "C" if found["C"] is not None else "A"
+    before = found[judged]
+    assert before is not None
+    whole = max(evidence.accuracy("A"), evidence.accuracy("B")) - found["A"].double().mean().item()
+    share = gain.mean / whole if gain.significant and whole > 0 else 0.0
+    interval = paired(before, evidence.score[judged]).interval
+    before_after = before.double().mean().item(), evidence.accuracy(judged)
+    return Cause("mode", share, share, finding.evidence, REMEDIES["eval"].advice, *before_after, interval)
+
+
+def _cumulated(
+    evidence: Evidence, so_far: list[Cause], fired: list[Finding], after: dict[str, dict[str, Tensor]]
+) -> Cause:
+    """The last cause with the share that it and those before it recover: remedies replace statistics, so the best."""
+    last = so_far[-1]
+    best = max((cause.recovered for cause in so_far if cause.check != "mode"), default=last.recovered)
+    return Cause(**{**vars(last), "cumulative": best})
+
+
+def _unexplained(
+    evidence: Evidence, causes: list[Cause], fired: list[Finding], after: dict[str, dict[str, Tensor]]
+) -> float:
+    if not evidence.normalization.significant:
+        return 0.0
+    known = {cause.check for cause in causes}
+    scores = [after[f.remedy]["A"] for f in fired if f.check in known and f.remedy in after and "A" in after[f.remedy]]
+    best = max((score.double().mean().item() for score in scores), default=evidence.accuracy("A"))
+    return min(1.0, max(0.0, 1 - (best - evidence.accuracy("A")) / evidence.gap))
+
+
+def _rest(evidence: Evidence, after: dict[str, dict[str, Tensor]]) -> list[Cause]:
+    """Shift and overfit, where normalization is not to blame."""
+    found: list[Cause] = []
+    shifted = REST["shift"](evidence)
+    if shifted is not None and "target" in after and not evidence.normalization.significant:
+        gain = paired(evidence.score["C"], after["target"]["C"])
+        whole = paired(evidence.score["C"], evidence.score["D"])
+        if gain.significant:
+            share = min(1.0, gain.mean / max(whole.mean, gain.mean))
+            found.append(_of_rest(evidence, shifted, share, gain, after["target"]["C"].double().mean().item()))
+    overfit = REST["overfit"](evidence)
+    if overfit is not None:
+        nothing = Difference(0.0, 0.0, 0.0, 0.0)
+        found.append(_of_rest(evidence, overfit, 0.0, nothing, evidence.accuracy("C")))
+    return found
+
+
+def _of_rest(evidence: Evidence, finding: Finding, share: float, gain: Difference, score: float) -> Cause:
+    remedy = finding.advice or REMEDIES[finding.remedy or ""].advice
+    before = evidence.accuracy("C")
+    return Cause(finding.check, share, share, finding.evidence, remedy, before, score, gain.interval)
+
+
+def _recalibration(evidence: Evidence, after: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for name, scores in after.items():
+        result[name] = {key: score.double().mean().item() for key, score in scores.items()}
+        result[name]["gain"] = {key: paired(evidence.score[key], score).interval for key, score in scores.items()}
+    return result
+
+
+def _drift(evidence: Evidence) -> list[dict[str, Any]]:
+    """What the page draws of each call site."""
+    entries = []
+    for (name, call), train in sorted(evidence.train.population.items(), key=lambda item: item[0][1]):
+        layer = evidence.layers[name]
+        entry: dict[str, Any] = {
+            "layer": name,
+            "call": call,
+            "values_per_statistic": evidence.per_statistic((name, call)),
+            "momentum": layer.momentum,
+            "updates": layer.updates,
+            "window": min(1 / layer.momentum, layer.updates) if layer.momentum else layer.updates,
+            "dtype": str(layer.running_mean_C.dtype if layer.running_mean_C is not None else None),
+            "absent": absent(evidence, name)[call] if absent(evidence, name) else None,
+            "scale_decayed": name in evidence.history.decayed,
+        }
+        held = evidence.held_out.population.get((name, call)) if evidence.held_out else None
+        for where, population in (("train", train), ("eval", held)):
+            if population is not None and layer.running is not None:
+                entry[where] = {
+                    "shift": _plain(shift(population, layer.running)),
+                    "ratio": _plain(ratio(population, layer.running)),
+                }
+        entries.append(entry)
+    order = list(evidence.layers)
+    return sorted(entries, key=lambda entry: (order.index(entry["layer"]), entry["call"]))
+
+
+def _plain(value: float) -> float | None:
+    """None for what JSON has no word for."""
+    return value if math.isfinite(value) else None
+
+
+def _verdict(
+    evidence: Evidence,
+    causes: list[Cause],
+    suspicions: list[Suspicion],
+    rest: list[Cause],
+    unexplained: float,
+    int_layers: list[str],
+) -> str:
+    gap, least = evidence.points(evidence.gap), evidence.points(evidence.threshold)
+    also = "".join(f" Besides, {s.check}: {s.evidence}." for s in suspicions)
     if not evidence.layers:
-        return "The model has no batch norm: its accuracy does not depend on statistics of batches." + warning
-    if not causes and evidence.gap <= evidence.threshold:
-        rest = ""
-        if "D" in evidence.correct:
-            loss = 100 * (evidence.accuracy("B") - evidence.accuracy("D"))
-            rest = f" The {loss:.1f} points between training and evaluation clips are generalization."
+        if int_layers:
+            return (
+                "The model has no batch norm of its own: its layers are quantised, and their batch norms were "
+                f"folded into the weights ({', '.join(int_layers[:4])}). Diagnose the float network.{also}"
+            )
+        return f"The model has no batch norm: its accuracy does not depend on statistics of batches.{also}"
+    if all(layer.running is None for layer in evidence.layers.values()):
+        also += " No layer keeps running statistics: what the model says of a sample depends on its batch."
+    if not causes and not evidence.normalization.significant:
+        words = "".join(f" {_sentence(cause, evidence)}" for cause in rest)
         return (
-            f"This is not normalization: on the same training clips, running statistics cost {gap:.1f} points "
-            f"(threshold {threshold:.1f}).{rest}{warning}"
+            f"This is not normalization: on the same training samples, running statistics cost {gap} "
+            f"(threshold {least}).{words}{also}"
         )
     if not causes:
-        return (
-            f"Running statistics cost {gap:.1f} points on the training clips, and no check explains it: unexplained."
-            f"{warning}"
-        )
+        return f"Running statistics cost {gap} on the training samples, and no check explains it: unexplained.{also}"
     parts = [
-        f"{cause.evidence}. Undoing it recovers {cause.recovered * gap:.1f} of {gap:.1f} points on the training clips "
-        f"and takes evaluation accuracy from {100 * cause.before:.1f} to {100 * cause.after:.1f} %, nothing retrained"
+        f"{cause.evidence}. Undoing it recovers {100 * cause.recovered:.0f} % of the normalization gap of {gap} on the "
+        f"training samples and takes the evaluation from {evidence.shown(cause.before)} to "
+        f"{evidence.shown(cause.after)}, nothing retrained"
+        if cause.check != "mode"
+        else f"{cause.evidence}. In eval mode the evaluation goes from {evidence.shown(cause.before)} to "
+        f"{evidence.shown(cause.after)}"
         for cause in causes
     ]
     left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
-    return f"{'; '.join(parts)}.{left}{warning}"
+    return f"{'; '.join(parts)}.{left}{also}"
+
+
+def _sentence(cause: Cause, evidence: Evidence) -> str:
+    if cause.check == "shift":
+        return (
+            f"The rest is shift: {cause.evidence}; statistics of the unlabelled evaluation samples take C from "
+            f"{evidence.shown(cause.before)} to {evidence.shown(cause.after)} (transductive)."
+        )
+    return f"Generalization (overfit): {cause.evidence}."

@@ -1,0 +1,213 @@
+"""Read a loader of any kind once, keep a bounded number of its samples, and put them into batches of any composition.
+
+The doctor needs the same samples several times, in shuffled batches and in the loader's own. A loader may be a list, a
+DataLoader or a generator, its batches tensors, tuples, named tuples, dicts or lists of these.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Samples kept of a loader: enough for a standard error of one point (and Wu & Johnson 2021 for statistics).
+LIMIT = 2000
+# Whole batches kept as the loader gave them, to see its own composition.
+GIVEN = 16
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was kept of one loader, drawn evenly from all of it."""
+
+    kept: list[list[Any]]
+    """One list of leaves a sample; whole batches instead where these cannot be taken apart."""
+    like: Any
+    """A batch whose structure every batch put together has."""
+    given: list[Any]
+    """Some batches as the loader gave them."""
+    sizes: Counter[int]
+    """Sizes of all batches of the loader."""
+    apart: bool
+    """Whether batches could be taken apart: else every pass sees them as they were given."""
+
+    @property
+    def size(self) -> int:
+        """The loader's most frequent batch size."""
+        return self.sizes.most_common(1)[0][0]
+
+    @property
+    def seen(self) -> int:
+        """Samples that the loader gave."""
+        return sum(size * count for size, count in self.sizes.items())
+
+    def __len__(self) -> int:
+        return len(self.kept) if self.apart else sum(size_of(batch) for batch in self.kept)
+
+    def batches(self, seed: int = 0, size: int | None = None, limit: int | None = None) -> Iterator[tuple[Tensor, Any]]:
+        """(positions (n,), batch) in a shuffled composition, batch sizes differing by one at most."""
+        if not self.apart:
+            first = 0
+            for batch in self.kept:
+                yield torch.arange(first, first + size_of(batch)), batch
+                first += size_of(batch)
+            return
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.kept), generator=draw)[:limit]
+        yield from self.composed(order.tensor_split(-(-len(order) // (size or self.size))))
+
+    def composed(self, compositions: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any]]:
+        """(positions, batch) for each list of positions (n,)."""
+        for positions in compositions:
+            yield positions, self.together([self.kept[i] for i in positions.tolist()])
+
+    def together(self, samples: list[list[Any]]) -> Any:
+        """One batch of these samples."""
+        return rebuilt(self.like, iter([merged(column) for column in zip(*samples, strict=True)]))
+
+    @property
+    def usual(self) -> list[Any]:
+        """The given batches of about the usual size: in a lone sample's batch, batch statistics mean nothing."""
+        return [batch for batch in self.given if 2 * size_of(batch) > self.size]
+
+    def mixed(self) -> Iterator[tuple[Tensor, Any]]:
+        """The samples of the given batches in shuffled batches; positions count through `given`."""
+        rows = [row for batch in self.usual for row in apart(batch)]
+        draw = torch.Generator().manual_seed(1)
+        order = torch.randperm(len(rows), generator=draw)
+        for positions in order.tensor_split(max(1, len(self.usual))):
+            yield positions, self.together([rows[i] for i in positions.tolist()])
+
+    def as_given(self) -> Iterator[tuple[Tensor, Any]]:
+        """The given batches; positions count through them."""
+        first = 0
+        for batch in self.usual:
+            yield torch.arange(first, first + size_of(batch)), batch
+            first += size_of(batch)
+
+
+def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
+    """At most `limit` samples of a loader, a uniform draw (reservoir, Vitter 1985), read once, batch by batch.
+
+    ValueError when it gives nothing, or fewer than two samples.
+    """
+    draw = random.Random(seed)
+    kept: list[list[Any]] = []
+    whole: list[Any] = []
+    given: list[Any] = []
+    sizes: Counter[int] = Counter()
+    like: Any = None
+    separable, shapes, seen = True, None, 0
+    for number, batch in enumerate(loader):
+        size = size_of(batch)
+        sizes[size] += 1
+        place = number if len(given) < GIVEN else draw.randrange(number + 1)
+        if place < GIVEN:
+            given[place : place + 1] = [batch]
+        if len(whole) * max(1, size) < limit:
+            whole.append(batch)
+        rows = apart(batch) if separable else []
+        mine = [shape_of(leaf) for leaf in rows[0]] if rows else None
+        shapes, like = (mine, batch) if shapes is None else (shapes, like)
+        separable = separable and mine == shapes
+        for row in rows if separable else []:
+            place = seen if seen < limit else draw.randrange(seen + 1)
+            if place < limit:
+                # A copy: a view would keep its whole batch in memory.
+                kept[place : place + 1] = [[leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in row]]
+            seen += 1
+    total = sum(size * count for size, count in sizes.items())
+    if total < 2:
+        raise ValueError(
+            f"the batches hold {total} sample{'s' if total != 1 else ''}: batch statistics need two or more "
+            "(a generator that was used up gives none; hand over a fresh one, or a list)"
+        )
+    return Samples(kept if separable else whole, like, given, sizes, separable)
+
+
+def size_of(batch: Any) -> int:
+    """Samples in a batch: the first length of its first tensor or array. ValueError when it has none."""
+    for leaf in leaves(batch):
+        if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:
+            return len(leaf)
+    raise ValueError(f"a batch is a {type(batch).__name__} without any tensor; give tensors, tuples, lists or dicts")
+
+
+def apart(batch: Any) -> list[list[Any]]:
+    """The leaves of each sample. What is not one entry a sample goes with every sample as it is."""
+    size = size_of(batch)
+    columns = [
+        leaf if isinstance(leaf, Tensor | np.ndarray | list | tuple) and len_of(leaf) == size else _Constant(leaf)
+        for leaf in leaves(batch)
+    ]
+    return [[column if isinstance(column, _Constant) else column[i] for column in columns] for i in range(size)]
+
+
+@dataclass(frozen=True)
+class _Constant:
+    value: Any
+
+
+def len_of(leaf: Any) -> int:
+    """Length of a leaf; -1 for a tensor without dimensions."""
+    return -1 if isinstance(leaf, Tensor | np.ndarray) and not leaf.ndim else len(leaf)
+
+
+def shape_of(leaf: Any) -> Any:
+    """What must agree for leaves to be put together."""
+    return tuple(leaf.shape) if isinstance(leaf, Tensor | np.ndarray) else None
+
+
+def merged(column: tuple[Any, ...]) -> Any:
+    """One leaf of a batch from its samples' leaves."""
+    first = column[0]
+    if isinstance(first, _Constant):
+        return first.value
+    if isinstance(first, Tensor):
+        return torch.stack(column)
+    if isinstance(first, np.ndarray | np.generic):
+        return np.stack(column)
+    return list(column)
+
+
+def leaves(batch: Any) -> list[Any]:
+    """The parts of a nested structure, in order; a sequence of plain values is one part."""
+    if isinstance(batch, Mapping):
+        return [leaf for key in batch for leaf in leaves(batch[key])]
+    if isinstance(batch, list | tuple) and any(
+        isinstance(p, Tensor | np.ndarray | list | tuple | Mapping) for p in batch
+    ):
+        return [leaf for part in batch for leaf in leaves(part)]
+    return [batch]
+
+
+def rebuilt(like: Any, new: Iterator[Any]) -> Any:
+    """The structure of `like` with its leaves replaced, in order."""
+    if isinstance(like, Mapping):
+        return {key: rebuilt(like[key], new) for key in like}
+    if isinstance(like, list | tuple) and any(
+        isinstance(p, Tensor | np.ndarray | list | tuple | Mapping) for p in like
+    ):
+        parts = [rebuilt(part, new) for part in like]
+        return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+    return next(new)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Within it loaders and models may draw numbers: afterwards torch, numpy and random go on as if nothing had."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - the loaders' generator, not ours
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)  # noqa: NPY002

@@ -1,0 +1,108 @@
+"""fix: the repaired run is a run like any other, better by what is claimed, and the given one stays as it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import checkpoint, train
+from pipeline.doctor.fix import fix_run
+from pipeline.doctor.runs import diagnose_run
+from pipeline.models.bodies import SlotNorms
+from preprocessing.files import sha256_file
+
+CPU = torch.device("cpu")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file."""
+    return {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def fixed(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The loop run, repaired."""
+    out = tmp_path_factory.mktemp("fixed") / "run"
+    before = contents(runs / "bn-loop")
+    entry = fix_run(runs / "bn-loop", out)
+    assert contents(runs / "bn-loop") == before
+    return out, entry
+
+
+def test_a_loop_becomes_a_network_with_statistics_of_each_slot(runs: Path, fixed: tuple[Path, dict]) -> None:
+    """The same weights, one set of statistics a slot, and the accuracy that training had."""
+    out, entry = fixed
+    config, _, _, model = train.load_run(out, CPU)
+    _, _, _, sick = train.load_run(runs / "bn-loop", CPU)
+    assert config.norm.persons == "per_person"
+    assert entry["remedy"] == "per_call"
+    for (name, p), (_, q) in zip(model.named_parameters(), sick.named_parameters(), strict=True):
+        assert torch.equal(p, q), name
+    slots = [module for module in model.modules() if isinstance(module, SlotNorms)]
+    assert len(slots) == 3
+    assert all(not torch.equal(pair[0].running_mean, pair[1].running_mean) for pair in slots)
+    assert all(pair[0].weight is pair[1].weight for pair in slots)
+    before, after = (entry[key]["accuracies"] for key in ("before", "after"))
+    assert after["A"] > before["A"] + 0.2
+    assert after["C"] > before["C"]
+    assert after["B"] - after["A"] < 0.05
+
+
+def test_its_summary_says_what_was_done_and_what_it_brought(runs: Path, fixed: tuple[Path, dict]) -> None:
+    """Before: the given run's own summary."""
+    summary = json.loads((fixed[0] / "summary.json").read_text())
+    given = json.loads((runs / "bn-loop" / "summary.json").read_text())
+    assert summary["fix"]["of"] == "bn-loop"
+    assert summary["fix"]["before"]["accuracies"] == given["accuracies"]
+    assert summary["fix"]["after"]["accuracies"] == summary["accuracies"]
+    assert summary["train"] == given["train"]
+
+
+def test_the_doctor_finds_no_normalization_gap_in_it(fixed: tuple[Path, dict]) -> None:
+    """And loads it."""
+    assert diagnose_run(fixed[0], "test")[0].causes == []
+
+
+def test_training_can_go_on_from_it(fixed: tuple[Path, dict]) -> None:
+    """The trainer's own state loads, optimizer included, and takes a step."""
+    config, clips, splits, _ = train.load_run(fixed[0], CPU)
+    saved = checkpoint.load(fixed[0], CPU)
+    _, _, state = train.setup(config, CPU)
+    state.load(saved[1])
+    more = {"epochs": saved[0] + 1}
+    settings = train.from_dict({**train.as_dict(config), "train": {**vars(config.train), **more}})
+    records = list(train.fit(settings, clips, splits, state, done=saved[0]))
+    assert records[0]["epoch"] == saved[0] + 1
+    assert records[0]["train"]["top1"] > 0.5
+
+
+def test_a_healthy_run_is_not_repaired(runs: Path, tmp_path: Path) -> None:
+    """Nothing is written."""
+    assert fix_run(runs / "bn-masked", tmp_path / "out") is None
+    assert fix_run(runs / "none", tmp_path / "out") is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(runs: Path, fixed: tuple[Path, dict]) -> None:
+    """Not even a repair."""
+    with pytest.raises(ValueError, match="overwrites nothing"):
+        fix_run(runs / "bn-loop", fixed[0])
+    with pytest.raises(ValueError, match="overwrites nothing"):
+        fix_run(runs / "bn-loop", runs / "bn-loop")
+
+
+def test_the_command_repairs_and_tells(runs: Path, tmp_path: Path) -> None:
+    """doctor.json has the same figures; --out without --fix is a mistake."""
+    out = tmp_path / "fixed"
+    command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-loop"), "--out", str(out)]
+    alone = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert alone.returncode == 2
+    assert "add --fix" in alone.stderr
+    result = subprocess.run([*command, "--fix", "--split", "test"], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    doctor = json.loads((runs / "bn-loop" / "doctor.json").read_text())
+    assert doctor["fix"]["after"] == json.loads((out / "summary.json").read_text())["fix"]["after"]
+    assert "repaired (per_call)" in result.stdout.replace("\n", " ")
