@@ -33,6 +33,8 @@ from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
 from pipeline.models import build_model
+from pipeline.models.cost import cost
+from pipeline.models.cost import describe as describe_cost
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError, open_file
 
@@ -75,7 +77,8 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, config.norm, config.input.frames, clips.joints, clips.classes).to(device)
+    sizes = config.input.frames, clips.joints, clips.classes
+    model = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream).to(device)
     if config.train.channels_last:
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scales = norms.norm_parameters(model) if config.norm.decay else []
@@ -159,6 +162,7 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "clips": {"train": len(splits.fit(config.input.fit)), "val": len(held_out_N), "test": len(splits.test)},
         "ranks": distributed.world_size(),
         "device": str(clips.device),
+        "model": cost(model, frames, clips.joints),
         "config": as_dict(config),
     }
 
@@ -203,6 +207,11 @@ def run(config: Config) -> None:
         clips, splits, state = setup(config, device)
         if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
             raise ValueError("train.choose best needs held-out clips to judge by; set input.fit train, or choose last")
+        if first:
+            print(
+                f"{config.model.name}: {describe_cost(cost(state.model, config.input.frames, clips.joints))}",
+                file=sys.stderr,
+            )
         saved = checkpoint.load(config.out, device)
         done, best = 0, Best(0, -1.0, {})
         if saved is not None:
