@@ -124,7 +124,8 @@ class GraphNetwork(nn.Module):
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
         self.input_norm = plan.norm.input(3 * plan.joints, BODIES)
         a_KVV = adjacency(plan.bones, plan.joints)
-        blocks, inside = [], 3
+        blocks: list[nn.Module] = []
+        inside = 3
         for published, stride in BLOCKS:
             outside = plan.channels(published, 8 * BRANCHES)
             blocks.append(
