@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import checkpoint, distributed, evaluate, norms, optim, report, startup
+from pipeline import card, checkpoint, distributed, evaluate, norms, optim, report, startup
 from pipeline.augment import Draw, augment, mirrored_joints, windows
+from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Clips, Splits, epoch_batches, load
 from pipeline.metrics import metrics
@@ -152,9 +153,14 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     held_out_N = splits.held_out(config.input.fit)
     judged_N = splits.test if len(splits.test) else held_out_N
     four = evaluate.four_accuracies(model, clips, train_N, judged_N, frames, size)
+    val, test = (
+        evaluate.predict(model, clips, index_N, frames, size) if len(index_N) else None
+        for index_N in (held_out_N, splits.test)
+    )
     return {
-        "val": _measure(model, clips, held_out_N, frames, size),
-        "test": _measure(model, clips, splits.test, frames, size),
+        "val": {} if val is None else metrics(val.logits_NK, val.label_N),
+        "test": {} if test is None else metrics(test.logits_NK, test.label_N),
+        "calibration": calibrate(val, test),
         "accuracies": four,
         "gap": evaluate.gaps(four),
         "eval": "test" if len(splits.test) else "val",
@@ -175,13 +181,6 @@ def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": sum(line["seconds"] for line in lines),
         "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
     }
-
-
-def _measure(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int) -> dict[str, float]:
-    if not len(index_N):
-        return {}
-    prediction = evaluate.predict(model, clips, index_N, frames, size)
-    return metrics(prediction.logits_NK, prediction.label_N)
 
 
 class Best(NamedTuple):
@@ -329,6 +328,7 @@ def claim(config: Config) -> None:
                 f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                 "choose another --out or delete it"
             )
+    card.write(config.out, open_file(config.data, fast_start=True))
     files.publish_json(config.out / "config.json", mine | {"data_sha256": data_sha256})
 
 
