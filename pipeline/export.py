@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pipeline.models.bodies import BODIES
 from preprocessing import files
@@ -68,9 +67,6 @@ def fixed_shapes(model: nn.Module) -> nn.Module:
     if isinstance(norm, nn.Module) and norm.masked:
         norm.masked = False  # type: ignore[assignment]
         result.input_norm = _MaskedInput(norm)
-    for layer in result.modules():
-        for name in list(getattr(layer, "parametrizations", {})):
-            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return result
 
 

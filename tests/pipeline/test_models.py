@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.doctor import diagnose
 from pipeline.evaluate import population
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS, average, strongest
@@ -133,6 +134,17 @@ def test_the_loop_calls_each_layer_of_the_trunk_twice_and_the_others_once(model:
         assert set(calls) == set(batch_norms(network))
         sites[persons] = {count for name, count in calls.items() if "hidden" not in name}
     assert sites == {"loop": {2}, "fold": {1}, "masked": {1}, "per_person": {1}}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_doctor_takes_every_model_as_it_is(model: str) -> None:
+    """Statistics that were never trained are named and recalibrated; the calls of the loop are counted."""
+    x, present = clips(MIXED * 4)
+    label = torch.arange(len(x)) % CLASSES
+    network = small(model, dropout=0.0, persons="loop").eval()
+    diagnosis = diagnose(network, [(x, present, label)], forward=lambda net, batch: net(batch[0], batch[1]))
+    assert {calls for name, calls in diagnosis.calls.items() if "hidden" not in name} == {2}
+    assert {"joint", "per_call", "masked"} <= set(diagnosis.recalibration)
 
 
 @pytest.mark.parametrize("model", MODELS)
