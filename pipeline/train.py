@@ -32,7 +32,7 @@ from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Clips, Splits, epoch_batches, load
-from pipeline.metrics import metrics
+from pipeline.metrics import confusion, metrics
 from pipeline.models import build_model
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
@@ -157,10 +157,12 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         evaluate.predict(model, clips, index_N, frames, size) if len(index_N) else None
         for index_N in (held_out_N, splits.test)
     )
+    judged = test or val
     return {
         "val": {} if val is None else metrics(val.logits_NK, val.label_N),
         "test": {} if test is None else metrics(test.logits_NK, test.label_N),
         "calibration": calibrate(val, test),
+        "confusion": [] if judged is None else confusion(judged.logits_NK, judged.label_N).tolist(),
         "accuracies": four,
         "gap": evaluate.gaps(four),
         "eval": "test" if len(splits.test) else "val",

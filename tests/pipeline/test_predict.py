@@ -61,7 +61,8 @@ def test_a_recording_is_answered_as_the_evaluation_of_its_clip(recordings: Path,
     chosen = paths(recordings, ntu_file)[:12]
     predictor = predict.load(ntu_run)
     logits = evaluate.predict(model, clips, torch.arange(12), config.input.frames, 8).logits_NK
-    expected = (logits.double() / predictor.temperature).log_softmax(1)
+    predictor.temperature = 2.0  # the run's own, hardly trained, would make everything equally likely
+    expected = (logits.double() / 2.0).log_softmax(1)
 
     def said() -> torch.Tensor:
         return predictor.probabilities([predictor.clean(path) for path in chosen]).log()
