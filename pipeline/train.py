@@ -320,7 +320,9 @@ def claim(config: Config) -> None:
     """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
     mine, data_sha256 = json.loads(json.dumps(as_dict(config))), data_identity(config)
     if (config.out / "config.json").exists():
-        theirs, trained_on = _read_config(config.out)
+        stored, trained_on = _read_config(config.out)
+        # Through Config, so that settings which came later count as their defaults.
+        theirs = json.loads(json.dumps(as_dict(from_dict(stored))))
         free = ("data", "out", "nproc", "wandb", "fast_start")
         differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
         if data_sha256 != trained_on:
