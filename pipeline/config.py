@@ -118,11 +118,20 @@ def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The values of a preset by name, or of a TOML file by path."""
+    """The values of a preset by name, or of a TOML file by path; `extends` names a preset whose values it changes."""
     path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in PRESETS.glob("*.toml"))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"no preset {name!r}{hint}; choose one of {', '.join(known)}, or the path of a .toml file")
-    return tomllib.loads(path.read_text())
+    values = tomllib.loads(path.read_text())
+    if "extends" not in values:
+        return values
+    base = str(values.pop("extends"))
+    if base.endswith(".toml"):
+        raise ValueError(f"{path}: extends {base!r} is a file; it names a preset that comes with the program")
+    merged = preset(base)
+    for key, value in values.items():
+        merged[key] = merged.get(key, {}) | value if isinstance(value, dict) else value
+    return merged

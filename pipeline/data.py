@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.bodies import BODIES
+from pipeline.models.streams import STREAMS
 from preprocessing.hdf5 import SkeletonFile, open_file
 
 ORDERS = ("reshuffle", "once", "class", "subject")
@@ -27,12 +28,17 @@ class InputConfig:
     """Frames T that every clip is resampled to."""
     fit: str = "train"
     """Split to train on: train, or train+val once all choices are made."""
+    stream: str = "joint"
+    """What the network sees of it: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
+    (difference to the next frame)."""
     order: str = "reshuffle"
     """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ValueError(f"input.order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
+        if self.stream not in STREAMS:
+            raise ValueError(f"input.stream {self.stream!r} is unknown; choose one of {', '.join(STREAMS)}")
         if self.fit not in ("train", "train+val"):
             raise ValueError(f"input.fit {self.fit!r} is unknown; choose train or train+val")
         if self.frames < 2:
@@ -65,6 +71,7 @@ class Clips:
         self.class_names = list(file.class_names)
         self.joint_names = list(file.joint_names)
         self.joints = int(file.joints_RV3.shape[1])
+        self.bones = tuple((int(parent), int(child)) for parent, child in file.bones)
         self.names = file.clips["name"]
         self.home = device if fits(file.joints_RV3.nbytes, device) else torch.device("cpu")
         self.rows_RV3 = mapped(file.joints_RV3).to(self.home)

@@ -19,3 +19,10 @@ def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
         "top5": hit_N5.any(1).double().mean().item(),
         "mean_class": (right_K[seen_K > 0] / seen_K[seen_K > 0]).mean().item(),
     }
+
+
+def confusion(logits_NK: Tensor, label_N: Tensor) -> Tensor:
+    """(K, K) int64: how many clips of class k (row) got class j as their first choice (column)."""
+    classes = logits_NK.shape[1]
+    pairs = label_N * classes + logits_NK.argmax(1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -27,6 +27,7 @@ LEGEND = (
     "A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips, running; "
     "D evaluation clips, batch statistics. Normalization gap B − A, generalization gap B − D. All in %."
 )
+WORST = 10  # pairs of classes that are shown
 COLOURS = ("#7f8c8d", "#c0392b", "#2471a3", "#1e8449", "#8e44ad", "#d35400")
 
 
@@ -211,6 +212,65 @@ def runs_table(runs: list[Run]) -> str:
     return f"<div class=scroll><table>{head}{body}</table></div>"
 
 
+def confusion_figure(run: Run, class_names: list[str]) -> go.Figure:
+    """Share of each class's clips (row) that got each class (column); on the diagonal each class's own accuracy."""
+    counts_KK = np.array(run.summary["confusion"])
+    share_KK = counts_KK / counts_KK.sum(axis=1, keepdims=True).clip(min=1)
+    figure = go.Figure(
+        go.Heatmap(
+            x=class_names, y=class_names, z=100 * share_KK, zmin=0, zmax=100, colorscale="Blues",
+            hovertemplate="%{y} taken for %{x}: %{z:.0f} %<extra></extra>",
+        )
+    )  # fmt: skip
+    # Long names of many classes are read by pointing at a square; beside the axes they would leave no room for it.
+    shown = len(class_names) <= 30
+    return style(figure, f"What {run.name} takes for what (%)").update_layout(
+        height=560, margin={"l": 160, "b": 160} if shown else {},
+        xaxis={"showticklabels": shown, "title": "first choice"},
+        yaxis={"showticklabels": shown, "autorange": "reversed", "title": "class"},
+    )  # fmt: skip
+
+
+def confused_pairs(run: Run, class_names: list[str]) -> list[tuple[str, str, int, int]]:
+    """(class, what it was taken for, how often, of how many clips), the most frequent first."""
+    counts_KK = np.array(run.summary["confusion"])
+    wrong_KK = counts_KK * (1 - np.eye(len(counts_KK), dtype=np.int64))
+    order = np.argsort(-wrong_KK, axis=None, kind="stable")[:WORST]
+    pairs = [(int(place) // len(counts_KK), int(place) % len(counts_KK)) for place in order]
+    return [
+        (class_names[true], class_names[said], int(wrong_KK[true, said]), int(counts_KK[true].sum()))
+        for true, said in pairs
+        if wrong_KK[true, said]
+    ]
+
+
+def class_table(run: Run, class_names: list[str]) -> str:
+    """Accuracy of each class, the lowest first, and what its clips are taken for most."""
+    counts_KK = np.array(run.summary["confusion"])
+    clips_K, right_K = counts_KK.sum(axis=1), np.diag(counts_KK)
+    body = ""
+    for k in sorted(np.flatnonzero(clips_K), key=lambda k: (right_K[k] / clips_K[k], k)):
+        body += f"<tr><td>{html.escape(class_names[k])}<td>{100 * right_K[k] / clips_K[k]:.1f}<td>{clips_K[k]}</tr>"
+    pairs = "".join(
+        f"<tr><td>{html.escape(true)}<td class=word>{html.escape(said)}<td>{times} of {clips}</tr>"
+        for true, said, times, clips in confused_pairs(run, class_names)
+    )
+    return (
+        f"<div class=two><div class=scroll><table><tr><th>class<th>accuracy, %<th>clips</tr>{body}</table></div>"
+        f"<div class=scroll><table><tr><th>class<th>taken for<th>how often</tr>{pairs}</table></div></div>"
+    )
+
+
+def classes_section(runs: list[Run], class_names: list[str]) -> str:
+    """The classes of the best run; nothing where no run has a confusion matrix (runs of earlier versions)."""
+    known = [run for run in runs if run.summary.get("confusion")]
+    if not known:
+        return ""
+    best = max(known, key=lambda run: run.eval_top1)
+    title = f"The classes: {best.name} on {best.summary['eval']} clips"
+    return f"<h2>{html.escape(title)}</h2>{div(confusion_figure(best, class_names))}{class_table(best, class_names)}"
+
+
 def study_table(study: Path) -> str:
     """The search's trials, best first."""
     path = study / "results.json"
@@ -255,7 +315,7 @@ def moving_clip(file: SkeletonFile) -> dict[str, Any]:
     return {"name": name, "label": label, "frames": frames, "fps": file.fps, "bones": bones, "bodies": drawn}
 
 
-def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
+def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names: list[str]) -> str:
     """The whole page as text."""
     here = Path(__file__)
     css, script = here.with_suffix(".css").read_text(), here.with_suffix(".js").read_text()
@@ -274,6 +334,7 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
         f"<div class=two>{div(arms_figure(runs))}{div(fall)}</div>",
         f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
         f"<h2>Training</h2>{div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
+        classes_section(runs, class_names),
         study_table(study) if study else "",
         f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
         f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script></body></html>",
@@ -338,7 +399,7 @@ def main() -> int:
         if not runs:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
-        files.publish_text(out, page(runs, study, moving_clip(file)))
+        files.publish_text(out, page(runs, study, moving_clip(file), file.class_names))
     except (IntegrityError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 6 if isinstance(error, IntegrityError) else 2

@@ -15,7 +15,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import checkpoint, distributed, evaluate, norms, optim, report, startup
+from pipeline import card, checkpoint, distributed, evaluate, norms, optim, report, startup
 from pipeline.augment import Draw, augment, mirrored_joints, windows
+from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Batch, Clips, Splits, epoch_batches, load
-from pipeline.metrics import metrics
+from pipeline.metrics import confusion, metrics
 from pipeline.models import build_model
+from pipeline.models.cost import cost
+from pipeline.models.cost import describe as describe_cost
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError, open_file
 
@@ -75,7 +78,8 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, config.norm, config.input.frames, clips.joints, clips.classes).to(device)
+    sizes = config.input.frames, clips.joints, clips.classes
+    model = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream).to(device)
     if config.train.channels_last:
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scales = norms.norm_parameters(model) if config.norm.decay else []
@@ -167,10 +171,18 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     several = {}
     if config.train.test_clips > 1:
         crops = evaluate.crops(config.augment.crop, config.train.test_clips)
-        several[f"test_{len(crops)}_clips"] = _measure(model, clips, splits.test, frames, size, crops)
+        voted = evaluate.predict_crops(model, clips, splits.test, frames, size, crops)
+        several[f"test_{len(crops)}_clips"] = metrics(voted.logits_NK, voted.label_N) if len(splits.test) else {}
+    val, test = (
+        evaluate.predict(model, clips, index_N, frames, size) if len(index_N) else None
+        for index_N in (held_out_N, splits.test)
+    )
+    judged = test or val
     return several | {
-        "val": _measure(model, clips, held_out_N, frames, size),
-        "test": _measure(model, clips, splits.test, frames, size),
+        "val": {} if val is None else metrics(val.logits_NK, val.label_N),
+        "test": {} if test is None else metrics(test.logits_NK, test.label_N),
+        "calibration": calibrate(val, test),
+        "confusion": [] if judged is None else confusion(judged.logits_NK, judged.label_N).tolist(),
         "accuracies": four,
         "gap": evaluate.gaps(four),
         "eval": "test" if len(splits.test) else "val",
@@ -178,6 +190,7 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "clips": {"train": len(splits.fit(config.input.fit)), "val": len(held_out_N), "test": len(splits.test)},
         "ranks": distributed.world_size(),
         "device": str(clips.device),
+        "model": cost(model, frames, clips.joints),
         "config": as_dict(config),
     }
 
@@ -190,18 +203,6 @@ def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": sum(line["seconds"] for line in lines),
         "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
     }
-
-
-def _measure(
-    model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, crops: Sequence[evaluate.Window] = ()
-) -> dict[str, float]:
-    if not len(index_N):
-        return {}
-    if crops:
-        prediction = evaluate.predict_crops(model, clips, index_N, frames, size, crops)
-    else:
-        prediction = evaluate.predict(model, clips, index_N, frames, size)
-    return metrics(prediction.logits_NK, prediction.label_N)
 
 
 class Best(NamedTuple):
@@ -227,6 +228,11 @@ def run(config: Config) -> None:
         clips, splits, state = setup(config, device)
         if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
             raise ValueError("train.choose best needs held-out clips to judge by; set input.fit train, or choose last")
+        if first:
+            print(
+                f"{config.model.name}: {describe_cost(cost(state.model, config.input.frames, clips.joints))}",
+                file=sys.stderr,
+            )
         saved = checkpoint.load(config.out, device)
         done, best = 0, Best(0, -1.0, {})
         if saved is not None:
@@ -336,7 +342,9 @@ def claim(config: Config) -> None:
     """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
     mine, data_sha256 = json.loads(json.dumps(as_dict(config))), data_identity(config)
     if (config.out / "config.json").exists():
-        theirs, trained_on = _read_config(config.out)
+        stored, trained_on = _read_config(config.out)
+        # Through Config, so that settings which came later count as their defaults.
+        theirs = json.loads(json.dumps(as_dict(from_dict(stored))))
         free = ("data", "out", "nproc", "wandb", "fast_start")
         differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
         if data_sha256 != trained_on:
@@ -346,6 +354,7 @@ def claim(config: Config) -> None:
                 f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                 "choose another --out or delete it"
             )
+    card.write(config.out, open_file(config.data, fast_start=True))
     files.publish_json(config.out / "config.json", mine | {"data_sha256": data_sha256})
 
 

@@ -58,7 +58,7 @@ def array_source(path: Path) -> Source:
         marks=_marks(path, arrays, bones),
         kinect=False,
         entries=[
-            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, _array_clip, x_TMV3)
+            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, array_clip, x_TMV3)
             for i, name, x_TMV3 in ((i, str(names[i]), x_RMV3[ptr[i] : ptr[i + 1]]) for i in order)
         ],
         columns={key: value[order] for key, value in columns.items()},
@@ -187,7 +187,7 @@ def _marks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Mark
     return Marks(_root(bones), pairs.get("shoulders"), pairs.get("spine"))
 
 
-def _array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
+def array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
     """A clip of an array file; a body is absent where all its joints are exactly zero."""
     if not np.isfinite(x_TMV3).all():
         raise SkeletonError(name, 0, "non-finite")

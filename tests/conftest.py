@@ -1,5 +1,6 @@
-"""A small data file for every test that trains: known classes, one and two bodies, six subjects."""
+"""A small data file for every test that trains (four classes, one or two bodies, six subjects); real recordings."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,13 @@ def write_file(
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data file, made once."""
     return write_file(tmp_path_factory.mktemp("data") / "small.h5")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The real recordings; tests that need them skip where there are none."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("SKELNORM_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("no real recordings: set SKELNORM_REAL_DATA to their folder")
+    return folder

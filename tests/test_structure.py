@@ -14,6 +14,8 @@ DOORS = {
     "torch.distributed": ["pipeline/distributed.py"],
     "ray": ["preprocessing/engines.py", "tuning/search.py"],
     "multiprocessing": ["preprocessing/engines.py"],
+    "onnxruntime": ["pipeline/export.py"],
+    "onnxscript": ["pipeline/export.py"],
 }
 
 
@@ -69,7 +71,7 @@ def test_every_public_name_is_documented(path: Path) -> None:
 # Tested where they are used: by a command's own test, or by the clips that come out of them.
 TOGETHER = {
     "manifest": "build", "verify": "build", "ledger": "resume", "batches": "resume", "entries": "sources",
-    "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view",
+    "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view", "card": "predict",
 }  # fmt: skip
 
 

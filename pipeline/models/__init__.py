@@ -1,20 +1,25 @@
 """MODELS: name -> class. A model receives a norm factory and a persons mode, never a layer's name.
 
-To add a model: one file here, one line in MODELS. Its constructor takes the sizes of the data, a norm factory and
-the ModelConfig; its forward takes x_NCTVM and present_NMT and returns logits_NK.
+To add a model: one file here, one line in MODELS. Its constructor takes a Plan (plan.py): the norm factory, the persons
+mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
 from pipeline.models.bodies import PERSONS
 from pipeline.models.cnn import Cnn
+from pipeline.models.ctrgcn import CtrGcn
+from pipeline.models.hcn import Hcn
+from pipeline.models.plan import Bones, Plan
+from pipeline.models.stgcn import StGcn
 from pipeline.norms import NormConfig, norm_factory
 
-MODELS: dict[str, type[Cnn]] = {"cnn": Cnn}
+MODELS: dict[str, Callable[[Plan], nn.Module]] = {"cnn": Cnn, "hcn": Hcn, "stgcn": StGcn, "ctrgcn": CtrGcn}
 
 
 @dataclass(frozen=True)
@@ -25,24 +30,43 @@ class ModelConfig:
     """Name in MODELS."""
     dropout: float = 0.5
     """Share of the hidden units dropped in training."""
+    width: float = 1.0
+    """Factor of all numbers of channels; 1: as published."""
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
             raise ValueError(f"model.name {self.name!r} is unknown; choose one of {', '.join(MODELS)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout} is outside [0, 1)")
+        if not 0 < self.width <= 16:
+            raise ValueError(f"model.width {self.width} is outside (0, 16]")
 
 
-def build_model(model: ModelConfig, norm: NormConfig, frames: int, joints: int, classes: int) -> nn.Module:
-    """The network for clips of `frames` x `joints` and `classes` classes."""
+def build_model(
+    model: ModelConfig,
+    norm: NormConfig,
+    frames: int,
+    joints: int,
+    classes: int,
+    bones: Bones = (),
+    stream: str = "joint",
+) -> nn.Module:
+    """The network for clips of `frames` x `joints` and `classes` classes.
+
+    `bones`: (parent, child) of each, as the data file has them; graph networks and bone streams refuse to do without.
+    """
     if norm.persons not in PERSONS:
         raise ValueError(f"norm.persons {norm.persons!r} is unknown; choose one of {', '.join(PERSONS)}")
-    return MODELS[model.name](
-        norm_factory(norm),
+    plan = Plan(
+        norm=norm_factory(norm),
         persons=norm.persons,
+        mask_max=norm.mask_max,
         dropout=model.dropout,
+        width=model.width,
         frames=frames,
         joints=joints,
         classes=classes,
-        mask_max=norm.mask_max,
+        bones=bones,
+        stream=stream,
     )
+    return MODELS[model.name](plan)

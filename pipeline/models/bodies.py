@@ -1,4 +1,4 @@
-"""What all models share about bodies: which bodies go through the trunk in one call, and the maximum over them.
+"""What all models share about bodies: which bodies go through the trunk in one call, and the maximum or mean over them.
 
 PERSONS is the question this project comes from. A trunk with BatchNorm that is called once a body normalises each
 call by its own statistics in training, and by one mixture of them in evaluation. For a norm whose rows do not share
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.norms import Norm
 
 Trunk = Callable[[Tensor, int], Tensor]  # x_BCTV and the slot whose statistics to use -> features of B rows
+Pool = Callable[[Tensor, Tensor | None], Tensor]  # features (N, M, ...), present_NM or None: all -> (N, ...)
 
 BODIES = 2
 
@@ -23,48 +24,12 @@ BODIES = 2
 class Persons(Protocol):
     """A way to get one clip's features from its bodies: features (N, ...) of x_NCTVM and present_NM.
 
-    `mask_max` keeps absent bodies out of the maximum.
+    `mask_max` keeps absent bodies out of `pool`, which is over bodies.
     """
 
-    def __call__(self, trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor: ...
-
-
-def loop(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
-    """The same layers, called once a body slot (the question's network)."""
-    features = [trunk(x_NCTVM[..., slot], 0) for slot in range(x_NCTVM.shape[-1])]
-    return strongest(torch.stack(features, dim=1), present_NM if mask_max else None)
-
-
-def fold(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
-    """One call over all N*M body slots, absent bodies included."""
-    x_BCTV = x_NCTVM.movedim(-1, 1).flatten(0, 1)
-    return strongest(trunk(x_BCTV, 0).unflatten(0, present_NM.shape), present_NM if mask_max else None)
-
-
-def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True) -> Tensor:
-    """One call over the bodies that are there: absent ones weigh nothing and never enter the maximum.
-
-    They are left out of the call, so this holds for every norm without its knowing, and costs less time.
-    """
-    x_BCTV = x_NCTVM.movedim(-1, 1)[present_NM]
-    features = trunk(x_BCTV, 0)
-    full = features.new_zeros(present_NM.numel(), *features.shape[1:])
-    full = full.index_put((present_NM.flatten().nonzero().squeeze(1),), features)
-    return strongest(full.unflatten(0, present_NM.shape), present_NM)
-
-
-def per_person(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False) -> Tensor:
-    """One call a body slot, each with statistics of its own (after Chang et al. 2019, DSBN, arXiv 1906.03950)."""
-    features = [trunk(x_NCTVM[..., slot], slot) for slot in range(x_NCTVM.shape[-1])]
-    return strongest(torch.stack(features, dim=1), present_NM if mask_max else None)
-
-
-PERSONS: dict[str, Persons] = {
-    "loop": loop,
-    "fold": fold,
-    "masked": masked,
-    "per_person": per_person,
-}
+    def __call__(
+        self, trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = ...
+    ) -> Tensor: ...
 
 
 def strongest(features: Tensor, present_NM: Tensor | None) -> Tensor:
@@ -74,9 +39,63 @@ def strongest(features: Tensor, present_NM: Tensor | None) -> Tensor:
     """
     if present_NM is None:
         return features.amax(dim=1)
-    inner = [1] * (features.dim() - 2)
-    best = features.masked_fill(~present_NM.reshape(*present_NM.shape, *inner), float("-inf")).amax(dim=1)
-    return best.masked_fill(~present_NM.any(dim=1).reshape(-1, *inner), 0.0)
+    best = features.masked_fill(~_over(present_NM, features), float("-inf")).amax(dim=1)
+    return best.masked_fill(~_over(present_NM.any(dim=1), best), 0.0)
+
+
+def average(features: Tensor, present_NM: Tensor | None) -> Tensor:
+    """Mean over the bodies of features (N, M, ...), over those present only where that is given.
+
+    A clip without any body yields zeros.
+    """
+    if present_NM is None:
+        return features.mean(dim=1)
+    total = features.masked_fill(~_over(present_NM, features), 0.0).sum(dim=1)
+    return total / _over(present_NM.sum(dim=1).clamp(min=1), total)
+
+
+def _over(flag: Tensor, x: Tensor) -> Tensor:
+    return flag.reshape(*flag.shape, *[1] * (x.dim() - flag.dim()))
+
+
+def loop(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest) -> Tensor:
+    """The same layers, called once a body slot (the question's network)."""
+    features = [trunk(x_NCTVM[..., slot], 0) for slot in range(x_NCTVM.shape[-1])]
+    return pool(torch.stack(features, dim=1), present_NM if mask_max else None)
+
+
+def fold(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest) -> Tensor:
+    """One call over all N*M body slots, absent bodies included."""
+    x_BCTV = x_NCTVM.movedim(-1, 1).flatten(0, 1)
+    return pool(trunk(x_BCTV, 0).unflatten(0, present_NM.shape), present_NM if mask_max else None)
+
+
+def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True, pool: Pool = strongest) -> Tensor:
+    """One call over the bodies that are there: absent ones weigh nothing and never enter the pool.
+
+    They are left out of the call, so this holds for every norm without its knowing, and costs less time.
+    """
+    x_BCTV = x_NCTVM.movedim(-1, 1)[present_NM]
+    features = trunk(x_BCTV, 0)
+    full = features.new_zeros(present_NM.numel(), *features.shape[1:])
+    full = full.index_put((present_NM.flatten().nonzero().squeeze(1),), features)
+    return pool(full.unflatten(0, present_NM.shape), present_NM)
+
+
+def per_person(
+    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest
+) -> Tensor:
+    """One call a body slot, each with statistics of its own (after Chang et al. 2019, DSBN, arXiv 1906.03950)."""
+    features = [trunk(x_NCTVM[..., slot], slot) for slot in range(x_NCTVM.shape[-1])]
+    return pool(torch.stack(features, dim=1), present_NM if mask_max else None)
+
+
+PERSONS: dict[str, Persons] = {
+    "loop": loop,
+    "fold": fold,
+    "masked": masked,
+    "per_person": per_person,
+}
 
 
 class SlotNorms(nn.ModuleList):
@@ -101,7 +120,7 @@ def rows_of_real_bodies(present_NM: Tensor, rows: int, call: int) -> Tensor | No
     """Which rows of a layer's input are real bodies, from its number of rows and the number of the call.
 
     N rows: call m holds slot m (loop; in per_person and mvc the layer's own slot). N*M rows: folded. Anything else
-    (masked leaves absent bodies out; layers behind the maximum) has no absent rows: None.
+    (masked leaves absent bodies out; layers behind the pool) has no absent rows: None.
     """
     clips, bodies = present_NM.shape
     if rows == clips and call < bodies:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.bodies import BODIES, PERSONS, SlotNorms
-from pipeline.norms import Norm
+from pipeline.models.plan import Plan
+from pipeline.models.streams import Stream
 
 WIDTHS = (32, 64, 128)
+HIDDEN = 512
 
 
 class Cnn(nn.Module):
@@ -17,31 +19,25 @@ class Cnn(nn.Module):
     Some norms bring an activation of their own instead of ReLU, some change the weights in front; both are `norm`'s.
     """
 
-    def __init__(
-        self,
-        norm: Norm,
-        persons: str,
-        dropout: float,
-        frames: int,
-        joints: int,
-        classes: int,
-        mask_max: bool = False,
-    ) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
+        frames, joints, norm = plan.frames, plan.joints, plan.norm
         if frames < 8 or joints < 8:
             raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
-        self.persons, self.mask_max = persons, mask_max
+        self.persons, self.mask_max = plan.persons, plan.mask_max
+        self.stream = Stream(plan.stream, plan.bones, joints)
         self.input_norm = norm.input(3 * joints, BODIES)
-        channels = (3, *WIDTHS)
+        widths = [plan.channels(width) for width in WIDTHS]
         self.convolutions = nn.ModuleList(
-            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1)) for a, b in zip(channels, WIDTHS, strict=False)
+            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1)) for a, b in zip((3, *widths), widths, strict=False)
         )
-        self.norms = nn.ModuleList(SlotNorms(norm, width, persons) for width in WIDTHS)
-        self.hidden = norm.weighted(nn.Linear(WIDTHS[-1] * (frames // 8) * (joints // 8), 512))
-        self.hidden_norm = norm(512)
+        self.norms = nn.ModuleList(SlotNorms(norm, width, plan.persons) for width in widths)
+        hidden = plan.channels(HIDDEN)
+        self.hidden = norm.weighted(nn.Linear(widths[-1] * (frames // 8) * (joints // 8), hidden))
+        self.hidden_norm = norm(hidden)
         self.activation = norm.activation()
-        self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(512, classes)
+        self.dropout = nn.Dropout(plan.dropout)
+        self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
         """Features of B bodies, (B, 128, T/8, V/8)."""
@@ -51,6 +47,7 @@ class Cnn(nn.Module):
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """Logits (N, K) of clips x_NCTVM in metres; present_NMT says in which frames a body was tracked."""
+        x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
         features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1), self.mask_max)

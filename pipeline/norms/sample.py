@@ -42,7 +42,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, T, V) normalised."""
-        if x.dim() == 2 or not len(x):
+        if x.dim() == 2 or x.shape[0] == 0:  # not len(x), which an exporter takes for a constant
             return x * per_channel(self.weight, x) + per_channel(self.bias, x)
         return super().forward(x)
 

@@ -46,6 +46,8 @@ def test_a_preset_is_a_short_document_that_only_overrides_defaults(path: Path) -
         ({"input": {"order": "sorted"}}, "input.order 'sorted' is unknown; choose one of reshuffle, once, class"),
         ({"input": {"fit": "all"}}, "input.fit 'all' is unknown; choose train or train+val"),
         ({"input": {"frames": 1}}, "input.frames 1 is too few"),
+        ({"input": {"stream": "bones"}}, "input.stream 'bones' is unknown; choose one of joint, bone, joint_motion"),
+        ({"model": {"width": 0}}, "model.width 0 is outside (0, 16]"),
         ({"model": {"name": "cn"}}, "model.name 'cn' is unknown; choose one of"),
         ({"model": {"dropout": 1.0}}, "model.dropout 1.0 is outside [0, 1)"),
         ({"norm": {"kind": "batchnorm"}}, "norm.kind 'batchnorm' is unknown; choose one of none, bn"),
@@ -72,6 +74,21 @@ def test_a_preset_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[train]\nepochs = 3\n")
     assert preset(str(path)) == {"train": {"epochs": 3}}
+
+
+def test_a_preset_may_change_another(tmp_path: Path) -> None:
+    """Section by section; what it does not name stays as it was. A file of one's own may do so too."""
+    base, path = preset("ntu60-xsub"), tmp_path / "mine.toml"
+    changed = preset("ntu60-xview")
+    assert changed["input"] == {"protocol": "xview"}
+    assert {key: value for key, value in changed.items() if key != "input"} == {
+        key: value for key, value in base.items() if key != "input"
+    }
+    path.write_text('extends = "ntu60-xsub"\nnproc = 2\n[optim]\nlr = 0.05\n')
+    assert preset(str(path)) == base | {"nproc": 2, "optim": base["optim"] | {"lr": 0.05}}
+    path.write_text(f'extends = "{path}"\n')
+    with pytest.raises(ValueError, match="is a file; it names a preset that comes with the program"):
+        preset(str(path))
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.__name__)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.metrics import metrics
+from pipeline.metrics import confusion, metrics
 
 
 def test_accuracies_of_an_uneven_set_by_hand() -> None:
@@ -13,3 +13,12 @@ def test_accuracies_of_an_uneven_set_by_hand() -> None:
     assert result["top1"] == pytest.approx(3 / 5)
     assert result["mean_class"] == pytest.approx((3 / 4 + 0) / 2)
     assert result["top5"] == pytest.approx(4 / 5)
+
+
+def test_the_confusion_matrix_by_hand() -> None:
+    """Row: class; column: first choice. Its diagonal over all is top-1."""
+    label = torch.tensor([0, 0, 0, 1, 2])
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 1, 0])]
+    counts = confusion(logits, label)
+    assert counts.tolist() == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert counts.diagonal().sum().item() / 5 == pytest.approx(metrics(logits, label)["top1"])

@@ -97,6 +97,32 @@ def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: P
     assert "Run python -m pipeline.doctor" in out.read_text()
 
 
+def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
+    """Accuracies and pairs are those of the matrix; the lowest class stands first; a run without one has no section."""
+    run = page.read_run(runs / "none")
+    names = ["wave", "<jump>", "sit"]
+    run.summary["confusion"] = [[3, 1, 0], [0, 0, 2], [0, 0, 5]]
+    assert page.confused_pairs(run, names) == [("<jump>", "sit", 2, 2), ("wave", "<jump>", 1, 4)]
+    table = page.class_table(run, names)
+    places = [table.index(text) for text in ("&lt;jump&gt;<td>0.0<td>2", "wave<td>75.0<td>4", "sit<td>100.0<td>5")]
+    assert places == sorted(places)
+    figure = page.confusion_figure(run, names)
+    assert figure.data[0].z[0].tolist() == [75, 25, 0]
+    run.summary.pop("confusion")
+    assert page.classes_section([run], names) == ""
+
+
+def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
+    """Every class with its accuracy on the test clips."""
+    text = (made / "report.html").read_text()
+    best = max(("none", "bn-loop"), key=lambda name: page.read_run(made / name).eval_top1)
+    counts = page.read_run(made / best).summary["confusion"]
+    section = text[text.index("The classes: ") :]
+    assert section.startswith(f"The classes: {best} on test clips")
+    for k, row in enumerate(counts):
+        assert f"swing {k}<td>{100 * row[k] / sum(row):.1f}<td>{sum(row)}" in section
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from pipeline import checkpoint, report
 from pipeline.augment import Draw
 from pipeline.config import from_dict
 from pipeline.data import epoch_batches
-from pipeline.train import Best, fit, setup, training_batch
+from pipeline.train import Best, claim, fit, setup, training_batch
 from tests.conftest import write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train", "default"]
@@ -171,6 +172,21 @@ def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path)
     result = train(data_file, finished, "--norm.kind", "gn")
     assert result.returncode == 2
     assert "other settings (norm)" in result.stderr
+
+
+def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, runs: Path, tmp_path: Path) -> None:
+    """What its config.json lacks counts as the default, and it gets its data.json; another value is refused."""
+    run = tmp_path / "old"
+    shutil.copytree(runs / "none", run)
+    stored = json.loads((run / "config.json").read_text())
+    del stored["input"]["stream"], stored["model"]["width"]
+    (run / "config.json").write_text(json.dumps(stored))
+    (run / "data.json").unlink()
+    values = {key: value for key, value in stored.items() if key != "data_sha256"} | {"out": run}
+    claim(from_dict(values))
+    assert json.loads((run / "data.json").read_text())["class_names"][0] == "swing 0"
+    with pytest.raises(ValueError, match=r"other settings \(input\)"):
+        claim(from_dict(values | {"input": values["input"] | {"stream": "bone"}}))
 
 
 def test_a_run_is_not_resumed_on_other_data_of_the_same_name(data_file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""Clips written as text, and the folder of real recordings where there is one."""
+"""Clips written as text."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,14 +50,4 @@ def recordings(tmp_path: Path) -> Path:
                 frames = [[(body, standing(x + 0.01 * t * (9 - body))) for body, x in people] for t in range(20)]
                 name = f"S001C{camera:03d}P{subject:03d}R001A{action:03d}.skeleton"
                 (folder / name).write_bytes(write_text(frames))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The real recordings; tests that need them skip where there are none."""
-    default = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("SKELNORM_REAL_DATA", default))
-    if not folder.is_dir():
-        pytest.skip("no real recordings: set SKELNORM_REAL_DATA to their folder")
     return folder

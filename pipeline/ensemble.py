@@ -1,0 +1,162 @@
+"""Add up what several runs say of the same clips: joint, bone and their motion see different mistakes.
+
+    python -m pipeline.ensemble runs/joint runs/bone
+    python -m pipeline.ensemble runs/joint runs/bone runs/joint-motion --weights 1 1 0.5 --out ensemble.json
+
+The scores are weighted sums of log-probabilities. Without --weights they are chosen on the val clips, which no run may
+have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end.
+Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pipeline import distributed, evaluate
+from pipeline.config import Config
+from pipeline.data import Clips, Splits
+from pipeline.metrics import metrics
+from pipeline.train import data_identity, load_run
+from preprocessing import files
+from preprocessing.hdf5 import IntegrityError
+
+STEPS = 100
+PULL = 1e-3  # towards equal weights, so that they stay finite where the val clips are all right
+
+
+class Member(NamedTuple):
+    """One trained run."""
+
+    folder: Path
+    config: Config
+    clips: Clips
+    splits: Splits
+    model: nn.Module
+
+    def says(self, index_N: Tensor) -> Tensor:
+        """Log-probabilities (N, K) of clips."""
+        sizes = self.config.input.frames, self.config.train.batch_size
+        return evaluate.predict(self.model, self.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
+
+
+def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
+    """The runs, if they speak of the same clips; ValueError names the one that does not."""
+    if len(folders) < 2:
+        raise ValueError("an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN")
+    result = [Member(folder, *load_run(folder, device)) for folder in folders]
+    first = result[0]
+    for other in result[1:]:
+        if data_identity(other.config) != data_identity(first.config):
+            raise ValueError(f"{other.folder} was trained on another data file than {first.folder}")
+        if other.splits.protocol != first.splits.protocol:
+            raise ValueError(
+                f"{other.folder} was trained on protocol {other.splits.protocol}, {first.folder} on "
+                f"{first.splits.protocol}; their test clips differ"
+            )
+    return result
+
+
+def combine(says_RNK: Tensor, weight_R: Tensor) -> Tensor:
+    """Scores (N, K): weighted sums of the runs' log-probabilities."""
+    return torch.einsum("r,rnk->nk", weight_R, says_RNK)
+
+
+def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
+    """Positive weights (R,) under which the labels of these clips are likeliest.
+
+    The likelihood of the normalised sum has one maximum over weights (a multinomial regression), unlike accuracy, which
+    is a staircase on few clips.
+    """
+    logarithm_R = torch.zeros(len(says_RNK), dtype=says_RNK.dtype, device=says_RNK.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm_R], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(combine(says_RNK, logarithm_R.exp()), label_N)
+        value = value + PULL * logarithm_R.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return logarithm_R.detach().exp()
+
+
+def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> dict[str, Any]:
+    """Weights, where they come from, and the accuracies of each run and of all together on val and test."""
+    first, label_N = runs[0], runs[0].clips.label_N
+    held_out = all(len(run.splits.held_out(run.config.input.fit)) for run in runs)
+    val_N = first.splits.val if held_out else first.splits.val[:0]
+    says = {
+        part: (torch.stack([run.says(index_N) for run in runs]), label_N[index_N])
+        for part, index_N in (("val", val_N), ("test", first.splits.test))
+        if len(index_N)
+    }
+    if weights is not None:
+        if len(weights) != len(runs) or min(weights) < 0 or not any(weights):
+            raise ValueError(f"--weights needs {len(runs)} numbers, 0 or more and not all 0, one a run")
+        weight_R, origin = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
+    elif held_out:
+        weight_R, origin = choose_weights(*says["val"]), "val"
+    else:
+        weight_R, origin = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
+    together = {part: metrics(combine(says_RNK, weight_R), label) for part, (says_RNK, label) in says.items()}
+    alone: list[dict[str, Any]] = [{"run": str(run.folder), "stream": run.config.input.stream} for run in runs]
+    for part, (says_RNK, label) in says.items():
+        for entry, says_NK in zip(alone, says_RNK, strict=True):
+            entry[part] = metrics(says_NK, label)
+    return {"weights": weight_R.tolist(), "weights_from": origin, "runs": alone, **together}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """One line a run, one of all together; top-1 in %."""
+    table = Table("run", "stream", "weight", "val", "test")
+    for entry, weight in zip(result["runs"], result["weights"], strict=True):
+        table.add_row(Path(entry["run"]).name, entry["stream"], f"{weight:.2f}", *_cells(entry))
+    table.add_row("[bold]together[/bold]", "", "", *_cells(result))
+    console.print(table)
+    console.print(f"weights: {result['weights_from']}")
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    return [f"{100 * entry[part]['top1']:.1f}" if part in entry else "" for part in ("val", "test")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs, and how much each counts."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN...")]
+    """Run folders of pipeline.train, on the same data and protocol."""
+    weights: tuple[float, ...] = ()
+    """One number a run; none: chosen on val."""
+    out: Path | None = None
+    """JSON file with the figures."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of `python -m pipeline.ensemble`; returns the exit code."""
+    options = tyro.cli(Options, prog="python -m pipeline.ensemble", description=__doc__, args=arguments)
+    try:
+        result = ensemble(members(options.runs, distributed.join()), options.weights or None)
+    except (IntegrityError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 6 if isinstance(error, IntegrityError) else 2
+    show(result, Console())
+    if options.out is not None:
+        files.publish_json(options.out, result)
+        print(f"written: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What a network costs: its parameters, and the operations of one clip."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.bodies import BODIES
+
+
+def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:
+    """`params`, and `flops` of the forward pass of one clip with two bodies, `flops_one_body` of one with a lone body.
+
+    Products and sums are counted apart (a multiply-add is two), in matrix products and convolutions, as torch's counter
+    does; many papers count a multiply-add once. The model is not changed.
+    """
+    device = next(model.parameters()).device
+    copied = copy.deepcopy(model).eval()
+    result = {"params": sum(p.numel() for p in model.parameters())}
+    for name, bodies in (("flops", BODIES), ("flops_one_body", 1)):
+        present_NMT = torch.zeros(1, BODIES, frames, dtype=torch.bool, device=device)
+        present_NMT[:, :bodies] = True
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            copied(torch.zeros(1, 3, frames, joints, BODIES, device=device), present_NMT)
+        result[name] = int(counter.get_total_flops())
+    return result
+
+
+def describe(costs: dict[str, int]) -> str:
+    """The figures in one line."""
+    return (
+        f"{costs['params'] / 1e6:.3f} M parameters, {costs['flops'] / 1e9:.3f} GFLOPs a clip of two bodies "
+        f"({costs['flops_one_body'] / 1e9:.3f} of one)"
+    )

@@ -1,0 +1,53 @@
+"""Channel-wise topology refinement: each clip and each channel has an adjacency of its own.
+
+Chen et al. 2021 (CTR-GCN, arXiv 2107.12213, sections 3.2 to 3.4).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.graph import SUBSETS, GraphNetwork
+from pipeline.models.plan import Plan
+
+LEAST_RELATIONS = 8
+REDUCTION = 8
+
+
+class RefinedGraph(nn.Module):
+    """y = sum over k of (A_k + alpha_k Q_k(x)) applied to W_k x, channel by channel.
+
+    A is learnt from the bones on, for all clips. Q_k = M_k tanh(theta_k(x)_v - phi_k(x)_w) correlates pairs of joints
+    of this clip, from features averaged over time. alpha starts at 0: from the shared graph.
+    """
+
+    def __init__(self, plan: Plan, a_KVV: Tensor, inside: int, outside: int) -> None:
+        super().__init__()
+        relations = max(LEAST_RELATIONS, inside // REDUCTION)
+        self.shared_KVV = nn.Parameter(a_KVV.clone())
+        self.alpha_K111 = nn.Parameter(torch.zeros(SUBSETS, 1, 1, 1))
+        self.theta = nn.Conv1d(inside, SUBSETS * relations, 1)
+        self.phi = nn.Conv1d(inside, SUBSETS * relations, 1)
+        self.refine = nn.Conv2d(SUBSETS * relations, SUBSETS * outside, 1, groups=SUBSETS)
+        self.value = plan.norm.weighted(nn.Conv2d(inside, SUBSETS * outside, 1))
+
+    def topology(self, x_BCTV: Tensor) -> Tensor:
+        """(B, K, outside, V, V): from joint v to joint w, for each subset and channel."""
+        # theta and phi are linear, so averaging over time may come first, which is T times less work.
+        x_BCV = x_BCTV.mean(dim=2)
+        pair_BRVV = torch.tanh(self.theta(x_BCV).unsqueeze(-1) - self.phi(x_BCV).unsqueeze(-2))
+        q_BKCVV = self.refine(pair_BRVV).unflatten(1, (SUBSETS, -1))
+        return self.alpha_K111 * q_BKCVV + self.shared_KVV.unsqueeze(1)
+
+    def forward(self, x_BCTV: Tensor) -> Tensor:
+        """Features (B, outside, T, V), not normalised."""
+        value_BKCTV = self.value(x_BCTV).unflatten(1, (SUBSETS, -1))
+        return torch.einsum("bkctv,bkcvw->bctw", value_BKCTV, self.topology(x_BCTV))
+
+
+class CtrGcn(GraphNetwork):
+    """Ten blocks with an adjacency for each clip and channel."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, RefinedGraph)

@@ -1,0 +1,285 @@
+"""Name the action in recordings: classes and probabilities.
+
+    python -m pipeline.predict runs/stgcn S001C001P001R001A023.skeleton
+    python -m pipeline.predict runs/stgcn recordings/*.skeleton --out answers.json
+    python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
+
+    from pipeline.predict import load
+    answer = load("runs/stgcn")("S001C001P001R001A023.skeleton")
+
+A recording is cleaned by the recipe that the network was trained on, which the run folder names. Probabilities are
+softmax(logits / T), T fitted to the val clips at the end of the training. Exit codes: 0 ok, 2 wrong settings or a
+recording that cannot be used (the others are answered all the same), 6 an export that differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from pipeline import card, checkpoint, distributed, evaluate, export
+from pipeline.config import from_dict
+from pipeline.data import Clips
+from pipeline.models import build_model
+from preprocessing import files, ntu
+from preprocessing.arrays import array_clip
+from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile
+from preprocessing.skeleton import RawClip, SkeletonError, parse
+from preprocessing.sources import SUFFIX
+from preprocessing.stages import Clip, Decision, apply
+
+SHOWN = 5
+BATCH = 32
+
+# A path or the bytes of one .skeleton, a parsed clip, or joints (T, V, 3) or (T, M, V, 3) in metres.
+Recording = str | Path | bytes | RawClip | np.ndarray
+
+
+class Answer(NamedTuple):
+    """What the network says of one recording."""
+
+    classes: tuple[str, ...]
+    """The likeliest classes, at most five, the likeliest first."""
+    probabilities: tuple[float, ...]
+    frames: int
+    bodies: int
+    decisions: tuple[Decision, ...]
+    """What the recipe dropped or joined, and why."""
+
+
+class Predictor:
+    """A trained run, ready to be asked. `temperature` is 1 where none could be fitted (`calibrated` False)."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
+        values = json.loads((folder / "config.json").read_text())
+        values.pop("data_sha256", None)
+        self.folder, self.device = folder, device
+        self.config = from_dict(values)
+        self.card = card.read(folder)
+        saved = checkpoint.load(folder, device)
+        if saved is None:
+            raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
+        self.stages = self.card.stages()
+        sizes = self.config.input.frames, len(self.card.joint_names), len(self.card.class_names)
+        norm, stream = self.config.norm, self.config.input.stream
+        self.model = build_model(self.config.model, norm, *sizes, self.card.bones, stream).to(device).eval()
+        self.model.load_state_dict(saved[1]["best"]["model"] or saved[1]["model"])
+        self.calibration = self._calibration()
+        self.calibrated = bool(self.calibration.get("clips"))
+        self.temperature = float(self.calibration.get("temperature", 1.0))
+
+    def _calibration(self) -> dict[str, Any]:
+        path = self.folder / "summary.json"
+        found: dict[str, Any] = json.loads(path.read_text()).get("calibration", {}) if path.is_file() else {}
+        return found
+
+    def __call__(self, recording: Recording) -> Answer:
+        """The answer for one recording. SkeletonError names what is wrong with it, ValueError joints that do not match.
+
+        Arrays and parsed clips carry no joint names: they must have the joints of the training data, in its order.
+        """
+        return self.answer([self.clean(recording)])[0]
+
+    def clean(self, recording: Recording) -> Clip:
+        """A recording as the training clips were made."""
+        name, raw = self._read(recording)
+        if not raw.tracks:
+            raise SkeletonError(name, 0, "no-body", "there is no body in any frame")
+        joints = raw.tracks[0].joints_FV3.shape[1]
+        if joints != len(self.card.joint_names):
+            raise ValueError(f"{name} has {joints} joints; {self.folder} was trained on {len(self.card.joint_names)}")
+        return apply(name, raw, self.stages)
+
+    def _read(self, recording: Recording) -> tuple[str, RawClip]:
+        if isinstance(recording, RawClip):
+            return "clip", recording
+        if isinstance(recording, np.ndarray):
+            if recording.ndim not in (3, 4) or recording.shape[-1] != 3:
+                raise ValueError(f"an array must be (T, V, 3) or (T, M, V, 3), got {recording.shape}")
+            joints_TMV3 = recording[:, None] if recording.ndim == 3 else recording
+            return "array", array_clip(joints_TMV3.astype(np.float32), "array")
+        if self.card.joint_names != list(ntu.JOINT_NAMES):
+            mine = f"{len(self.card.joint_names)} ({', '.join(self.card.joint_names[:3])}, ...)"
+            theirs = f"the Kinect's {len(ntu.JOINT_NAMES)} ({', '.join(ntu.JOINT_NAMES[:3])}, ...)"
+            raise ValueError(
+                f"{self.folder} was trained on other joints: {mine}, of {self.card.dataset}; a .skeleton has {theirs}"
+            )
+        if isinstance(recording, bytes):
+            return "bytes", parse(recording, "bytes")
+        path = Path(recording)
+        name = path.name.removesuffix(SUFFIX)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise SkeletonError(name, 0, "unreadable", str(error)) from None
+        return name, parse(content, name)
+
+    def gathered(self, cleaned: Sequence[Clip]) -> Clips:
+        """Finished clips as training has them, resampled by the same code."""
+        return Clips(_in_memory(self.card, cleaned), self.device)
+
+    def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
+        """(N, K), calibrated, on the CPU."""
+        every = torch.arange(len(cleaned))
+        said = evaluate.predict(self.model, self.gathered(cleaned), every, self.config.input.frames, BATCH)
+        return (said.logits_NK.double() / self.temperature).softmax(1).cpu()
+
+    def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
+        """An answer for each finished clip."""
+        best = self.probabilities(cleaned).topk(min(SHOWN, len(self.card.class_names)), dim=1)
+        return [
+            Answer(
+                tuple(self.card.class_names[k] for k in classes),
+                tuple(probabilities),
+                clip.present_MT.shape[1],
+                len(clip.present_MT),
+                clip.decisions,
+            )
+            for clip, classes, probabilities in zip(cleaned, best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def load(run: str | Path, device: torch.device | None = None) -> Predictor:
+    """A trained run, without its data file. ValueError says what the folder lacks."""
+    return Predictor(Path(run), device or distributed.join())
+
+
+def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
+    """The data file that these clips would make."""
+    frames_N = np.array([clip.present_MT.shape[1] for clip in cleaned], np.int64)
+    bodies_N = np.array([len(clip.present_MT) for clip in cleaned], np.int64)
+    owner_B = np.repeat(np.arange(len(cleaned)), bodies_N)
+    first_N, rows_B = np.cumsum(bodies_N) - bodies_N, frames_N[owner_B]
+    columns = dict.fromkeys(CLIP_KEYS, np.zeros(len(cleaned), np.int64))
+    return SkeletonFile(
+        path=Path("memory"),
+        dataset=described.dataset,
+        recipe=described.recipe,
+        joint_names=described.joint_names,
+        bones=np.array(described.bones, np.int64).reshape(-1, 2),
+        fps=described.fps,
+        class_names=described.class_names,
+        content_sha256="",
+        joints_RV3=np.concatenate([clip.joints_MTV3.reshape(-1, *clip.joints_MTV3.shape[2:]) for clip in cleaned]),
+        present_R=np.concatenate([clip.present_MT.reshape(-1) for clip in cleaned]),
+        body_clip=owner_B,
+        body_slot=np.arange(len(owner_B)) - first_N[owner_B],
+        body_start=np.cumsum(rows_B) - rows_B,
+        clips=columns | {"frames": frames_N, "first_body": first_N, "bodies": bodies_N},
+        splits={},
+        default_protocol="",
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run to ask, and what about."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of pipeline.train."""
+    clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.skeleton...")] = ()
+    """Recordings."""
+    onnx: Path | None = None
+    """Write the network as ONNX and check it against torch with onnxruntime, on these recordings or on noise."""
+    out: Path | None = None
+    """JSON file with the answers."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of `python -m pipeline.predict`; returns the exit code."""
+    options = tyro.cli(Options, prog="python -m pipeline.predict", description=__doc__, args=arguments)
+    try:
+        if not options.clips and options.onnx is None:
+            raise ValueError("name recordings to answer, or --onnx PATH: python -m pipeline.predict RUN CLIP.skeleton")
+        predictor = load(options.run)
+        cleaned, faults = _clean_all(predictor, options.clips)
+        _answer_all(predictor, cleaned, options)
+        if options.onnx is not None:
+            _export(predictor, list(cleaned.values()), options.onnx)
+    except export.ExportDiffers as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 6
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 2 if faults else 0
+
+
+def _clean_all(predictor: Predictor, paths: Sequence[Path]) -> tuple[dict[str, Clip], int]:
+    """Finished clips by path, and how many recordings could not be used: each costs only itself."""
+    cleaned, faults = {}, 0
+    for path in paths:
+        try:
+            cleaned[str(path)] = predictor.clean(path)
+        except SkeletonError as error:
+            faults += 1
+            print(f"error: {error}", file=sys.stderr)
+    return cleaned, faults
+
+
+def _answer_all(predictor: Predictor, cleaned: dict[str, Clip], options: Options) -> None:
+    if not cleaned:
+        return
+    answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True))
+    console = Console()
+    for path, answer in answers.items():
+        console.print(f"[bold]{escape(path)}[/bold]  {answer.frames} frames, {answer.bodies} bodies", soft_wrap=True)
+        for name, probability in zip(answer.classes, answer.probabilities, strict=True):
+            console.print(f"  {100 * probability:5.1f} %  {escape(name)}", highlight=False)
+        for decision in answer.decisions:
+            console.print(f"  body {decision.body}: {decision.rule} ({decision.value:.3g}, threshold"
+                          f" {decision.threshold:.3g})", highlight=False)  # fmt: skip
+    console.print(_sureness(predictor), highlight=False, soft_wrap=True)
+    if options.out is not None:
+        listed = {
+            path: {**answer._asdict(), "decisions": [one._asdict() for one in answer.decisions]}
+            for path, answer in answers.items()
+        }
+        files.publish_json(options.out, {"temperature": predictor.temperature, "answers": listed})
+
+
+def _sureness(predictor: Predictor) -> str:
+    if not predictor.calibrated:
+        return "probabilities are not calibrated: the run held out no val clips (input.fit train holds them out)"
+    line = f"temperature {predictor.temperature:.2f}, from {predictor.calibration['clips']} val clips"
+    errors = predictor.calibration.get("test") or predictor.calibration.get("val")
+    if errors:
+        where = "test" if "test" in predictor.calibration else "val"
+        line += (
+            f"; confidence is off by {100 * errors['ece_calibrated']:.1f} points on {where} clips"
+            f" (ECE; {100 * errors['ece']:.1f} without it)"
+        )
+    return line
+
+
+def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> None:
+    frames, joints = predictor.config.input.frames, len(predictor.card.joint_names)
+    if cleaned:
+        batch = predictor.gathered(cleaned).batch(torch.arange(len(cleaned)), frames)
+        sample = batch.x_NCTVM, batch.present_NMT
+    else:
+        sample = export.noise(frames, joints, predictor.device)
+    about = {
+        "class_names": json.dumps(predictor.card.class_names),
+        "joint_names": json.dumps(predictor.card.joint_names),
+        "recipe": json.dumps(predictor.card.recipe),
+    }
+    difference = export.to_onnx(predictor.model, predictor.temperature, sample, path, about)
+    print(f"written: {path}; largest difference of a probability from torch's: {difference:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""export.py: an ONNX file says what torch says, or is not written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import export
+from pipeline.models import MODELS, ModelConfig, build_model
+from pipeline.models.bodies import PERSONS
+from pipeline.norms import INPUTS, NORMS, NormConfig
+
+FRAMES, JOINTS, CLASSES = 16, 10, 5
+BONES = tuple((v // 2, v) for v in range(1, JOINTS))
+CPU = torch.device("cpu")
+
+
+def network(model: str = "cnn", **norm: Any) -> nn.Module:
+    """A narrow network whose running statistics have seen a batch."""
+    torch.manual_seed(0)
+    config = ModelConfig(model, width=0.25)
+    made = build_model(config, NormConfig(**norm), FRAMES, JOINTS, CLASSES, BONES, "bone")
+    made.train()(*export.noise(FRAMES, JOINTS, CPU))
+    return made.eval()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("persons", PERSONS)
+def test_the_copy_with_fixed_shapes_says_the_same(model: str, persons: str) -> None:
+    """Masked becomes a fold that pools over the bodies that are there; nobody at all is no exception."""
+    made = network(model, persons=persons)
+    x, present = export.noise(FRAMES, JOINTS, CPU)
+    present = torch.cat([present, torch.zeros_like(present[:1])])
+    x = torch.cat([x, torch.zeros_like(x[:1])])
+    torch.testing.assert_close(export.fixed_shapes(made)(x, present), made(x, present))
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("input_norm", INPUTS)
+def test_so_it_does_with_every_norm(kind: str, input_norm: str) -> None:
+    """Masked input norms fill in their zeros."""
+    made = network(kind=kind, persons="masked", input=input_norm)
+    sample = export.noise(FRAMES, JOINTS, CPU)
+    torch.testing.assert_close(export.fixed_shapes(made)(*sample), made(*sample))
+
+
+def exporter() -> Any:
+    """onnx, or a skip that says what is missing."""
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the optional extra onnx is not installed")
+    return pytest.importorskip("onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "kind"), [("cnn", "in"), ("hcn", "ws_gn"), ("stgcn", "bn"), ("ctrgcn", "nf")])
+def test_the_file_says_what_torch_says(model: str, kind: str, tmp_path: Path) -> None:
+    """By onnxruntime, on more clips than it was exported with; class names travel in it."""
+    onnx = exporter()
+    import onnxruntime
+
+    made, path = network(model, kind=kind, persons="masked", input="vc_masked"), tmp_path / "net.onnx"
+    sample = export.noise(FRAMES, JOINTS, CPU)
+    assert export.to_onnx(made, 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
+    x, present = (torch.cat([part, part.flip(0)]) for part in sample)
+    session = onnxruntime.InferenceSession(path.read_bytes())
+    (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
+    with torch.no_grad():
+        expected = (made(x, present) / 2.0).softmax(1)
+    torch.testing.assert_close(torch.from_numpy(said), expected, rtol=1e-3, atol=1e-4)
+    written = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    assert json.loads(written["class_names"]) == ["a", "b"]
+
+
+def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
+    """Negative control: where nothing is tolerated the same export is refused, and no file is left."""
+    exporter()
+    with pytest.raises(export.ExportDiffers, match="was not written"):
+        export.to_onnx(network(), 1.0, export.noise(FRAMES, JOINTS, CPU), tmp_path / "net.onnx", {}, tolerance=-1.0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,192 @@
+"""predict.py: recordings in, class names out, by the recipe and the weights of the run, without its data file."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import card, evaluate, predict, train
+from pipeline.config import from_dict
+from preprocessing.hdf5 import open_file
+from preprocessing.skeleton import SkeletonError, parse
+from tests.pipeline.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic NTU recordings."""
+    folder = tmp_path_factory.mktemp("predict") / "raw"
+    result = subprocess.run(
+        [sys.executable, "-m", "preprocessing.synthetic", str(folder), "--clips", "96"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ntu_file(recordings: Path) -> Path:
+    """Their data file, turned to face the camera: a recipe that is not the default."""
+    out = recordings.parent / "clips.h5"
+    command = [sys.executable, "-m", "preprocessing.build", str(recordings), "--out", str(out)]
+    result = subprocess.run([*command, "--add", "yaw", "--allow-rejects"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def ntu_run(ntu_file: Path) -> Path:
+    """A run on them; its data file is gone afterwards."""
+    values: dict[str, Any] = {"data": ntu_file, "out": ntu_file.parent / "run", **SMALL}
+    values |= {"model": {"name": "hcn", "width": 0.25}, "train": SMALL["train"] | {"self_test": False, "epochs": 2}}
+    config = from_dict(values)
+    train.claim(config)
+    train.run(config)
+    return config.out
+
+
+def paths(recordings: Path, ntu_file: Path) -> list[Path]:
+    """The recordings that became clips, in the data file's order."""
+    return [recordings / f"{name}.skeleton" for name in open_file(ntu_file).clips["name"]]
+
+
+def test_a_recording_is_answered_as_the_evaluation_of_its_clip(recordings: Path, ntu_file: Path, ntu_run: Path) -> None:
+    """From raw text to the same logits as from the data file: recipe, resampling and weights are those of the run."""
+    config, clips, _, model = train.load_run(ntu_run, torch.device("cpu"))
+    chosen = paths(recordings, ntu_file)[:12]
+    predictor = predict.load(ntu_run)
+    logits = evaluate.predict(model, clips, torch.arange(12), config.input.frames, 8).logits_NK
+    predictor.temperature = 2.0  # the run's own, hardly trained, would make everything equally likely
+    expected = (logits.double() / 2.0).log_softmax(1)
+
+    def said() -> torch.Tensor:
+        return predictor.probabilities([predictor.clean(path) for path in chosen]).log()
+
+    torch.testing.assert_close(said(), expected, rtol=0, atol=1e-4)
+    other = [stage for stage in predictor.stages if stage.name != "yaw"]
+    predictor.stages = tuple(other)  # negative control: another recipe, other probabilities
+    assert (said() - expected).abs().max() > 1e-3
+
+
+def test_the_answer_has_the_likeliest_classes_first(recordings: Path, ntu_file: Path, ntu_run: Path) -> None:
+    """Five, with the file's class names; bytes, a path and a parsed clip get the same answer."""
+    predictor, path = predict.load(ntu_run), paths(recordings, ntu_file)[0]
+    answer = predictor(path)
+    assert len(answer.classes) == 5
+    assert set(answer.classes) <= set(open_file(ntu_file).class_names)
+    assert list(answer.probabilities) == sorted(answer.probabilities, reverse=True)
+    assert sum(answer.probabilities) <= 1 + 1e-9
+    assert predictor(path.read_bytes()) == predictor(parse(path.read_bytes(), "x")) == predictor(str(path)) == answer
+
+
+def test_the_data_file_is_not_needed(recordings: Path, ntu_file: Path, ntu_run: Path, tmp_path: Path) -> None:
+    """The run folder alone, moved elsewhere."""
+    path = paths(recordings, ntu_file)[0]
+    moved = tmp_path / "moved"
+    shutil.copytree(ntu_run, moved)
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(config | {"data": "/nowhere.h5"}))
+    assert predict.load(moved)(path) == predict.load(ntu_run)(path)
+
+
+def test_other_joints_are_refused(runs: Path, recordings: Path, ntu_run: Path) -> None:
+    """A .skeleton for a run on ten joints; an array of ten joints for a run on the Kinect's."""
+    path = next(recordings.glob("*.skeleton"))
+    with pytest.raises(
+        ValueError, match=r"was trained on other joints: 10 \(joint0, .*a .skeleton has the Kinect's 25"
+    ):
+        predict.load(runs / "bn-masked")(path)
+    with pytest.raises(ValueError, match=r"has 10 joints; .* was trained on 25"):
+        predict.load(ntu_run)(np.ones((20, 10, 3), np.float32))
+
+
+def test_an_array_of_the_runs_own_joints_is_answered(runs: Path, data_file: Path) -> None:
+    """(T, V, 3) and (T, 1, V, 3), as in an array file; a run whose joints have other names than the Kinect's."""
+    predictor = predict.load(runs / "bn-masked")
+    file = open_file(data_file)
+    start, frames = int(file.body_start[0]), int(file.clips["frames"][0])
+    joints = np.asarray(file.joints_RV3[start : start + frames])
+    answer = predictor(joints)
+    assert set(answer.classes) == set(file.class_names)
+    assert predictor(joints[:, None]) == answer
+    with pytest.raises(ValueError, match=r"must be \(T, V, 3\)"):
+        predictor(joints[0])
+
+
+def test_a_run_says_how_sure_it_may_be(runs: Path) -> None:
+    """Temperature from its val clips; ECE on val and test in the summary."""
+    summary = json.loads((runs / "bn-masked" / "summary.json").read_text())["calibration"]
+    predictor = predict.load(runs / "bn-masked")
+    assert predictor.calibrated
+    assert predictor.temperature == summary["temperature"]
+    assert set(summary) == {"temperature", "clips", "val", "test"}
+    assert summary["val"]["ece_calibrated"] <= summary["val"]["ece"] + 0.05
+
+
+def test_a_run_without_a_card_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:
+    """As runs of earlier versions are; and an unknown stage in the recipe is named."""
+    old = tmp_path / "old"
+    shutil.copytree(runs / "none", old)
+    kept = json.loads((old / card.NAME).read_text())
+    (old / card.NAME).unlink()
+    with pytest.raises(ValueError, match="has no data.json; run its python -m pipeline.train command again"):
+        predict.load(old)
+    (old / card.NAME).write_text(json.dumps(kept | {"recipe": {"name": "x", "stages": [{"stage": "iron"}]}}))
+    with pytest.raises(ValueError, match="stage 'iron', unknown here"):
+        predict.load(old)
+
+
+def test_the_card_survives_its_trip(data_file: Path, tmp_path: Path) -> None:
+    """What the file says of its clips."""
+    file = open_file(data_file)
+    card.write(tmp_path, file)
+    back = card.read(tmp_path)
+    assert (back.joint_names, back.class_names, back.recipe) == (file.joint_names, file.class_names, file.recipe)
+    assert [list(bone) for bone in back.bones] == file.bones.tolist()
+
+
+def test_the_command_answers_and_a_damaged_recording_costs_only_itself(
+    recordings: Path, ntu_file: Path, ntu_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The good one is answered, the bad one named with its line; exit 2."""
+    good, bad = paths(recordings, ntu_file)[0], tmp_path / "S001C001P001R001A001.skeleton"
+    bad.write_text("3\n1\n")
+    assert predict.main([*map(str, (ntu_run, good, bad)), "--out", str(tmp_path / "answers.json")]) == 2
+    told = capsys.readouterr()
+    assert "S001C001P001R001A001:3: truncated" in told.err
+    assert "%" in told.out
+    answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
+    assert list(answers) == [str(good)]
+    assert answers[str(good)]["probabilities"] == pytest.approx(predict.load(ntu_run)(good).probabilities)
+
+
+def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No recordings; no run."""
+    for arguments, words in (([runs / "none"], "name recordings"), ([tmp_path, "x.skeleton"], "is not a run folder")):
+        assert predict.main([str(argument) for argument in arguments]) == 2
+        told = capsys.readouterr().err
+        assert words in told
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+
+
+def test_a_recording_without_anybody_is_refused(ntu_run: Path) -> None:
+    """Two frames, no body."""
+    with pytest.raises(SkeletonError, match="no-body"):
+        predict.load(ntu_run)(b"2\n0\n0\n")
+
+
+def test_real_recordings_are_answered(real_data: Path, ntu_run: Path) -> None:
+    """Two people, one person, and a file that breaks off."""
+    predictor = predict.load(ntu_run)
+    for name, bodies in (("S017C003P020R002A050", 2), ("S001C001P001R001A001", 1)):
+        answer = predictor(real_data / "ntu_raw" / f"{name}.skeleton")
+        assert answer.bodies == bodies
+        assert sum(answer.probabilities) > 0
+    with pytest.raises(SkeletonError, match="truncated"):
+        predictor(next((real_data / "ntu_raw_damaged").glob("*.skeleton")))

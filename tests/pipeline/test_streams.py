@@ -1,0 +1,115 @@
+"""streams.py: what each stream of a clip is, by hand and by what must not change it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models import ModelConfig, build_model
+from pipeline.models.streams import STREAMS, Stream, motion, parents_of
+from pipeline.norms import NormConfig
+
+BONES = ((0, 1), (1, 2), (1, 3))
+JOINTS, FRAMES = 4, 5
+
+
+def clip() -> tuple[Tensor, Tensor]:
+    """Two clips; body 1 of the first is tracked in frames 1 to 3, that of the second never."""
+    present = torch.ones(2, 2, FRAMES, dtype=torch.bool)
+    present[0, 1, [0, 4]] = False
+    present[1, 1] = False
+    x = torch.randn(2, 3, FRAMES, JOINTS, 2, generator=torch.Generator().manual_seed(0))
+    return x * present.transpose(1, 2)[:, None, :, None, :], present
+
+
+def test_the_bone_stream_is_each_joint_minus_its_parent() -> None:
+    """By hand; the root's bone has no length."""
+    x, present = clip()
+    bone = Stream("bone", BONES, JOINTS)(x, present)
+    assert torch.equal(bone[..., 0, :], torch.zeros_like(bone[..., 0, :]))
+    for parent, child in BONES:
+        assert torch.equal(bone[..., child, :], x[..., child, :] - x[..., parent, :])
+
+
+def test_motion_is_the_step_to_the_next_frame() -> None:
+    """Zero in the last frame."""
+    x, present = clip()
+    step = motion(x, present)
+    assert torch.equal(step[:, :, :-1, :, 0], x[:, :, 1:, :, 0] - x[:, :, :-1, :, 0])
+    assert step[:, :, -1].abs().sum() == 0
+
+
+def test_a_body_that_comes_or_goes_does_not_leap_from_the_origin() -> None:
+    """Tracked in frames 1 to 3: only the steps from 1 and 2 are motion."""
+    x, present = clip()
+    step = motion(x, present)[0, ..., 1]
+    assert [bool(step[:, t].abs().sum() > 0) for t in range(FRAMES)] == [False, True, True, False, False]
+    assert (x[0, :, 1, :, 1] - x[0, :, 0, :, 1]).abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_absent_body_stays_zero(name: str) -> None:
+    """Wherever it is not tracked."""
+    x, present = clip()
+    y = Stream(name, BONES, JOINTS)(x, present)
+    assert y.shape == x.shape
+    assert y[(~present).transpose(1, 2)[:, None, :, None, :].expand_as(y)].abs().sum() == 0
+    assert y.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_only_the_joints_depend_on_where_the_clip_takes_place(name: str) -> None:
+    """Bodies moved by a metre: bones and motion are the same."""
+    x, present = clip()
+    moved = (x + 1) * present.transpose(1, 2)[:, None, :, None, :]
+    stream = Stream(name, BONES, JOINTS)
+    assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (name != "joint")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_linear_so_turning_the_clip_turns_it(name: str) -> None:
+    """A rotation before or after is the same: augmentation of joints augments every stream."""
+    x, present = clip()
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
+    stream = Stream(name, BONES, JOINTS)
+    before = stream(torch.einsum("ij,njtvm->nitvm", turn, x), present)
+    torch.testing.assert_close(before, torch.einsum("ij,njtvm->nitvm", turn, stream(x, present)))
+
+
+def test_the_bones_motion_is_the_motions_bone() -> None:
+    """The two commute where a body is tracked throughout."""
+    x, _ = clip()
+    everyone = torch.ones(2, 2, FRAMES, dtype=torch.bool)
+    one = Stream("bone_motion", BONES, JOINTS)(x, everyone)
+    torch.testing.assert_close(one, Stream("bone", BONES, JOINTS)(motion(x, everyone), everyone))
+
+
+def test_a_stream_changes_what_a_network_sees_and_nothing_of_its_state() -> None:
+    """The same weights in all four; the logits differ."""
+    bones = tuple((v - 1, v) for v in range(1, 10))
+    x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
+    reference = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones).eval()
+    for name in STREAMS:
+        network = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones, name).eval()
+        network.load_state_dict(reference.state_dict())
+        assert torch.allclose(network(x, present), reference(x, present)) is (name == "joint")
+
+
+@pytest.mark.parametrize(
+    ("bones", "words"),
+    [
+        ((), "has no bones"),
+        (((0, 1), (2, 1)), r"bone \(2, 1\) makes no tree"),
+        (((0, 9),), r"bone \(0, 9\) makes no tree of 4 joints"),
+        (((1, 1),), r"bone \(1, 1\) makes no tree"),
+    ],
+)
+def test_bones_that_are_no_tree_are_refused(bones: tuple[tuple[int, int], ...], words: str) -> None:
+    """One line that names the bone."""
+    with pytest.raises(ValueError, match=words):
+        parents_of(bones, JOINTS)
+
+
+def test_an_unknown_stream_names_the_known_ones() -> None:
+    """One line."""
+    with pytest.raises(ValueError, match=r"input.stream 'bones' is unknown; choose one of joint, bone"):
+        Stream("bones", BONES, JOINTS)
