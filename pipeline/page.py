@@ -132,7 +132,7 @@ def arms_figure(runs: list[Run]) -> go.Figure:
             for n, c, y in pairs
         ]
     )
-    return _style(figure, "Accuracy by arm (%)").update_layout(barmode="group", yaxis_range=[0, 109])
+    return style(figure, "Accuracy by arm (%)").update_layout(barmode="group", yaxis_range=[0, 109])
 
 
 def waterfall_figure(run: Run) -> go.Figure:
@@ -158,7 +158,7 @@ def waterfall_figure(run: Run) -> go.Figure:
             totals_marker_color="#2471a3",
         )
     )
-    return _style(figure, f"Where {run.name} loses accuracy (points)")
+    return style(figure, f"Where {run.name} loses accuracy (points)")
 
 
 def curves_figure(runs: list[Run]) -> go.Figure:
@@ -178,7 +178,7 @@ def curves_figure(runs: list[Run]) -> go.Figure:
             line={"color": colour},
             name=f"{run.name}, {'held-out subjects' if run.summary['val'] else 'A'}",
         )
-    return _style(figure, "Accuracy by epoch (%)").update_layout(xaxis_title="epoch", height=420)
+    return style(figure, "Accuracy by epoch (%)").update_layout(xaxis_title="epoch", height=420)
 
 
 def recalibration_figure(run: Run) -> go.Figure:
@@ -190,7 +190,7 @@ def recalibration_figure(run: Run) -> go.Figure:
     for key, name, colour in (("A", "train clips", "#aab7b8"), ("C", "evaluation clips", "#2471a3")):
         y = [values.get(key, float("nan")) for values in bars.values()]
         figure.add_bar(name=name, x=list(bars), y=_hundred(y), marker_color=colour, text=[f"{100 * v:.0f}" for v in y])
-    return _style(figure, f"{run.name}, recalibrated, nothing retrained (%)").update_layout(yaxis_range=[0, 109])
+    return style(figure, f"{run.name}, recalibrated, nothing retrained (%)").update_layout(yaxis_range=[0, 109])
 
 
 def runs_table(runs: list[Run]) -> str:
@@ -261,27 +261,34 @@ def moving_clip(file: SkeletonFile) -> dict[str, Any]:
 
 def page(runs: list[Run], study: Path | None, clip: dict[str, Any]) -> str:
     """The whole page as text."""
-    here = Path(__file__)
-    css, script = here.with_suffix(".css").read_text(), here.with_suffix(".js").read_text()
+    script = Path(__file__).with_suffix(".js").read_text()
     sick, title = patient(runs), html.escape(headline(runs))
     verdicts = "".join(
         f"<p><b>{html.escape(run.name)}</b>: {html.escape(run.doctor['verdict'])}</p>" for run in runs if run.doctor
     )
-    picture = _div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
+    picture = div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
     caption = html.escape(f"{clip['name']}, {clip['label']}, as the network gets it: centred, {clip['frames']} frames")
     parts = [
+        f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
+        f"<div class=two>{div(arms_figure(runs))}{div(waterfall_figure(sick))}</div>",
+        f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
+        f"<h2>Training</h2>{div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
+        study_table(study) if study else "",
+        f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
+        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script>",
+    ]
+    return document(title, parts)
+
+
+def document(title: str, parts: list[str]) -> str:
+    """A page that needs no network: style and plotly inside. `title` and `parts` are HTML."""
+    css = Path(__file__).with_suffix(".css").read_text()
+    head = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
         f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
-        f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
-        f"<div class=two>{_div(arms_figure(runs))}{_div(waterfall_figure(sick))}</div>",
-        f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
-        f"<h2>Training</h2>{_div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
-        study_table(study) if study else "",
-        f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
-        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script></body></html>",
     ]
-    return "\n".join(parts)
+    return "\n".join([*head, *parts, "</body></html>"])
 
 
 def setting(run: Run) -> str:
@@ -300,12 +307,14 @@ def _json(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _div(figure: go.Figure) -> str:
+def div(figure: go.Figure) -> str:
+    """A figure's place in a page that has plotly inside."""
     text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False})
     return text
 
 
-def _style(figure: go.Figure, title: str) -> go.Figure:
+def style(figure: go.Figure, title: str) -> go.Figure:
+    """The figure as all figures look."""
     return figure.update_layout(
         title={"text": title, "font_size": 15},
         template="plotly_white",
