@@ -69,8 +69,8 @@ def test_every_public_name_is_documented(path: Path) -> None:
 # Tested where they are used: by a command's own test, or by the clips that come out of them.
 TOGETHER = {
     "manifest": "build", "verify": "build", "ledger": "resume", "batches": "resume", "entries": "sources",
-    "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view", "attempt": "trial", "engine": "search",
-    "progress": "search", "variants": "study", "arms": "study",
+    "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view", "attempt": "trial",
+    "engine": "search", "progress": "search", "variants": "study", "arms": "study",
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from preprocessing.engines import knock
 from tuning.attempt import RESULT, Attempt
 from tuning.ledger import Outcome, Task
 
-ATTEMPTS = 2
+ATTEMPTS = 2  # of a trial
+STARTS = 3  # of Ray
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Source(Protocol):
     def measured(self, task: Task, figures: dict[str, Any]) -> None:
         """An epoch was evaluated."""
 
+    def failed(self, task: Task, cause: str) -> None:
+        """An attempt at a task has failed."""
+
     def ended(self, outcome: Outcome) -> None:
         """A task has ended."""
 
@@ -86,10 +90,9 @@ def connect(address: str | None) -> None:
             raise _no_cluster(address, error) from None
     import ray
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is ours to tell
     if address is None:
-        ray.init(
-            include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR
-        )
+        _start(ray)
         return
     # Workers import these very packages, wherever they run; a submitted job has brought them already.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -101,6 +104,21 @@ def connect(address: str | None) -> None:
         )  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from None
+
+
+def _start(ray: Any) -> None:
+    """Ray gives its own processes 30 s to come up, which a busy machine may not keep: then once more."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR
+            )
+            return
+        except Exception as error:  # what Ray raises here is Exception itself
+            ray.shutdown()
+            if not left:
+                reason = str(error).splitlines()[0]
+                raise EngineError(f"Ray did not start ({reason}); the same command tries again") from None
 
 
 def _no_cluster(address: str, error: Exception) -> EngineError:
@@ -166,7 +184,6 @@ class _Live:
         self.source = source
         self.tasks: dict[str, Task] = {}
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
-        self.failures: dict[str, int] = {}
 
     def __deepcopy__(self, memo: Any) -> _Live:
         return self
@@ -257,29 +274,25 @@ def _callback(live: _Live) -> Any:
                 self.live.source.measured(task, figures)  # type: ignore[union-attr]
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self.live.failures[trial.trial_id] = self.live.failures.get(trial.trial_id, 0) + 1
+            written = Path(trial.error_file or "")
+            self.cause = said(written.read_text() if written.is_file() else "")
+            self.live.source.failed(self.live.tasks[trial.trial_id], self.cause)  # type: ignore[union-attr]
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             result = (trial.last_result or {}).get("result")
             if result:
-                more = {"summary": result["summary"], "variants": result["variants"]}
-                self._end(trial, "finished", **more)
+                self._end(trial, "finished", summary=result["summary"], variants=result["variants"])
             else:
                 self._end(trial, "stopped")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self.on_trial_recover(iteration, trials, trial)
-            written = Path(trial.error_file or "")
-            self._end(trial, "failed", cause=said(written.read_text() if written.is_file() else ""))
+            self._end(trial, "failed", cause=self.cause)
 
         def _end(self, trial: Any, outcome: str, **more: Any) -> None:
             task = self.live.tasks.pop(trial.trial_id)
             curve = [figures for _, figures in sorted(self.live.curves.pop(trial.trial_id, {}).items())]
-            failures = self.live.failures.pop(trial.trial_id, 0)
-            attempts = failures if outcome == "failed" else failures + 1
-            self.live.source.ended(  # type: ignore[union-attr]
-                Outcome(task=task, outcome=outcome, attempts=attempts, curve=curve, **more)
-            )
+            self.live.source.ended(Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
 
     return Tell(live)
 

@@ -2,8 +2,8 @@
 
 It is the truth: Ray's own state can be torn by a kill, is pickle, and is never read back.
 
-The first line says whose ledger it is; then `begun` (a task with its settings and seed) and `ended` (the task with its
-outcome). A task that was begun and has not ended was under way when the driver died: it is done first, from its own
+The first line says whose ledger it is; then `begun` (a task with its settings and seed), `failed` (an attempt, with its
+cause) and `ended` (the task with its outcome). A task that was begun and has not ended was under way when the driver died: it is done first, from its own
 last checkpoint. One that has ended is never done again.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,13 @@ class Ledger:
                 )
         self.ended: dict[str, Outcome] = {}
         self.under_way: dict[str, Task] = {}
+        self.failures: Counter[str] = Counter()
         for line in lines[1:]:
             if "begun" in line:
                 task = _task(line["begun"])
                 self.under_way[task.name] = task
+            elif "failed" in line:
+                self.failures[line["failed"]] += 1
             else:
                 self._note(_outcome(line["ended"]))
 
@@ -92,8 +96,15 @@ class Ledger:
             self._append({"begun": asdict(task)})
             self.under_way[task.name] = task
 
+    def fail(self, task: Task, cause: str) -> None:
+        """Note that an attempt failed."""
+        self._append({"failed": task.name, "cause": cause})
+        self.failures[task.name] += 1
+
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended."""
+        """Note how it ended, after how many attempts."""
+        attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
+        outcome = replace(outcome, attempts=attempts)
         self._append({"ended": asdict(outcome)})
         self._note(outcome)
 

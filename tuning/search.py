@@ -153,6 +153,10 @@ class Tpe:
         """Show it."""
         self.board.measured(task, figures)
 
+    def failed(self, task: Task, cause: str) -> None:
+        """To the ledger: it outlives the driver."""
+        self.ledger.fail(task, cause)
+
     def ended(self, outcome: Outcome) -> None:
         """To the ledger first; then TPE learns from it."""
         self.ledger.end(outcome)

@@ -116,6 +116,10 @@ class Queue:
         """Show it."""
         self.board.measured(task, figures)
 
+    def failed(self, task: Task, cause: str) -> None:
+        """To the ledger: it outlives the driver."""
+        self.ledger.fail(task, cause)
+
     def ended(self, outcome: Outcome) -> None:
         """To the ledger first."""
         self.ledger.end(outcome)

@@ -58,3 +58,11 @@ def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     Ledger(tmp_path, WHOSE)
     with pytest.raises(OtherStudy, match=r"other settings \(epochs\); choose another --out"):
         Ledger(tmp_path, WHOSE | {"epochs": 3})
+
+
+def test_failed_attempts_are_counted_over_restarts(tmp_path: Path) -> None:
+    """The driver was killed between a trial's failure and its second attempt."""
+    Ledger(tmp_path, WHOSE).fail(task("a"), "killed: by signal 9")
+    again = Ledger(tmp_path, WHOSE)
+    again.end(outcome("a"))
+    assert again.ended["a"].attempts == 2

@@ -115,6 +115,7 @@ def test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing(data_
     wait_for(lambda: trainings(out))
     crashed = trainings(out)[0]
     os.kill(crashed, signal.SIGKILL)
+    wait_for(lambda: any("failed" in line for line in lines(out)))
     wait_for(lambda: any("ended" in line for line in lines(out)))
     driver.kill()
     assert driver.wait() == -signal.SIGKILL

@@ -1,0 +1,13 @@
+# ray_job_submit.sh REPOSITORY DATA OUT: a head that trains nothing, a second node that does, and a job submitted to both.
+source "$(dirname "$0")/cluster.sh"
+cd "$1"
+export RAY_AUTH_TOKEN=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+ray start --head --node-ip-address 127.0.0.1 --port 6379 --num-cpus 0 --dashboard-host 127.0.0.1 --dashboard-port 8265
+ray start --address 127.0.0.1:6379 --node-ip-address 127.0.0.1 --num-cpus 2
+echo "== with another token"
+RAY_AUTH_TOKEN=ff${RAY_AUTH_TOKEN:2} ray job submit --address http://127.0.0.1:8265 -- true && echo "accepted" || echo "refused"
+echo "== with the token"
+ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+    python -m tuning.search --data "$2" --out "$3" --trials 2 --epochs 1 --frames 16 --wandb off --address auto
+echo "== listeners"
+ss -Hltn | awk '{print $4}'
