@@ -85,7 +85,7 @@ LOOP = {"norm.kind": "bn", "norm.persons": "loop", "norm.momentum": 0.01}
 
 
 def _question() -> Arms:
-    """The question's network, each of the answers it got, and those it did not get, one change at a time."""
+    """The question's network, each of the answers it got, and those it did not get, one change at a time or two."""
 
     def with_(**changes: Any) -> Arm:
         return Arm(LOOP | {name.replace("__", "."): value for name, value in changes.items()})
@@ -108,6 +108,10 @@ def _question() -> Arms:
         "fold": with_(norm__persons="fold"),
         "masked": with_(norm__persons="masked"),
         "per person": with_(norm__persons="per_person"),
+        # Momentum 0.01 remembers about 100 updates: a short training leaves even these behind, so with both changes, too.
+        "fold, momentum 0.1": with_(norm__persons="fold", norm__momentum=0.1),
+        "masked, momentum 0.1": with_(norm__persons="masked", norm__momentum=0.1),
+        "per person, momentum 0.1": with_(norm__persons="per_person", norm__momentum=0.1),
         "recalibrated jointly": Arm(of=asked, variant="joint"),
         "recalibrated per call": Arm(of=asked, variant="per_call"),
         "two ranks, synchronised": Arm(LOOP | {"norm.sync": True}, ranks=2),

@@ -3,8 +3,8 @@
 It is the truth: Ray's own state can be torn by a kill, is pickle, and is never read back.
 
 The first line says whose ledger it is; then `begun` (a task with its settings and seed), `failed` (an attempt, with its
-cause) and `ended` (the task with its outcome). A task that was begun and has not ended was under way when the driver died: it is done first, from its own
-last checkpoint. One that has ended is never done again.
+cause) and `ended` (the task with its outcome). A task that was begun and has not ended was under way when the driver
+died: it is done first, from its own last checkpoint. One that has ended is never done again.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def write_search(study: Path, command: dict[str, Any], outcomes: list[Outcome]) 
     parts = [f"<h1>{title}</h1><p class=sub>{html.escape(sub)}</p>"]
     if good:
         parts += [
-            div(parallel_figure(good)),
+            f"<div class=scroll>{div(parallel_figure(good))}</div>",
             _importance(good),
             f"<h2>Leaderboard</h2>{trials_table(good)}<p class=note>{LEGEND}</p>",
             f"<h2>Each setting alone</h2>{div(slices_figure(good))}",
@@ -237,7 +237,7 @@ def parallel_figure(good: list[Outcome]) -> go.Figure:
     line = {"color": colours, "colorscale": "RdYlGn", "showscale": True}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=-30, labelside="bottom"))
     return style(figure, "Settings and accuracy on held-out subjects (drag along an axis to select)").update_layout(
-        height=520, margin={"l": 70, "r": 30, "t": 60, "b": 110}, font_size=11
+        height=520, width=1600, margin={"l": 70, "r": 30, "t": 60, "b": 110}, font_size=11
     )
 
 
@@ -301,7 +301,7 @@ def slices_figure(good: list[Outcome]) -> go.Figure:
     names = [name for name in SPACE if any(name in outcome.task.settings for outcome in good)]
     columns = 4
     rows = -(-len(names) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=[_short(name) for name in names], vertical_spacing=0.3 / rows)
+    figure = make_subplots(rows, columns, subplot_titles=[_short(name) for name in names], vertical_spacing=0.45 / rows)
     for place, name in enumerate(names):
         those = [outcome for outcome in good if name in outcome.task.settings]
         discrete = bool(_values(name))
@@ -316,7 +316,7 @@ def slices_figure(good: list[Outcome]) -> go.Figure:
             figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, **cell)
         else:
             figure.update_xaxes(type="log", **cell)
-    return style(figure, "").update_layout(height=230 * rows, margin_t=40)
+    return style(figure, "").update_layout(height=260 * rows, margin_t=40)
 
 
 def trial_curves_figure(good: list[Outcome]) -> go.Figure:

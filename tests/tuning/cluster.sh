@@ -8,3 +8,12 @@ mkdir -p /tmp/ray
 mount -t tmpfs tmpfs /tmp/ray
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
 export PATH="$PYTHON_BIN:$PATH"
+
+# Ray gives its own processes 30 s to come up, which a busy machine may not keep: then once more.
+start() {
+    for attempt in 1 2 3; do
+        ray start "$@" && return
+        sleep 2
+    done
+    return 1
+}
