@@ -221,7 +221,8 @@ def study_table(study: Path) -> str:
     if not path.exists():
         raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
     trials = json.loads(path.read_text())["trials"]
-    columns = [key for key in trials[0] if key not in ("error", "generalization_gap")]
+    hidden = ("error", "generalization_gap", "attempts")
+    columns = [key for key in trials[0] if key not in hidden and any(trial.get(key) is not None for trial in trials)]
     short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
     head = "".join(f"<th>{html.escape(short.get(column, column.split('.')[-1]))}" for column in columns)
     body = ""

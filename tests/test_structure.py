@@ -11,6 +11,7 @@ SOURCES = sorted(path for room in ("preprocessing", "pipeline", "tuning") for pa
 DOORS = {
     "h5py": ["preprocessing/hdf5.py"],
     "wandb": ["pipeline/report.py"],
+    "wandb_workspaces": ["tuning/dashboard.py"],  # builds on wandb, but records no run
     "torch.distributed": ["pipeline/distributed.py"],
     "ray": ["preprocessing/engines.py", "tuning/engine.py"],
     "multiprocessing": ["preprocessing/engines.py"],

@@ -108,7 +108,7 @@ def _question() -> Arms:
         "fold": with_(norm__persons="fold"),
         "masked": with_(norm__persons="masked"),
         "per person": with_(norm__persons="per_person"),
-        # Momentum 0.01 remembers about 100 updates: a short training leaves even these behind, so with both changes, too.
+        # Momentum 0.01 remembers about 100 updates: a short training leaves even these behind. So both changes, too.
         "fold, momentum 0.1": with_(norm__persons="fold", norm__momentum=0.1),
         "masked, momentum 0.1": with_(norm__persons="masked", norm__momentum=0.1),
         "per person, momentum 0.1": with_(norm__persons="per_person", norm__momentum=0.1),

@@ -9,5 +9,5 @@ RAY_AUTH_TOKEN=ff${RAY_AUTH_TOKEN:2} ray job submit --address http://127.0.0.1:8
 echo "== with the token"
 # On one machine both nodes unpack the working directory into the same place, the second over the first, so that the
 # job's own folder is gone under it: it must stand elsewhere. On two machines the command alone is enough.
-ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash -c "'export PYTHONPATH=\$PWD; cd /; exec \
-    python -m tuning.search --data $2 --out $3 --trials 2 --epochs 1 --frames 16 --wandb off --address auto'"
+ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash -c "export PYTHONPATH=\$PWD; cd /; exec \
+    python -m tuning.search --data $2 --out $3 --trials 2 --epochs 1 --frames 16 --wandb off --address auto"
