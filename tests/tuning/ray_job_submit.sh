@@ -1,4 +1,4 @@
-# ray_job_submit.sh REPOSITORY DATA OUT: a head that trains nothing, a second node that does, and a job submitted to both.
+# ray_job_submit.sh REPOSITORY COMMAND: a head that trains nothing, a second node that does, and a job submitted to both.
 source "$(dirname "$0")/cluster.sh"
 cd "$1"
 export RAY_AUTH_TOKEN=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
@@ -9,5 +9,4 @@ RAY_AUTH_TOKEN=ff${RAY_AUTH_TOKEN:2} ray job submit --address http://127.0.0.1:8
 echo "== with the token"
 # On one machine both nodes unpack the working directory into the same place, the second over the first, so that the
 # job's own folder is gone under it: it must stand elsewhere. On two machines the command alone is enough.
-ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash -c "export PYTHONPATH=\$PWD; cd /; exec \
-    python -m tuning.search --data $2 --out $3 --trials 2 --epochs 1 --frames 16 --wandb off --address auto"
+ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash -c "export PYTHONPATH=\$PWD; cd /; exec $2"

@@ -50,8 +50,8 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @needs_root
 def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path: Path) -> None:
     """The head has no CPU for trials, so they run on the other node; a wrong token is refused; loopback only."""
-    # The folder is hidden from a job that Ray copies elsewhere, so the paths are those of shared storage: absolute.
-    result = script("ray_job_submit.sh", ROOT, data_file, tmp_path / "study")
+    command = f"python -m tuning.search --data {data_file} --out {tmp_path / 'study'} --trials 2 --epochs 1 --frames 16"
+    result = script("ray_job_submit.sh", ROOT, f"{command} --wandb off --address auto")
     said = result.stdout + result.stderr
     assert result.returncode == 0, said
     refused, _, rest = said.partition("== with the token")
@@ -60,6 +60,26 @@ def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path
     assert "2 of 2 trials finished" in rest
     trials = json.loads((tmp_path / "study" / "results.json").read_text())["trials"]
     assert [(trial["error"], trial["epoch"]) for trial in trials] == [("", 1), ("", 1)]
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_study_by_ray_job_submit_gives_what_one_machine_gives(data_file: Path, tmp_path: Path) -> None:
+    """The same arms and seeds on the second node of a cluster and on this machine: the same figures, bit for bit."""
+    arms = 'baseline = "a"\n[arms.a]\nnorm.persons = "loop"\n[arms.b]\nnorm.kind = "none"\n'
+    (tmp_path / "arms.toml").write_text(arms)
+    words = (
+        f"python -m tuning.study --data {data_file} --arms {tmp_path / 'arms.toml'} --seeds 2 --epochs 2 --frames 16"
+    )
+    there = script("ray_job_submit.sh", ROOT, f"{words} --wandb off --out {tmp_path / 'there'} --address auto")
+    assert there.returncode == 0, there.stdout + there.stderr
+    here = [sys.executable, *words.split()[1:], "--wandb", "off", "--out", str(tmp_path / "here")]
+    subprocess.run(
+        here, check=True, capture_output=True, timeout=TIME_LIMIT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "there"))
+    assert one.pop("command") != two.pop("command")
+    assert one == two
 
 
 @needs_root
