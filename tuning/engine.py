@@ -78,6 +78,7 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our ledger is the record
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last report has no accuracy
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # Ray's state is never read back
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can go on later
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # so that verbose=0 is silent: the source reports
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -11,10 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tuning.search import seconds
+from tuning.ledger import Ledger, Outcome, Task
+from tuning.progress import Board
+from tuning.search import Search, Tpe, seconds
 from tuning.space import SPACE
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +138,22 @@ def test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing(data_
     assert all(row["epoch"] == 3 and row["error"] == "" for row in rows)
 
 
+@pytest.mark.slow
+def test_an_interrupted_search_ends_with_130_and_leaves_no_trial_running(data_file: Path, tmp_path: Path) -> None:
+    """Ctrl-C: no traceback; what was under way stays so in the ledger."""
+    out = tmp_path / "study"
+    words = command(data_file, out, "--trials", "6", "--epochs", "3", "--frames", "16", "--wandb", "off")
+    driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    wait_for(lambda: any("ended" in line for line in lines(out)))
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130
+    assert said.strip().endswith("error: interrupted; the same command goes on")
+    assert "Traceback" not in said
+    wait_for(lambda: not trainings(out), limit=30)
+    assert sum("begun" in line for line in lines(out)) > sum("ended" in line for line in lines(out))
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -164,3 +183,50 @@ def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> No
 def test_times_are_written_with_a_unit() -> None:
     """Empty: none."""
     assert [seconds(text, "--budget") for text in ("", "90s", "30m", "1.5h")] == [None, 90, 1800, 5400]
+
+
+def source(data: Path, out: Path, **more: Any) -> Tpe:
+    """A search's source of tasks, without Ray, taken up where the ledger is."""
+    settings = Search(data, out, **more)
+    return Tpe(settings, Ledger(out, {}), Board(out, "search", settings.trials, 0, "off"))
+
+
+def outcome(task: Task, val: float) -> Outcome:
+    """It went through two epochs."""
+    return Outcome(task, "finished", curve=[{"epoch": 1, "val": val / 2}, {"epoch": 2, "val": val}])
+
+
+def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_file: Path, tmp_path: Path) -> None:
+    """After a kill with three trials begun and one ended."""
+    first = source(data_file, tmp_path, trials=6)
+    tasks = [first.next() for _ in range(3)]
+    first.ended(outcome(tasks[1], 0.5))
+    again = source(data_file, tmp_path, trials=6)
+    rest = list(iter(again.next, None))
+    assert rest[:2] == [tasks[0], tasks[2]]
+    assert [task.name for task in rest] == ["0000", "0002", "0003", "0004", "0005"]
+    drawn = [json.dumps(task.settings) for task in [*tasks, *rest[2:]]]
+    assert len(set(drawn)) == 6
+
+
+def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:
+    """Not even one that was under way: it stays so."""
+    first = source(data_file, tmp_path, trials=6, budget="30m")
+    assert first.next() is not None
+    first.deadline = time.monotonic() - 1
+    assert first.next() is None
+    late = source(data_file, tmp_path, trials=6, budget="30m")
+    late.deadline = time.monotonic() - 1
+    assert late.next() is None
+    assert list(late.ledger.under_way) == ["0000"]
+
+
+def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
+    """Where only class order does well, most draws after a resume have class order; at random a third would."""
+    first = source(data_file, tmp_path, trials=40)
+    for task in iter(first.next, None):
+        first.ended(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
+    again = source(data_file, tmp_path, trials=60)
+    orders = [task.settings["input.order"] for task in iter(again.next, None)]
+    assert len(orders) == 20
+    assert orders.count("class") >= 12
