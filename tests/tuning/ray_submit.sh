@@ -1,13 +1,16 @@
 # ray_submit.sh CLUSTER_YAML SCRIPT DATA OUT HOME: `ray up`, `ray submit` through an sshd on loopback, `ray down`.
 source "$(dirname "$0")/cluster.sh"
-mount --bind "$5" /root
-export HOME=/root
-mkdir -p /run/sshd /root/.ssh /root/.ray
-chmod 700 /root/.ssh
-ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
-cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
-ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/host
-$(command -v sshd || echo /usr/sbin/sshd) -h /root/.ssh/host -o ListenAddress=127.0.0.1 -o PermitRootLogin=prohibit-password \
+# What is written into the home folder is written over it, not into it.
+mount -t tmpfs tmpfs "$5"
+mkdir "$5/over" "$5/work"
+mount -t overlay overlay -o "lowerdir=$HOME,upperdir=$5/over,workdir=$5/work" "$HOME"
+mkdir -p /run/sshd "$HOME/.ssh" "$HOME/.ray"
+rm -rf "$HOME"/.ssh/*
+chmod 700 $HOME/.ssh
+ssh-keygen -q -t ed25519 -N '' -f $HOME/.ssh/id_ed25519
+cp $HOME/.ssh/id_ed25519.pub $HOME/.ssh/authorized_keys
+ssh-keygen -q -t ed25519 -N '' -f $HOME/.ssh/host
+$(command -v sshd || echo /usr/sbin/sshd) -h $HOME/.ssh/host -o ListenAddress=127.0.0.1 -o PermitRootLogin=prohibit-password \
     -o PasswordAuthentication=no
 ray get-auth-token --generate > /dev/null
 ray up -y --no-config-cache "$1"
