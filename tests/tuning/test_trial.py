@@ -129,10 +129,30 @@ def test_a_cause_that_nobody_knows_keeps_its_code_and_words() -> None:
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_trial(data_file: Path, attempts: Any) -> None:
-    """Both are the attempt's: it ends, they end."""
+    """Both are the attempt's: stopped early, as a scheduler does, none of its processes is left."""
     attempt = attempts(order(data_file, nproc=2))
     assert [record["epoch"] for record in figures(attempt)] == [1, 2]
     assert json.loads((attempt.folder / "summary.json").read_text())["ranks"] == 2
+    stopped = attempts(order(data_file, nproc=2, train__epochs=10_000), name="stopped")
+    stopped.next()
+    group = members(stopped.process.pid)
+    assert len(group) >= 3  # the launcher and two ranks
+    stopped.stop()
+    deadline = time.monotonic() + 20
+    while any(map(alive, group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, group))
+
+
+def members(group: int) -> list[int]:
+    """Pids of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(entry.name)) == group:
+                    found.append(int(entry.name))
+    return found
 
 
 def test_an_attempt_ends_with_its_parent(data_file: Path, tmp_path: Path) -> None:
