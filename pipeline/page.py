@@ -277,7 +277,8 @@ def study_table(study: Path) -> str:
     if not path.exists():
         raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
     trials = json.loads(path.read_text())["trials"]
-    columns = [key for key in trials[0] if key not in ("error", "generalization_gap")]
+    hidden = ("error", "generalization_gap", "attempts")
+    columns = [key for key in trials[0] if key not in hidden and any(trial.get(key) is not None for trial in trials)]
     short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
     head = "".join(f"<th>{html.escape(short.get(column, column.split('.')[-1]))}" for column in columns)
     body = ""
@@ -317,8 +318,7 @@ def moving_clip(file: SkeletonFile) -> dict[str, Any]:
 
 def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names: list[str]) -> str:
     """The whole page as text."""
-    here = Path(__file__)
-    css, script = here.with_suffix(".css").read_text(), here.with_suffix(".js").read_text()
+    script = Path(__file__).with_suffix(".js").read_text()
     sick, title = patient(runs), html.escape(headline(runs))
     verdicts = "".join(
         f"<p><b>{html.escape(run.name)}</b>: {html.escape(run.doctor['verdict'])}</p>" for run in runs if run.doctor
@@ -327,9 +327,6 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names:
     picture = div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
     caption = html.escape(f"{clip['name']}, {clip['label']}, as the network gets it: centred, {clip['frames']} frames")
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
         f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
         f"<div class=two>{div(arms_figure(runs))}{div(fall)}</div>",
         f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
@@ -337,9 +334,20 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names:
         classes_section(runs, class_names),
         study_table(study) if study else "",
         f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
-        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script></body></html>",
+        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script>",
     ]
-    return "\n".join(parts)
+    return document(title, parts)
+
+
+def document(title: str, parts: list[str]) -> str:
+    """A page that needs no network: style and plotly inside. `title` and `parts` are HTML."""
+    css = Path(__file__).with_suffix(".css").read_text()
+    head = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8>",
+        f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
+    ]
+    return "\n".join([*head, *parts, "</body></html>"])
 
 
 def setting(run: Run) -> str:

@@ -220,12 +220,14 @@ class Best(NamedTuple):
         return Best(record["epoch"], accuracy, {name: x.clone() for name, x in model.state_dict().items()})
 
 
-def run(config: Config) -> None:
-    """One rank's whole work: set up, resume, train, evaluate, write."""
+def run(config: Config, read_test: bool = True) -> None:
+    """One rank's whole work: set up, resume, train, evaluate, write. A search hides the test split from its trials."""
     device = distributed.join()
     first = distributed.rank() == 0
     try:
         clips, splits, state = setup(config, device)
+        if not read_test:
+            splits = splits._replace(test=splits.test[:0])
         if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
             raise ValueError("train.choose best needs held-out clips to judge by; set input.fit train, or choose last")
         if first:
@@ -375,7 +377,7 @@ def main() -> int:
             run(config)
     except (ValueError, OSError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; the same command resumes'}", file=sys.stderr)
-        return _exit_code(error)
+        return exit_code(error)
     return 0
 
 
@@ -385,10 +387,11 @@ def main_of_rank(values: dict[str, Any]) -> None:
         run(from_dict(values))
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code(error))
 
 
-def _exit_code(error: BaseException) -> int:
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error stands for."""
     if isinstance(error, OSError):
         return 7 if error.errno == errno.ENOSPC else 2
     codes = {IntegrityError: 6, distributed.WorkerDied: 3, NonFiniteLoss: 5, KeyboardInterrupt: 130}

@@ -99,7 +99,7 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
         raise EngineError("--engine ray needs Ray: pip install 'ray[default]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        _knock(address)
+        knock(address)
         # Workers import this very package, wherever they run.
         ray.init(
             address=address, runtime_env={"py_modules": [_package()]}, log_to_driver=False, logging_level=logging.ERROR
@@ -115,7 +115,7 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """ConnectionError where nobody listens at host:port: Ray itself would go on trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:

@@ -1,32 +1,40 @@
-"""Search normalization settings with Ray Tune (ASHA): norm, bodies, momentum, batch size, dropout, order, rate.
+"""Search normalization settings: Optuna's TPE draws them, Ray Tune runs them, ASHA stops the hopeless ones early.
 
-    python -m tuning.search --data ntu60.h5 --out studies/norms --trials 40
-    ray submit cluster.yaml search.py -- --data /data/ntu60.h5 --out /data/studies/norms --trials 400 --address auto
+    python -m tuning.search --data ntu60.h5 --out studies/norms --trials 60
+    python -m tuning.search --data ntu60.h5 --out studies/norms --trials 600 --budget 8h --gpus-per-trial 0.25
+    python -m tuning.search --data ntu60.h5 --out studies/ddp --trials 20 --workers-per-trial 2
+    ray job submit --working-dir . -- python -m tuning.search --data /data/ntu60.h5 --out /data/norms --address auto
 
-Judged by accuracy on held-out training subjects; the test split is not read. Leaves STUDY/results.json and results.csv.
-Exit codes: 0 ok, 2 wrong settings, 3 every trial failed.
+The same command again goes on where the last one stopped, also after a kill: finished trials are not repeated, those
+that were under way resume from their checkpoint. Judged by accuracy on held-out training subjects; the test split is
+not read. Leaves STUDY/results.json, results.csv, report.html; STUDY/ledger.jsonl is the record.
+Exit codes: 0 ok, 2 wrong settings, 3 every trial failed, 6 damaged file, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
+import re
 import sys
+import time
+import warnings
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import optuna
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.data import InputConfig
-from pipeline.report import Tracker, start_wandb
+from preprocessing import files
 from preprocessing.hdf5 import IntegrityError, open_file
-from tuning import results
-from tuning.space import SPACE, LogUniform
-from tuning.trial import run
+from tuning import page, results
+from tuning.engine import EngineError, Halving, Resources, run_all
+from tuning.ledger import Ledger, Outcome, Task
+from tuning.progress import Board, describe
+from tuning.space import SPACE, draw
+
+STARTUP = 10  # trials that are drawn at random before TPE has anything to go by
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,13 @@ class Search:
     """Settings of a search."""
 
     data: Path
-    """HDF5 file made by preprocessing.build."""
+    """HDF5 file made by preprocessing.build; on a cluster every node sees it under this path."""
     out: Path
-    """Study folder."""
+    """Study folder; on a cluster shared by all nodes. The same command again goes on."""
     trials: int = 20
-    """Number of settings tried."""
+    """Number of settings tried, those of earlier attempts included."""
+    budget: str = ""
+    """Time after which no further trial is begun (90s, 30m, 2h); those under way get to their end."""
     epochs: int = 20
     """Epochs of a trial that is not stopped early."""
     grace: int = 3
@@ -47,188 +57,200 @@ class Search:
     """Of the settings drawn, and of every training."""
     frames: int = InputConfig.frames
     """Frames T that clips are resampled to."""
-    cpus: int = 1
-    """CPU cores a trial; as many trials run at once as fit the machine."""
-    gpus: float = 0.0
-    """GPUs a trial (a fraction lets trials share one)."""
+    cpus_per_worker: int = 1
+    """CPU cores a worker; as many trials run at once as fit the machine."""
+    gpus_per_trial: float = 0.0
+    """GPUs a trial (a fraction lets trials share one); with several workers, 1 or more for each."""
+    workers_per_trial: int = 1
+    """Ranks a trial, on one node, joined by DistributedDataParallel."""
+    trial_limit: str = ""
+    """Time that a trial may take before it counts as failed (90s, 30m, 2h)."""
+    trial_memory: float = 0.0
+    """Gigabytes that a worker may hold before it counts as failed; 0: no limit."""
+    keep: bool = False
+    """Keep the checkpoints of finished trials, for pipeline.doctor."""
     wandb: Literal["off", "offline", "online"] = "offline"
     """W&B through the driver: one run a trial."""
     address: str | None = None
     """An existing Ray cluster (auto: the one this machine belongs to); empty: this machine alone, on loopback."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "epochs", "grace"):
+        for name in ("trials", "epochs", "grace", "cpus_per_worker", "workers_per_trial"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)} must be 1 or more")
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
+        for name in ("gpus_per_trial", "trial_memory"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more")
+        if self.workers_per_trial > 1 and 0 < self.gpus_per_trial < self.workers_per_trial:
+            raise ValueError(
+                f"--gpus-per-trial {self.gpus_per_trial} is less than one for each of --workers-per-trial "
+                f"{self.workers_per_trial}; ranks cannot share a GPU"
+            )
+        for name in ("budget", "trial_limit"):
+            seconds(getattr(self, name), f"--{name.replace('_', '-')}")
         if not self.data.is_file():
             raise ValueError(f"{self.data} does not exist; build it with python -m preprocessing.build")
 
 
-def trainable(settings: dict[str, Any]) -> None:
-    """What Ray runs in each trial's process."""
-    from ray import tune
-
-    threads = settings.pop("threads")
-    for record in run(settings, threads):
-        tune.report(record)
-
-
-def connect(address: str | None) -> None:
-    """Start Ray on loopback with a token of our own, or join a cluster. No dashboard, no usage reports."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our results.json is the record
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # so that verbose=0 is silent: the recorder reports
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    import ray
-
-    if address is None:
-        ray.init(
-            include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR
-        )
-    else:
-        ray.init(address=address, log_to_driver=False)
+def seconds(text: str, name: str) -> float | None:
+    """`90s`, `30m`, `2h`, `1.5h` in seconds; None for the empty text."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text)
+    if not found or float(found[1]) == 0:
+        raise ValueError(f"{name} {text!r} is no time; write it as 90s, 30m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def search(settings: Search) -> list[dict[str, Any]]:
-    """Run all trials; return one row each."""
-    open_file(settings.data)  # a damaged file is named here, once, and not by every trial
-    connect(settings.address)
-    import ray
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
+class Tpe:
+    """The source of a search's tasks: first those that a killed driver left under way, then what TPE draws.
 
-    drawn = {
-        name: tune.loguniform(how.low, how.high) if isinstance(how, LogUniform) else tune.choice(list(how.values))
-        for name, how in SPACE.items()
-    }
+    TPE: Bergstra et al. 2011, with all settings of a branch of the conditional space together (Falkner et al. 2018,
+    arXiv 1807.01774) and trials under way counted as bad, so that no two workers try the same.
+    """
+
+    def __init__(self, settings: Search, ledger: Ledger, board: Board) -> None:
+        self.settings, self.ledger, self.board = settings, ledger, board
+        budget = seconds(settings.budget, "--budget")
+        self.deadline = None if budget is None else time.monotonic() + budget
+        self.left_over = deque(ledger.under_way.values())
+        self.drawn = len(ledger.ended) + len(ledger.under_way)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # group, constant_liar
+        # Drawn anew after a resume: the seed must not begin with the settings that it began with before.
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True,
+            seed=settings.seed * 1_000_003 + self.drawn,
+        )  # fmt: skip
+        self.study = optuna.create_study(direction="maximize", sampler=sampler)
+        self.asked: dict[str, optuna.Trial] = {}
+        for outcome in ledger.ended.values():
+            self._ask(outcome.task)
+            self._tell(outcome)
+
+    def next(self) -> Task | None:
+        """A task, unless all have been drawn or time is up."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return None
+        if self.left_over:
+            task = self.left_over.popleft()
+            self._ask(task)
+            return task
+        if self.drawn >= self.settings.trials:
+            return None
+        trial = self.study.ask()
+        task = Task(f"{self.drawn:04d}", draw(trial), self.settings.seed, ranks=self.settings.workers_per_trial)
+        self.asked[task.name] = trial
+        self.drawn += 1
+        self.ledger.begin(task)
+        return task
+
+    def order(self, task: Task) -> dict[str, Any]:
+        """A training without the test split, evaluated each epoch."""
+        return order(task, self.settings, {"train.eval_every": 1}, test=False)
+
+    def measured(self, task: Task, figures: dict[str, Any]) -> None:
+        """Show it."""
+        self.board.measured(task, figures)
+
+    def failed(self, task: Task, cause: str) -> None:
+        """To the ledger: it outlives the driver."""
+        self.ledger.fail(task, cause)
+
+    def ended(self, outcome: Outcome) -> None:
+        """To the ledger first; then TPE learns from it."""
+        self.ledger.end(outcome)
+        self._tell(outcome)
+        self.board.ended(outcome)
+
+    def _ask(self, task: Task) -> None:
+        """Settings that are known already, as a trial of Optuna's."""
+        self.study.enqueue_trial(task.settings)
+        trial = self.study.ask()
+        draw(trial)
+        self.asked[task.name] = trial
+
+    def _tell(self, outcome: Outcome) -> None:
+        trial = self.asked.pop(outcome.task.name)
+        if outcome.outcome == "failed" or not outcome.curve:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return
+        for figures in outcome.curve:
+            trial.report(figures["val"], int(figures["epoch"]))
+        if outcome.outcome == "stopped":
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self.study.tell(trial, outcome.last["val"])
+
+
+def order(task: Task, settings: Any, more: dict[str, Any], test: bool) -> dict[str, Any]:
+    """What tuning.trial needs to know of a task of a search or a study."""
     fixed = {
         "data": str(settings.data.resolve()),
-        "out": str(settings.out.resolve()),
-        "fast_start": True,  # the driver has just checked the file
-        "threads": settings.cpus,
+        "fast_start": True,  # the driver has checked the file
         "input.frames": settings.frames,
         "train.epochs": settings.epochs,
-        "train.eval_every": 1,
-        "train.seed": settings.seed,
+        "train.self_test": False,
+        "train.seed": task.seed,
+        "nproc": task.ranks,
     }
-    settings.out.mkdir(parents=True, exist_ok=True)
-    try:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
-            param_space=drawn | fixed,
-            tune_config=tune.TuneConfig(
-                metric="val",
-                mode="max",
-                num_samples=settings.trials,
-                scheduler=ASHAScheduler(
-                    time_attr="epoch", max_t=settings.epochs, grace_period=min(settings.grace, settings.epochs)
-                ),
-                search_alg=tune.search.BasicVariantGenerator(random_state=settings.seed),
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="ray", storage_path=str(settings.out.resolve()), callbacks=[_recorder(settings)], verbose=0
-            ),
-        )
-        grid: Any = tuner.fit()
-        return [_row(number, result) for number, result in enumerate(grid)]
-    finally:
-        ray.shutdown()
+    values = fixed | more | task.settings
+    return {"settings": values, "test": test, "variants": list(task.variants), "keep": settings.keep}
 
 
-def describe(config: dict[str, Any]) -> str:
-    """The searched settings of a trial in one line."""
-    parts = []
-    for name in SPACE:
-        value = config.get(name)
-        shown = f"{value:.2g}" if isinstance(value, float) else str(value)
-        parts.append(f"{name.split('.')[1]} {shown}")
-    return "  ".join(parts)
+def checked(data: Path, protocol: str = "") -> str:
+    """The data file's content hash. A damaged file, or one without held-out clips, is named here, once."""
+    file = open_file(data)
+    name = protocol or file.default_protocol
+    if name not in file.splits or not len(file.splits[name].get("val", [])):
+        raise ValueError(f"{data}: protocol {name!r} holds out no val clips, which choices are made on")
+    return file.content_sha256
 
 
-def _recorder(settings: Search) -> Any:
-    """What the driver does as results arrive: a progress bar, a line a finished trial, one W&B run a trial.
-
-    W&B is fed here and not in the trials: a trial that the scheduler stops would lose what it has not flushed.
-    """
-    from ray import tune
-
-    class Recorder(tune.Callback):
-        def setup(self, *_: Any, **__: Any) -> None:
-            # Not in __init__: Ray pickles its callbacks before it starts.
-            columns = (TextColumn("search"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self.progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-            self.task = self.progress.add_task("", total=settings.trials)
-            self.progress.start()
-            self.runs: dict[str, Tracker] = {}
-            self.best = 0.0
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            if trial.trial_id not in self.runs:
-                config = {name: trial.config[name] for name in SPACE}
-                self.runs[trial.trial_id] = start_wandb(
-                    settings.out, trial.trial_id, config, settings.wandb, group=settings.out.name
-                )
-            self.runs[trial.trial_id].log(_measured(result))
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            last = _measured(trial.last_result)
-            self.best = max(self.best, last["val"] or 0.0)
-            self._end(trial, f"val {100 * (last['val'] or 0):5.1f} %  epoch {last['epoch']}", last)
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self._end(trial, "failed", {})
-
-        def _end(self, trial: Any, outcome: str, last: dict[str, Any]) -> None:
-            self.runs.pop(trial.trial_id, Tracker()).finish(last)
-            self.progress.console.print(f"{outcome}  {describe(trial.config)}", highlight=False, soft_wrap=True)
-            self.progress.update(self.task, advance=1, description=f"best val {100 * self.best:.1f} %")
-
-        def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-            for tracker in self.runs.values():
-                tracker.finish({})
-            self.progress.stop()
-
-    return Recorder()
-
-
-MEASURED = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
-
-
-def _measured(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values.get(name) for name in MEASURED}
-
-
-def _row(number: int, result: Any) -> dict[str, Any]:
-    row = {"trial": number} | {name: result.config[name] for name in SPACE if name in (result.config or {})}
-    row |= _measured(result.metrics or {})
-    return row | {"error": str(result.error).strip().splitlines()[-1] if result.error else ""}
+def search(settings: Search) -> list[Outcome]:
+    """Run all trials that are not done yet; return all outcomes."""
+    same = {"seed": settings.seed, "epochs": settings.epochs, "frames": settings.frames}
+    ledger = Ledger(settings.out, {"kind": "search", "data_sha256": checked(settings.data), **same})
+    resources = Resources(
+        settings.cpus_per_worker,
+        settings.gpus_per_trial / settings.workers_per_trial,
+        seconds(settings.trial_limit, "--trial-limit"),
+        settings.trial_memory,
+    )
+    done = len(ledger.ended)
+    if done or ledger.under_way:
+        print(f"resumed: {done} trials are done, {len(ledger.under_way)} were under way", file=sys.stderr)
+    if done < settings.trials or ledger.under_way:
+        with Board(settings.out, "search", settings.trials, done, settings.wandb) as board:
+            source = Tpe(settings, ledger, board)
+            halving = Halving(settings.grace, settings.epochs)
+            run_all(source, settings.out / "trials", resources, settings.address, halving)
+    return list(ledger.ended.values())
 
 
 def main() -> int:
     """Entry of `python -m tuning.search`; returns the exit code."""
     try:
         settings = tyro.cli(Search, prog="python -m tuning.search", description=__doc__)
-        rows = search(settings)
-    except (IntegrityError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 6 if isinstance(error, IntegrityError) else 2
-    command = {key: str(value) for key, value in asdict(settings).items()}
-    results.write(settings.out, command, rows)
-    finished = [row for row in results.order(rows) if row["val"] is not None]
+        with files.lock(settings.out / "lock"):
+            outcomes = search(settings)
+            rows = results.order([results.search_row(outcome, tuple(SPACE)) for outcome in outcomes])
+            command = {key: str(value) for key, value in asdict(settings).items()}
+            results.write(settings.out, {"command": command, "trials": rows})
+            page.write_search(settings.out, command, outcomes)
+    except (IntegrityError, ValueError, EngineError, files.LockedError, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
+        return {IntegrityError: 6, KeyboardInterrupt: 130}.get(type(error), 2)
+    finished = [row for row in rows if row["val"] is not None and row["outcome"] != "failed"]
     print(f"{len(finished)} of {len(rows)} trials finished; {settings.out / 'results.json'}")
+    best = {outcome.task.name: outcome for outcome in outcomes}
     for row in finished[:5]:
-        print(f"  val {100 * row['val']:.1f} %  {describe(row)}")
+        print(f"  val {100 * row['val']:.1f} %  {describe(best[row['trial']].task)}")
     return 0 if finished else 3
 
 
 if __name__ == "__main__":
-    # Ray sends the trainable by name: workers must find it in tuning.search, not in __main__.
+    # Ray sends classes by name: they must be found in tuning.search, not in __main__.
     from tuning.search import main as imported_main
 
     sys.exit(imported_main())

@@ -1,38 +1,127 @@
-"""What is searched: a name a setting (`section.field` of pipeline.config.Config) and how it is drawn."""
+"""What is searched: a name a setting (`section.field` of pipeline.config.Config), how it is drawn, and when it matters.
+
+A setting that would change nothing is not drawn: momentum only where there is a running statistic, groups only where
+channels are grouped. To search something else: a line in SPACE, after the settings that its condition looks at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Protocol
+
+from torch import nn
+
+from pipeline.data import ORDERS
+from pipeline.models.bodies import PERSONS
+from pipeline.norms import INPUTS, NORMS, NormConfig
+
+Drawn = Mapping[str, Any]  # settings drawn so far
+
+
+class Suggest(Protocol):
+    """What is asked of a trial of Optuna's."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of the choices."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number within the bounds."""
+
+
+def always(drawn: Drawn) -> bool:
+    """The condition of a setting that always matters."""
+    return True
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, each equally likely."""
+    """One of some values."""
 
     values: tuple[Any, ...]
+    when: Callable[[Drawn], bool] = always
+
+    def draw(self, name: str, trial: Suggest) -> Any:
+        """One of the values, as the sampler sees fit."""
+        return trial.suggest_categorical(name, self.values)
 
 
 @dataclass(frozen=True)
 class LogUniform:
-    """A number whose logarithm is uniform."""
+    """A number on a logarithmic scale."""
 
     low: float
     high: float
+    when: Callable[[Drawn], bool] = always
+
+    def draw(self, name: str, trial: Suggest) -> Any:
+        """A number within the bounds, as the sampler sees fit."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+CHANNELS = 8
+
+
+@cache
+def has_running_statistics(kind: str) -> bool:
+    """Whether a layer of this kind remembers statistics: asked of the layer itself, so that no list goes stale."""
+    return getattr(_layer(kind, groups=1), "running_mean", None) is not None
+
+
+@cache
+def has_groups(kind: str) -> bool:
+    """Whether a layer of this kind groups its channels: then a number that does not divide them is refused."""
+    try:
+        _layer(kind, groups=CHANNELS - 1)
+    except ValueError:
+        return True
+    return False
+
+
+def _layer(kind: str, groups: int) -> nn.Module:
+    return NORMS[kind].layer(CHANNELS, NormConfig(kind=kind, groups=groups))
+
+
+def _remembers(drawn: Drawn) -> bool:
+    return has_running_statistics(drawn["norm.kind"]) or drawn["norm.input"] != "none"
+
+
+def _kind(*kinds: str) -> Callable[[Drawn], bool]:
+    return lambda drawn: drawn["norm.kind"] in kinds
 
 
 SPACE: dict[str, Choice | LogUniform] = {
-    "norm.kind": Choice(("none", "bn", "gn", "gn1")),
-    "norm.persons": Choice(("loop", "fold", "masked")),
-    "norm.momentum": Choice((0.01, 0.1, 0.3)),
-    "train.batch_size": Choice((16, 32, 64)),
-    "optim.lr": LogUniform(3e-4, 3e-3),
-    "model.dropout": Choice((0.0, 0.25, 0.5)),
-    "input.order": Choice(("reshuffle", "once", "class")),
+    "norm.kind": Choice(tuple(NORMS)),
+    "norm.persons": Choice(tuple(PERSONS)),
+    "norm.input": Choice(INPUTS),
+    "norm.momentum": LogUniform(0.003, 0.5, when=_remembers),
+    "norm.recalibrate": Choice(("never", "each"), when=_remembers),
+    "norm.groups": Choice((4, 8, 16, 32), when=lambda drawn: has_groups(drawn["norm.kind"])),
+    "norm.ghost": Choice((8, 16, 32), when=_kind("ghost_bn")),
+    "norm.renorm_steps": Choice((100, 1000), when=_kind("batch_renorm")),
+    "norm.freeze_after": Choice((50, 200), when=_kind("frozen_bn")),
+    "norm.clip": LogUniform(0.003, 0.1, when=_kind("nf")),
+    "norm.mask_max": Choice((False, True), when=lambda drawn: drawn["norm.persons"] != "masked"),
+    "train.batch_size": Choice((16, 32, 64, 128, 256)),
+    "optim.lr": LogUniform(1e-4, 1e-2),
+    "optim.weight_decay": Choice((0.0, 1e-4, 1e-2)),
+    "norm.decay": Choice((False, True), when=lambda drawn: drawn["optim.weight_decay"] > 0),
+    "model.dropout": Choice((0.0, 0.2, 0.5, 0.7)),
+    "input.order": Choice(ORDERS),
 }
 
 
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
+def draw(trial: Suggest) -> dict[str, Any]:
+    """One set of settings, each drawn when its condition holds for those before it."""
+    drawn: dict[str, Any] = {}
+    for name, axis in SPACE.items():
+        if axis.when(drawn):
+            drawn[name] = axis.draw(name, trial)
+    return drawn
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`{"norm.kind": "bn"}` -> `{"norm": {"kind": "bn"}}`, as pipeline.config.from_dict takes it."""
     result: dict[str, Any] = {}
     for key, value in flat.items():

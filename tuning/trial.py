@@ -1,35 +1,102 @@
-"""One trial: one training in this process, one record an epoch with the accuracy that the search judges by."""
+"""One trial, in a process of its own: a training as pipeline.train does it, resumed from its checkpoint.
+
+    python -m tuning.trial FOLDER PARENT
+
+FOLDER/order.json says what to train; PARENT is the pid without which the trial ends. A search's trials never see the
+test split; a study's read it once, when all is done. Exit codes are those of pipeline.train.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.config import from_dict
-from pipeline.train import fit, setup
-from tuning.space import nested
+WATCH = 0.5  # seconds
 
 
-def run(settings: dict[str, Any], threads: int) -> Iterator[dict[str, float]]:
-    """Train with flat settings (`norm.kind`, ...); yield epoch, train accuracy, A to D and gaps after each epoch.
+def end_with(parent: int) -> None:
+    """End this process and its ranks as soon as `parent` is gone, however it went."""
 
-    C is the accuracy on held-out training subjects (`val`): the search never sees the test split.
-    """
-    torch.set_num_threads(threads)
-    config = from_dict(nested(settings))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clips, splits, state = setup(config, device)
-    if not len(splits.val):
-        raise ValueError(f"{config.data}: protocol {splits.protocol!r} holds out no val clips, which a search needs")
-    for record in fit(config, clips, splits, state):
-        accuracies, gap = record["accuracies"], record["gap"]
-        yield {
-            "epoch": record["epoch"],
-            "val": accuracies["C"],
-            "train": record["train"]["top1"],
-            **accuracies,
-            "normalization_gap": gap["normalization"],
-            "generalization_gap": gap["generalization"],
-        }
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Let this process and its ranks hold so much memory of their own each; 0: as much as there is."""
+    if gigabytes:
+        limit = int(gigabytes * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def run(folder: Path, order: dict[str, Any]) -> None:
+    """Train in `folder` and leave result.json: the summary, and the variants that were asked for."""
+    import torch
+
+    from pipeline import distributed, train
+    from pipeline.config import from_dict
+    from preprocessing import files
+    from tuning.attempt import RESULT
+    from tuning.space import nested
+    from tuning.variants import evaluate_variants
+
+    torch.set_num_threads(order["threads"])
+    config = from_dict(nested(order["settings"] | {"out": str(folder), "wandb": "off"}))
+    train.claim(config)
+    if config.nproc > 1:
+        distributed.launch(rank, (order | {"folder": str(folder)},), config.nproc)
+    else:
+        train.run(config, read_test=order["test"])
+    summary = json.loads((folder / "summary.json").read_text())
+    variants = evaluate_variants(folder, order["variants"], order["test"]) if order["variants"] else {}
+    files.publish_json(folder / RESULT, {"summary": summary, "variants": variants})
+
+
+def rank(order: dict[str, Any]) -> None:
+    """What the launcher starts in each rank."""
+    import torch
+
+    from pipeline import train
+    from pipeline.config import from_dict
+    from tuning.space import nested
+
+    torch.set_num_threads(order["threads"])
+    config = from_dict(nested(order["settings"] | {"out": order["folder"], "wandb": "off"}))
+    try:
+        train.run(config, read_test=order["test"])
+    except (ValueError, OSError, train.NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(train.exit_code(error))
+
+
+def main() -> int:
+    """Entry of `python -m tuning.trial`; returns the exit code."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    end_with(parent)
+    order = json.loads((folder / "order.json").read_text())
+    limit_memory(order["memory"])
+    from pipeline import distributed, train
+
+    try:
+        run(folder, order)
+    except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return train.exit_code(error)
+    return 0
+
+
+if __name__ == "__main__":
+    # Ranks are started by name: they must find this module under its own name, not as __main__.
+    from tuning.trial import main as imported_main
+
+    sys.exit(imported_main())

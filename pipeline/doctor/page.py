@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from pipeline import page as pages
@@ -26,23 +25,18 @@ NAMES = {
 
 def page(name: str, doctor: dict[str, Any]) -> str:
     """The whole page as text, from what stands in doctor.json."""
-    css = Path(pages.__file__).with_suffix(".css").read_text()
     title = html.escape(f"{name}: {headline(doctor)}")
     pictures = pages.div(pages.waterfall_figure(name, doctor["accuracies"], doctor["gap"]))
     if doctor["recalibration"]:
         pictures += pages.div(remedies_figure(doctor))
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f"<title>{title}</title><meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<style>{css}</style><script>{get_plotlyjs()}</script></head><body>",
         f"<h1>{title}</h1><p class=sub>{html.escape(setting(doctor))}</p>",
         f"<p>{html.escape(doctor['verdict'])}</p>{boxes(doctor)}",
         f"<div class=two>{pictures}</div><p class=note>{pages.LEGEND}</p>",
     ]
     if doctor["layers"]:
         parts.append(f"<h2>Layer by layer</h2>{pages.div(drift_figure(doctor))}{layers_table(doctor)}")
-    parts += [groups_table(doctor), checks_list(doctor), "</body></html>"]
-    return "\n".join(parts)
+    return pages.document(title, [*parts, groups_table(doctor), checks_list(doctor)])
 
 
 def headline(doctor: dict[str, Any]) -> str:

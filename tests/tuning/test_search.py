@@ -1,26 +1,40 @@
 """search.py as a user runs it: real Ray on loopback, real W&B offline runs, a trial that fails."""
 
+import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tuning.ledger import Ledger, Outcome, Task
+from tuning.progress import Board
+from tuning.search import Search, Tpe, seconds
 from tuning.space import SPACE
 
+ROOT = Path(__file__).parents[2]
 TRIALS = 3
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    """The command as a user types it."""
+    return [sys.executable, "-m", "tuning.search", "--data", str(data), "--out", str(out), *more]
 
 
 def search(data: Path, out: Path, *more: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
     """The command, from another folder than the project's."""
-    command = [sys.executable, "-m", "tuning.search", "--data", str(data), "--out", str(out), *more]
-    root = str(Path(__file__).parents[2])
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=data.parent, env=os.environ | {"PYTHONPATH": root}
-    )
+        command(data, out, *more), capture_output=True, text=True, timeout=timeout, cwd=data.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +54,7 @@ def test_every_trial_is_a_row_best_first(study: Path) -> None:
     assert [row["val"] for row in rows] == sorted((row["val"] for row in rows), reverse=True)
     for row in rows:
         assert set(SPACE) | set("ABCD") | {"val", "train", "normalization_gap"} <= set(row)
-        assert row["error"] == ""
+        assert (row["error"], row["attempts"]) == ("", 1)
 
 
 def test_every_trial_is_a_complete_wandb_run(study: Path) -> None:
@@ -55,12 +69,89 @@ def test_every_trial_is_a_complete_wandb_run(study: Path) -> None:
 
 
 def test_settings_without_a_trial_that_finishes_end_with_3(data_file: Path, tmp_path: Path) -> None:
-    """Every trial fails: recorded with its cause, no traceback of ours."""
+    """Every trial fails: tried twice, recorded with its cause, no traceback of ours."""
     result = search(data_file, tmp_path / "study", "--trials", "1", "--epochs", "1", "--frames", "4", "--wandb", "off")
     assert result.returncode == 3, result.stdout + result.stderr
     (row,) = json.loads((tmp_path / "study" / "results.json").read_text())["trials"]
-    assert "cnn halves frames" in row["error"]
-    assert row["val"] is None
+    assert row["error"].startswith("settings: cnn halves frames")
+    assert (row["val"], row["attempts"], row["outcome"]) == (None, 2, "failed")
+    assert "Traceback" not in result.stderr
+
+
+def lines(out: Path) -> list[dict]:
+    """Whole lines of the study's ledger so far."""
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines(True) if line[-1] == "\n"]
+    return []
+
+
+def wait_for(condition: Callable[[], object], limit: float = 120.0) -> None:
+    """Until it holds; the test fails when it never does."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trainings(out: Path) -> list[int]:
+    """Pids of this study's trials that run now."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (
+                (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            )
+            if "tuning.trial" in words and any(word.startswith(f"{out}/") for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing(data_file: Path, tmp_path: Path) -> None:
+    """A trial is killed, then the driver; what had ended stays as it was, the rest is done once each."""
+    out = tmp_path / "study"
+    words = command(
+        data_file, out, "--trials", "4", "--epochs", "3", "--grace", "3", "--frames", "16", "--wandb", "off"
+    )
+    driver = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    wait_for(lambda: trainings(out))
+    crashed = trainings(out)[0]
+    os.kill(crashed, signal.SIGKILL)
+    wait_for(lambda: any("failed" in line for line in lines(out)))
+    wait_for(lambda: any("ended" in line for line in lines(out)))
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    before = lines(out)
+    wait_for(lambda: not trainings(out), limit=30)  # no orphan goes on
+
+    result = search(data_file, out, *words[7:])
+    assert result.returncode == 0, result.stderr
+    assert f"resumed: {sum('ended' in line for line in before)} trials are done" in result.stderr
+    after = lines(out)
+    assert after[: len(before)] == before
+    ended = Counter(line["ended"]["task"]["name"] for line in after if "ended" in line)
+    assert ended == {f"{number:04d}": 1 for number in range(4)}
+    rows = json.loads((out / "results.json").read_text())["trials"]
+    assert sorted(row["trial"] for row in rows) == sorted(ended)
+    assert max(row["attempts"] for row in rows) == 2
+    assert all(row["epoch"] == 3 and row["error"] == "" for row in rows)
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_ends_with_130_and_leaves_no_trial_running(data_file: Path, tmp_path: Path) -> None:
+    """Ctrl-C: no traceback; what was under way stays so in the ledger."""
+    out = tmp_path / "study"
+    words = command(data_file, out, "--trials", "6", "--epochs", "3", "--frames", "16", "--wandb", "off")
+    driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    wait_for(lambda: any("ended" in line for line in lines(out)))
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130
+    assert said.strip().endswith("error: interrupted; the same command goes on")
+    assert "Traceback" not in said
+    wait_for(lambda: not trainings(out), limit=30)
+    assert sum("begun" in line for line in lines(out)) > sum("ended" in line for line in lines(out))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +159,9 @@ def test_settings_without_a_trial_that_finishes_end_with_3(data_file: Path, tmp_
     [
         (["--trials", "0"], "--trials 0 must be 1 or more"),
         (["--wandb", "maybe"], "maybe"),
+        (["--budget", "2"], "--budget '2' is no time; write it as 90s, 30m or 2h"),
+        (["--gpus-per-trial", "0.5", "--workers-per-trial", "2"], "ranks cannot share a GPU"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster at 127.0.0.1:9"),
         (["--trails", "3"], "--trials"),
     ],
 )
@@ -84,3 +178,55 @@ def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> No
     result = search(tmp_path / "none.h5", tmp_path / "study", timeout=60)
     assert result.returncode == 2
     assert "build it with python -m preprocessing.build" in result.stderr
+
+
+def test_times_are_written_with_a_unit() -> None:
+    """Empty: none."""
+    assert [seconds(text, "--budget") for text in ("", "90s", "30m", "1.5h")] == [None, 90, 1800, 5400]
+
+
+def source(data: Path, out: Path, **more: Any) -> Tpe:
+    """A search's source of tasks, without Ray, taken up where the ledger is."""
+    settings = Search(data, out, **more)
+    return Tpe(settings, Ledger(out, {}), Board(out, "search", settings.trials, 0, "off"))
+
+
+def outcome(task: Task, val: float) -> Outcome:
+    """It went through two epochs."""
+    return Outcome(task, "finished", curve=[{"epoch": 1, "val": val / 2}, {"epoch": 2, "val": val}])
+
+
+def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_file: Path, tmp_path: Path) -> None:
+    """After a kill with three trials begun and one ended."""
+    first = source(data_file, tmp_path, trials=6)
+    tasks = [first.next() for _ in range(3)]
+    first.ended(outcome(tasks[1], 0.5))
+    again = source(data_file, tmp_path, trials=6)
+    rest = list(iter(again.next, None))
+    assert rest[:2] == [tasks[0], tasks[2]]
+    assert [task.name for task in rest] == ["0000", "0002", "0003", "0004", "0005"]
+    drawn = [json.dumps(task.settings) for task in [*tasks, *rest[2:]]]
+    assert len(set(drawn)) == 6
+
+
+def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:
+    """Not even one that was under way: it stays so."""
+    first = source(data_file, tmp_path, trials=6, budget="30m")
+    assert first.next() is not None
+    first.deadline = time.monotonic() - 1
+    assert first.next() is None
+    late = source(data_file, tmp_path, trials=6, budget="30m")
+    late.deadline = time.monotonic() - 1
+    assert late.next() is None
+    assert list(late.ledger.under_way) == ["0000"]
+
+
+def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
+    """Where only class order does well, most draws after a resume have class order; at random a third would."""
+    first = source(data_file, tmp_path, trials=40)
+    for task in iter(first.next, None):
+        first.ended(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
+    again = source(data_file, tmp_path, trials=60)
+    orders = [task.settings["input.order"] for task in iter(again.next, None)]
+    assert len(orders) == 20
+    assert orders.count("class") >= 12

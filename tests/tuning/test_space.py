@@ -1,14 +1,27 @@
-"""space.py: everything searched is a setting that the trainer knows, and every value of it is allowed."""
+"""space.py: everything searched is a setting that the trainer knows, every value is allowed, and none is idle."""
 
 from typing import Any
 
+import optuna
 import pytest
+import torch
 
 from pipeline.config import Config, from_dict
-from tuning.space import SPACE, Choice, nested
+from pipeline.models import build_model
+from pipeline.norms import NORMS
+from tuning.space import SPACE, Choice, draw, has_groups, has_running_statistics, nested
 
 VALUES = [(name, value) for name, how in SPACE.items() if isinstance(how, Choice) for value in how.values]
 BOUNDS = [(name, bound) for name, how in SPACE.items() if not isinstance(how, Choice) for bound in (how.low, how.high)]
+RUNNING = {"bn", "sync_bn", "ghost_bn", "batch_renorm", "frozen_bn", "evonorm_b0", "bin"}
+GROUPED = {"gn", "ws_gn", "evonorm_s0"}
+
+
+def draws(number: int) -> list[dict[str, Any]]:
+    """Settings drawn at random."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [draw(study.ask()) for _ in range(number)]
 
 
 @pytest.mark.parametrize(("name", "value"), VALUES + BOUNDS)
@@ -24,3 +37,32 @@ def test_a_name_that_the_trainer_does_not_know_is_refused_with_the_nearest() -> 
     """Negative control of the test above."""
     with pytest.raises(ValueError, match=r"unknown setting norm\.kinds; did you mean norm\.kind\?"):
         from_dict(nested({"data": "a.h5", "out": "run", "norm.kinds": "bn"}))
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_momentum_and_groups_matter_where_the_literature_says(kind: str) -> None:
+    """What the layers answer when they are asked."""
+    assert has_running_statistics(kind) == (kind in RUNNING)
+    assert has_groups(kind) == (kind in GROUPED)
+
+
+def test_no_setting_is_drawn_that_would_change_nothing() -> None:
+    """Momentum, groups, masks and decay appear exactly where they matter, over many draws."""
+    for drawn in draws(300):
+        kind = drawn["norm.kind"]
+        assert ("norm.momentum" in drawn) == (kind in RUNNING or drawn["norm.input"] != "none")
+        assert ("norm.groups" in drawn) == (kind in GROUPED)
+        assert ("norm.mask_max" in drawn) == (drawn["norm.persons"] != "masked")
+        assert ("norm.decay" in drawn) == (drawn["optim.weight_decay"] > 0)
+
+
+def test_every_draw_is_a_network_that_runs() -> None:
+    """Each kind of norm is among them; a training step gives finite logits."""
+    seen = set()
+    x_NCTVM, present_NMT = torch.randn(6, 3, 8, 8, 2), torch.ones(6, 2, 8, dtype=torch.bool)
+    for drawn in draws(80):
+        config = from_dict(nested({"data": "a.h5", "out": "run"} | drawn))
+        model = build_model(config.model, config.norm, frames=8, joints=8, classes=3)
+        assert model(x_NCTVM, present_NMT).isfinite().all(), drawn
+        seen.add(config.norm.kind)
+    assert seen == set(NORMS)

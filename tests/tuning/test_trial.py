@@ -1,5 +1,13 @@
-"""trial.py: one training, one record an epoch, judged on held-out training subjects."""
+"""trial.py and attempt.py: a training in a process of its own; whatever ends it ends as one line."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,35 +15,169 @@ import pytest
 
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
-from tuning import trial
+from tuning.attempt import Attempt, Failed, cause
+
+ROOT = Path(__file__).parents[2]
 
 
-def settings(data: Path, out: Path, **more: Any) -> dict[str, Any]:
+def order(data: Path, **more: Any) -> dict[str, Any]:
     """A short training in flat names."""
-    flat = {"data": str(data), "out": str(out), "input.frames": 16, "train.epochs": 2, "train.eval_every": 1}
-    return flat | {"train.batch_size": 16} | more
+    flat = {"data": str(data), "input.frames": 16, "train.epochs": 2, "train.eval_every": 1, "train.self_test": False}
+    flat |= {"train.batch_size": 16, "nproc": 1, "fast_start": True}
+    how = {name: more.pop(name) for name in ("test", "memory", "variants") if name in more}
+    settings = {"settings": flat | {name.replace("__", "."): value for name, value in more.items()}}
+    return settings | {"test": False, "threads": 1, "memory": 0.0, "variants": []} | how
 
 
-def test_one_record_an_epoch_and_val_is_c(data_file: Path, tmp_path: Path) -> None:
-    """Fractions, gaps by definition."""
-    records = list(trial.run(settings(data_file, tmp_path), threads=1))
+def figures(attempt: Attempt) -> list[dict[str, Any]]:
+    """All epochs until it is done."""
+    return list(iter(attempt.next, None))
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Iterator[Any]:
+    """Makes attempts in this test's folder, and ends them."""
+    made: list[Attempt] = []
+
+    def make(orders: dict[str, Any], limit: float | None = 100.0, name: str = "trial") -> Attempt:
+        made.append(Attempt(tmp_path / name, orders, limit))
+        return made[-1]
+
+    yield make
+    for attempt in made:
+        attempt.stop()
+
+
+def test_one_record_an_epoch_and_val_is_c(data_file: Path, attempts: Any) -> None:
+    """Fractions, gaps by definition; the summary is there at the end."""
+    attempt = attempts(order(data_file))
+    records = figures(attempt)
     assert [record["epoch"] for record in records] == [1, 2]
     for record in records:
         assert record["val"] == record["C"]
         assert record["normalization_gap"] == record["B"] - record["A"]
         assert 0 <= record["val"] <= 1
+    assert json.loads((attempt.folder / "result.json").read_text())["summary"]["accuracies"]["C"] == records[-1]["val"]
 
 
-def test_the_test_split_decides_nothing(data_file: Path, tmp_path: Path) -> None:
-    """Another test split, the same records."""
-    shuffled = write_file(tmp_path / "other.h5", test_subjects=(2,))
-    assert len(open_file(shuffled).splits["xsub"]["test"]) < len(open_file(data_file).splits["xsub"]["test"])
-    one, two = (list(trial.run(settings(path, tmp_path), threads=1)) for path in (data_file, shuffled))
-    assert one == two
+def test_a_search_never_reads_the_test_split(data_file: Path, tmp_path: Path, attempts: Any) -> None:
+    """Another test split, the same records, and no figure of it; a study's trial has one."""
+    other = write_file(tmp_path / "other.h5", test_subjects=(2,))
+    assert len(open_file(other).splits["xsub"]["test"]) < len(open_file(data_file).splits["xsub"]["test"])
+    one, two = attempts(order(data_file), name="one"), attempts(order(other, test=True), name="two")
+    assert figures(one) == figures(two)
+    hidden, read = (json.loads((a.folder / "summary.json").read_text()) for a in (one, two))
+    assert (hidden["test"], hidden["clips"]["test"]) == ({}, 0)
+    assert 0 <= read["test"]["top1"] <= 1
 
 
-def test_a_search_without_held_out_clips_is_refused(tmp_path: Path) -> None:
-    """There is nothing to judge by."""
-    file = write_file(tmp_path / "a.h5", val_subjects=())
-    with pytest.raises(ValueError, match="holds out no val clips"):
-        next(trial.run(settings(file, tmp_path), threads=1))
+def test_a_killed_attempt_is_named_and_the_next_one_resumes_it(data_file: Path, attempts: Any) -> None:
+    """The same figures, bit for bit, as without the kill."""
+    settings = order(data_file, train__epochs=6)
+    killed = attempts(settings)
+    first = killed.next()
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    with pytest.raises(Failed, match=r"killed: by signal 9, by lack of memory perhaps"):
+        figures(killed)
+    again, whole = attempts(settings), attempts(settings, name="whole")
+    assert figures(again) == figures(whole)
+    assert first in figures_of(whole)
+    epochs = [json.loads(line) for line in (again.folder / "ledger.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in epochs] == list(range(1, 7))
+
+
+def figures_of(attempt: Attempt) -> list[dict[str, Any]]:
+    """What a finished attempt has reported, once more."""
+    attempt.seen = 0
+    return figures(attempt)
+
+
+def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any) -> None:
+    """Stopped by a signal, so that it really hangs."""
+    attempt = attempts(order(data_file, train__epochs=500))
+    attempt.next()
+    os.killpg(attempt.process.pid, signal.SIGSTOP)
+    attempt.limit = time.monotonic() - attempt.begun + 1
+    with pytest.raises(Failed, match="time: not done after"):
+        figures(attempt)
+    assert attempt.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"optim__lr": 1e30}, "non-finite: epoch 1: the loss is not finite on clips"),
+        ({"input__frames": 4}, "settings: cnn halves frames and joints three times"),
+        ({"memory": 1.0, "input__frames": 4096, "train__batch_size": 80}, "memory: "),
+    ],
+)
+def test_the_cause_of_a_failure_is_told_in_one_line(
+    data_file: Path, attempts: Any, more: dict[str, Any], said: str
+) -> None:
+    """Non-finite loss, wrong settings, no memory: all by really running into them."""
+    with pytest.raises(Failed) as caught:
+        figures(attempts(order(data_file, **more)))
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cause_that_nobody_knows_keeps_its_code_and_words() -> None:
+    """And silence is said, too."""
+    assert cause(77, "x\nTypeError: no\n\n") == "exit code 77: TypeError: no"
+    assert cause(1, "") == "exit code 1: nothing was said"
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_trial(data_file: Path, attempts: Any) -> None:
+    """Both are the attempt's: stopped early, as a scheduler does, none of its processes is left."""
+    attempt = attempts(order(data_file, nproc=2))
+    assert [record["epoch"] for record in figures(attempt)] == [1, 2]
+    assert json.loads((attempt.folder / "summary.json").read_text())["ranks"] == 2
+    stopped = attempts(order(data_file, nproc=2, train__epochs=10_000), name="stopped")
+    stopped.next()
+    group = members(stopped.process.pid)
+    assert len(group) >= 3  # the launcher and two ranks
+    stopped.stop()
+    deadline = time.monotonic() + 20
+    while any(map(alive, group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, group))
+
+
+def members(group: int) -> list[int]:
+    """Pids of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(entry.name)) == group:
+                    found.append(int(entry.name))
+    return found
+
+
+def test_an_attempt_ends_with_its_parent(data_file: Path, tmp_path: Path) -> None:
+    """However the parent ends: killed, it cannot clean up."""
+    orders = json.dumps(order(data_file, train__epochs=10_000))
+    code = (
+        "import json, sys; from pathlib import Path; from tuning.attempt import Attempt\n"
+        "attempt = Attempt(Path(sys.argv[1]), json.loads(sys.argv[2]), None); attempt.next()\n"
+        "print(attempt.process.pid, flush=True)\nwhile True: attempt.next()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "trial"), orders]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert alive(child)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that only waits to be collected does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

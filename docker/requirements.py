@@ -1,0 +1,6 @@
+"""The dependencies in pyproject.toml, one a line, so that an image can install them before it has the code."""
+
+import tomllib
+from pathlib import Path
+
+print("\n".join(tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]))

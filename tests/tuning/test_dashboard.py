@@ -1,0 +1,86 @@
+"""dashboard.py: the workspace as JSON, with every axis of the space; a server that is not there is no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tuning.engine import FIGURES
+from tuning.space import SPACE
+
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed: make setup")
+
+
+def dashboard(*more: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, with no key of anyone's."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    words = [sys.executable, "-m", "tuning.dashboard", "--entity", "us", "--project", "skelnorm", *map(str, more)]
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=120, env=clean | {"NETRC": "/nowhere"} | environment
+    )
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is written without a server."""
+    path = tmp_path_factory.mktemp("dashboard") / "workspace.json"
+    result = dashboard("--spec", path)
+    assert result.returncode == 0, result.stderr
+    made: dict[str, Any] = json.loads(path.read_text())
+    return made
+
+
+def panels(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The settings of every panel of a kind."""
+    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
+    return [panel["config"] for section in sections for panel in section["panels"] if panel["viewType"] == kind]
+
+
+def test_parallel_coordinates_go_through_every_setting_that_is_searched(spec: dict[str, Any]) -> None:
+    """And end in the gaps and the accuracy."""
+    (plot,) = panels(spec, "Parallel Coordinates Plot")
+    axes = [column["accessor"] for column in plot["columns"]]
+    for name in SPACE:
+        assert sum(name in axis.replace(".value", "") for axis in axes) >= 1, (name, axes)
+    assert axes[-1] == "summary:val"
+
+
+def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
+    """All four accuracies and both gaps, over epochs."""
+    drawn = {name for plot in panels(spec, "Run History Line Plot") for name in plot["metrics"]}
+    assert {"A", "B", "C", "D", "normalization_gap", "generalization_gap", "val"} <= drawn
+    assert {name for name in drawn if "/" not in name} <= set(FIGURES)
+    assert {plot["xAxis"] for plot in panels(spec, "Run History Line Plot")} == {"epoch"}
+
+
+def test_importance_is_for_accuracy_and_for_the_gap(spec: dict[str, Any]) -> None:
+    """The two that the project is about."""
+    assert [p["targetKey"] for p in panels(spec, "Parameter Importance")] == ["val", "normalization_gap"]
+
+
+def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None:
+    """So that it can be kept under version control."""
+    from tuning.dashboard import spec as spec_of
+    from tuning.dashboard import workspace
+
+    assert json.loads(json.dumps(spec_of(workspace("us", "skelnorm")))) == spec
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "no W&B key in WANDB_API_KEY or netrc"),
+        ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "W&B did not take the workspace"),
+    ],
+)
+def test_without_a_server_one_line_tells_the_way_out(environment: dict[str, str], words: str) -> None:
+    """Exit 2."""
+    result = dashboard(**environment)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert words in result.stderr
+    assert "--spec FILE" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "0" * 40 not in result.stderr + result.stdout

@@ -1,0 +1,130 @@
+"""The W&B workspace of a project as code: the four accuracies, parallel coordinates over settings, importance.
+
+    python -m tuning.dashboard --entity my-team --project skelnorm
+    python -m tuning.dashboard --entity my-team --project skelnorm --spec workspace.json
+
+The first makes the workspace on the server (key from WANDB_API_KEY or netrc) and prints its address; the second needs
+no network and writes what would be sent. The door to wandb_workspaces, which builds on wandb but starts no run.
+Exit codes: 0 ok, 2 wrong settings or no server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from preprocessing import files
+from tuning.space import SPACE, LogUniform
+
+NAME = "skelnorm: what normalization does"
+FOUR = ("A", "B", "C", "D")
+GAPS = ("normalization_gap", "generalization_gap")
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Where the workspace goes."""
+
+    entity: str
+    """User or team on W&B."""
+    project: str = "skelnorm"
+    """Project, the one that `--wandb online` or `wandb sync` sends runs to."""
+    spec: Path | None = None
+    """Write the workspace as JSON here instead of sending it."""
+
+
+def workspace(entity: str, project: str) -> Any:
+    """The workspace; nothing is sent. Runs are those of a search or a study (a training's own names have a slash)."""
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+
+    columns = [
+        panels.ParallelCoordinatesPlotColumn(
+            metric=panels.Config(name), display_name=name.split(".")[-1], log=isinstance(axis, LogUniform)
+        )
+        for name, axis in SPACE.items()
+    ]
+    columns += [panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(name)) for name in (*GAPS, "val")]
+    sections = [
+        workspaces.Section(
+            name="Accuracy and gap, by epoch",
+            is_open=True,
+            panels=[
+                panels.LinePlot(title="C: held-out subjects, running statistics", x="epoch", y=["val"]),
+                panels.LinePlot(title="A to D of a search's or study's trial", x="epoch", y=list(FOUR)),
+                panels.LinePlot(title="Gaps: B - A and B - D", x="epoch", y=list(GAPS)),
+                panels.LinePlot(title="A to D of a training", x="epoch", y=[f"accuracies/{name}" for name in FOUR]),
+                panels.LinePlot(title="Gaps of a training", x="epoch", y=["gap/normalization", "gap/generalization"]),
+                panels.LinePlot(title="Training loss", x="epoch", y=["train/loss"]),
+            ],
+        ),
+        workspaces.Section(
+            name="Settings",
+            is_open=True,
+            panels=[
+                panels.ParallelCoordinatesPlot(title="Settings and what came of them", columns=columns),
+                panels.ParameterImportancePlot(with_respect_to="val"),
+                panels.ParameterImportancePlot(with_respect_to="normalization_gap"),
+                panels.ScatterPlot(
+                    title="The gap's price",
+                    x=panels.SummaryMetric("normalization_gap"),
+                    y=panels.SummaryMetric("val"),
+                ),
+                panels.RunComparer(diff_only="split"),
+            ],
+        ),
+    ]
+    return workspaces.Workspace(entity=entity, project=project, name=NAME, sections=sections)
+
+
+def spec(made: Any) -> dict[str, Any]:
+    """What saving would send, as plain JSON; ids, which are drawn at random, left out."""
+    document = json.loads(made._to_model().model_dump_json(by_alias=True, exclude_none=True))
+    return {"entity": made.entity, "project": made.project, "name": made.name, "spec": _without_ids(document["spec"])}
+
+
+def _without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_ids(inner) for key, inner in value.items() if key not in ("__id__", "id")}
+    return [_without_ids(inner) for inner in value] if isinstance(value, list) else value
+
+
+def save(made: Any) -> str:
+    """Make it on the server; its address."""
+    if not os.environ.get("WANDB_API_KEY") and not Path(os.environ.get("NETRC", "~/.netrc")).expanduser().exists():
+        raise ValueError("no W&B key in WANDB_API_KEY or netrc; set one, or write the workspace with --spec FILE")
+    try:
+        made.save()
+    except Exception as error:  # whatever the client raises: the server is not ours
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"W&B did not take the workspace ({reason}); --spec FILE writes it without a server") from None
+    return str(made.url)
+
+
+def main() -> int:
+    """Entry of `python -m tuning.dashboard`; returns the exit code."""
+    try:
+        settings = tyro.cli(Dashboard, prog="python -m tuning.dashboard", description=__doc__)
+        made = workspace(settings.entity, settings.project)
+        if settings.spec is not None:
+            files.publish_json(settings.spec, spec(made))
+            print(settings.spec)
+        else:
+            print(save(made))
+    except ImportError:
+        print("error: the workspace needs wandb-workspaces: pip install wandb-workspaces", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
