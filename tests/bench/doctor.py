@@ -775,16 +775,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="full strength, seed 0 and the digits only")
     parser.add_argument("--calibrate", action="store_true", help="print healthy quantities, seeds 100 and up")
     parser.add_argument("--kind", help="only cases of this kind")
+    parser.add_argument("--data", help="only cases on this data set: demo, nw_ucla, utd_mhad, digits")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     options.out.mkdir(parents=True, exist_ok=True)
-    names = {"digits": digits()} if options.quick else {data.name: data for data in data_sets(options.out)}
+    names = (
+        {"digits": digits()}
+        if options.quick or options.data == "digits"
+        else {data.name: data for data in data_sets(options.out)}
+    )
     if options.calibrate:
         calibrate(names, options.out)
         return
     path = options.out / "cases.jsonl"
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    chosen = [plan for plan in plans(names) if options.kind in (None, plan.kind)]
+    chosen = [p for p in plans(names) if options.kind in (None, p.kind) and options.data in (None, p.data)]
     if options.quick:
         chosen = [plan for plan in chosen if plan.strength == 1 and plan.seed % 10 == 0]
     chosen = chosen[: options.cases]

@@ -85,7 +85,7 @@ def lines(out: Path) -> list[dict]:
     return []
 
 
-def wait_for(condition: Callable[[], object], limit: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], limit: float = 300.0) -> None:
     """Until it holds; the test fails when it never does."""
     deadline = time.monotonic() + limit
     while not condition():
