@@ -72,7 +72,8 @@ class Data:
         """Training batches, shuffled or in an order."""
         if order is None:
             order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        return [(self.x[i], self.y[i]) for i in order.tensor_split(-(-len(order) // size))]
+        # No batch of one: that would be another cause.
+        return [(self.x[i], self.y[i]) for i in order.tensor_split(max(1, len(order) // size))]
 
     def held_out(self) -> Batches:
         """Evaluation batches, shuffled."""
