@@ -18,8 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.doctor.intervals import Difference, paired, spread
 from pipeline.doctor.samples import Samples, take
 from pipeline.evaluate import Moments, Rows, Site, Statistics, batch_statistics, joint, statistics, union
-from pipeline.norms import BatchNorm, batch_norms, moments
-from pipeline.norms.batch import BatchStatistics
+from pipeline.norms import batch_norms, by_moments_alone, moments
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
 Metric = Callable[
@@ -182,7 +181,7 @@ class Collector:
         layers = batch_norms(model)
         self.slots = {name: getattr(layer, "slot", None) for name, layer in layers.items()}
         # Layers whose output in training depends on the batch's moments alone, which are at hand here.
-        self.plain = {n for n, layer in layers.items() if source is batch_statistics and _is_plain(layer)}
+        self.plain = {n for n, layer in layers.items() if source is batch_statistics and by_moments_alone(layer)}
         self.rows, self.source, self.batch = rows, source, None
         self.seen = Seen({}, {}, {}, Counter(), Counter())
 
@@ -215,10 +214,6 @@ class Collector:
 def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
     """The rows (B,), or the places (B, ...) in them, of x (B, C, ...) that `chosen` selects, as (R, C, ...) rows."""
     return x[chosen] if chosen.dim() == 1 else x.movedim(1, -1)[chosen]
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is BatchNorm or not isinstance(layer, BatchStatistics)
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -363,6 +363,11 @@ class EvoNormB0(BatchStatistics):
         return x / torch.maximum(by_batch, by_instance) * per_channel(self.weight, x) + per_channel(self.bias, x)
 
 
+def by_moments_alone(layer: nn.Module) -> bool:
+    """Whether a layer's output in training is its input by the batch's moments: torch's layers and plain BatchNorm."""
+    return type(layer) is BatchNorm or not isinstance(layer, BatchStatistics)
+
+
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Every layer of a model that normalises by statistics of the batch, by its first name; reused layers once.
 
