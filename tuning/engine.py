@@ -268,7 +268,8 @@ def _callback(live: _Live) -> Any:
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
         ) -> None:
-            if "epoch" in result and not result.get("done"):
+            # The last report has no epoch. One that makes ASHA stop the trial has, and says "done" all the same.
+            if "epoch" in result:
                 task = self.live.tasks[trial.trial_id]
                 figures = {name: value for name, value in result.items() if name in FIGURES}
                 self.live.curves.setdefault(trial.trial_id, {})[figures["epoch"]] = figures
