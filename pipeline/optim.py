@@ -52,9 +52,10 @@ class OptimConfig:
             raise ValueError(f"optim.lr {self.lr} must be above 0")
 
 
+# Fused: one pass over the weights instead of one an operation, which on a CPU took a fifth of a training's time.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
+    "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
+    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True),
 }
 
 # Share of the run that is done, epochs done, settings -> factor of the learning rate.
