@@ -108,7 +108,7 @@ class Spool:
         self._files = {name: open(self.folder / name, "a+b") for name in SPOOLED}  # noqa: SIM115 - see close()
         self._digests = {name: hashlib.sha256() for name in SPOOLED}
         self._hole = _hole(joints)
-        self._unsynced = 0
+        self._synced = 0
         self._sync = threading.Thread()
         if os.fstat(self._files["joints"].fileno()).st_size < self._hole:
             self._files["joints"].truncate(self._hole)
@@ -161,8 +161,8 @@ class Spool:
         for file in self._files.values():
             file.flush()
         # Sent to the disk as they come, beside the work, so that the end need not wait for all of them.
-        if self.rows - self._unsynced > SYNC // (self.joints * 12) and not self._sync.is_alive():
-            self._unsynced = self.rows
+        if self.rows - self._synced > SYNC // (self.joints * 12) and not self._sync.is_alive():
+            self._synced = self.rows
             self._sync = threading.Thread(target=os.fdatasync, args=(self._files["joints"].fileno(),))
             self._sync.start()
 
@@ -466,7 +466,7 @@ def _expected(name: str) -> np.dtype | None:
     return np.dtype("S") if name == "clips/name" else np.dtype(np.int64)
 
 
-def _locate(file: h5py.File, hashed: bool = True) -> dict[str, _Place]:
+def _locate(file: h5py.File) -> dict[str, _Place]:
     """Name -> place of every array; refuses what the schema does not know or what lies outside the file."""
     size = os.path.getsize(file.filename)
     where: dict[str, _Place] = {}
@@ -486,7 +486,7 @@ def _locate(file: h5py.File, hashed: bool = True) -> dict[str, _Place]:
         if stored and (offset is None or offset + stored > size):
             raise IntegrityError(f"{name} lies beyond the end of the file")
         sha256 = item.attrs.get("sha256", b"")
-        if hashed and not isinstance(sha256, bytes):
+        if not isinstance(sha256, bytes):
             raise IntegrityError(f"{name} carries no checksum")
         where[name] = _Place(int(offset or 0), tuple(item.shape), item.dtype, bytes(sha256).decode("ascii", "replace"))
     needed = {"frames/joints", "frames/present"}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.report import Tracker, start_wandb
-from tuning.ledger import Outcome, Task
+from tuning.ledger import Ledger, Outcome, Task
 
 
 class Board:
@@ -63,3 +63,23 @@ def describe(task: Task) -> str:
         shown = f"{value:.2g}" if isinstance(value, float) else str(value)
         parts.append(f"{name.split('.')[1]} {shown}")
     return "  ".join(parts)
+
+
+class OnRecord:
+    """What the sources of a search and of a study do with what they are told: to the ledger, and show it."""
+
+    def __init__(self, ledger: Ledger, board: Board) -> None:
+        self.ledger, self.board = ledger, board
+
+    def measured(self, task: Task, figures: dict[str, Any]) -> None:
+        """Show it."""
+        self.board.measured(task, figures)
+
+    def failed(self, task: Task, cause: str) -> None:
+        """To the ledger: it outlives the driver."""
+        self.ledger.fail(task, cause)
+
+    def ended(self, outcome: Outcome) -> None:
+        """To the ledger first."""
+        self.ledger.end(outcome)
+        self.board.ended(outcome)

@@ -31,7 +31,7 @@ from preprocessing.hdf5 import IntegrityError, open_file
 from tuning import page, results
 from tuning.engine import EngineError, Halving, Resources, run_all
 from tuning.ledger import Ledger, Outcome, Task
-from tuning.progress import Board, describe
+from tuning.progress import Board, OnRecord, describe
 from tuning.space import SPACE, draw
 
 STARTUP = 10  # trials that are drawn at random before TPE has anything to go by
@@ -102,7 +102,7 @@ def seconds(text: str, name: str) -> float | None:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-class Tpe:
+class Tpe(OnRecord):
     """The source of a search's tasks: first those that a killed driver left under way, then what TPE draws.
 
     TPE: Bergstra et al. 2011, with all settings of a branch of the conditional space together (Falkner et al. 2018,
@@ -110,7 +110,8 @@ class Tpe:
     """
 
     def __init__(self, settings: Search, ledger: Ledger, board: Board) -> None:
-        self.settings, self.ledger, self.board = settings, ledger, board
+        super().__init__(ledger, board)
+        self.settings = settings
         budget = seconds(settings.budget, "--budget")
         self.deadline = None if budget is None else time.monotonic() + budget
         self.left_over = deque(ledger.under_way.values())
@@ -149,19 +150,10 @@ class Tpe:
         """A training without the test split, evaluated each epoch."""
         return order(task, self.settings, {"train.eval_every": 1}, test=False)
 
-    def measured(self, task: Task, figures: dict[str, Any]) -> None:
-        """Show it."""
-        self.board.measured(task, figures)
-
-    def failed(self, task: Task, cause: str) -> None:
-        """To the ledger: it outlives the driver."""
-        self.ledger.fail(task, cause)
-
     def ended(self, outcome: Outcome) -> None:
-        """To the ledger first; then TPE learns from it."""
-        self.ledger.end(outcome)
+        """On record first; then TPE learns from it."""
+        super().ended(outcome)
         self._tell(outcome)
-        self.board.ended(outcome)
 
     def _ask(self, task: Task) -> None:
         """Settings that are known already, as a trial of Optuna's."""

@@ -31,7 +31,7 @@ from tuning import page, results
 from tuning.arms import Arms, read
 from tuning.engine import EngineError, Resources, run_all
 from tuning.ledger import Ledger, Outcome, Task
-from tuning.progress import Board
+from tuning.progress import Board, OnRecord
 from tuning.search import checked, order, seconds
 
 
@@ -93,11 +93,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower()
 
 
-class Queue:
+class Queue(OnRecord):
     """The source of a study's tasks: those that have not ended."""
 
     def __init__(self, settings: Study, wanted: list[Task], ledger: Ledger, board: Board) -> None:
-        self.settings, self.ledger, self.board = settings, ledger, board
+        super().__init__(ledger, board)
+        self.settings = settings
         self.left = deque(wanted)
 
     def next(self) -> Task | None:
@@ -111,19 +112,6 @@ class Queue:
     def order(self, task: Task) -> dict[str, Any]:
         """A training that reads the test split at its end."""
         return order(task, self.settings, {"train.eval_every": self.settings.eval_every}, test=True)
-
-    def measured(self, task: Task, figures: dict[str, Any]) -> None:
-        """Show it."""
-        self.board.measured(task, figures)
-
-    def failed(self, task: Task, cause: str) -> None:
-        """To the ledger: it outlives the driver."""
-        self.ledger.fail(task, cause)
-
-    def ended(self, outcome: Outcome) -> None:
-        """To the ledger first."""
-        self.ledger.end(outcome)
-        self.board.ended(outcome)
 
 
 def study(settings: Study) -> tuple[Arms, list[Outcome]]:

@@ -235,7 +235,7 @@ def _prove(evidence: Evidence, fired: list[Finding], after: dict[str, dict[str, 
         if strong in proven and "stale" in proven and proven[strong].recovered >= EXPLAINED * proven["stale"].recovered:
             proven.pop("stale")
     ranked = sorted(proven.values(), key=lambda cause: (cause.check != "mode", -cause.recovered))
-    return [_cumulated(evidence, ranked[: i + 1], fired, after) for i in range(len(ranked))]
+    return [_cumulated(ranked[: i + 1]) for i in range(len(ranked))]
 
 
 def _cause(evidence: Evidence, finding: Finding, scores: dict[str, Tensor]) -> Cause:
@@ -273,9 +273,7 @@ def _mode(evidence: Evidence, finding: Finding) -> Cause | None:
     return Cause("mode", share, share, finding.evidence, REMEDIES["eval"].advice, *before_after, interval)
 
 
-def _cumulated(
-    evidence: Evidence, so_far: list[Cause], fired: list[Finding], after: dict[str, dict[str, Tensor]]
-) -> Cause:
+def _cumulated(so_far: list[Cause]) -> Cause:
     """The last cause with the share that it and those before it recover: remedies replace statistics, so the best."""
     last = so_far[-1]
     best = max((cause.recovered for cause in so_far if cause.check != "mode"), default=last.recovered)
