@@ -87,43 +87,55 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """DistributedDataParallel over the ranks; the model itself in a world of one."""
+def wrap(model: nn.Module, device: torch.device, same_buffers: bool) -> nn.Module:
+    """DistributedDataParallel over the ranks; the model itself in a world of one.
+
+    `same_buffers`: every rank computes the same buffers, so that rank 0 need not send its own before each step.
+    """
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=ids, broadcast_buffers=not same_buffers, gradient_as_bucket_view=True
+    )
+
+
+# Values up to which a sum over ranks is made of one exchange instead of a reduction's two: there the wait is all.
+FEW = 4096
 
 
 def total(x: Tensor) -> Tensor:
-    """Sum of a tensor over the ranks, without gradient."""
-    if world_size() > 1:
-        x = x.clone()
-        dist.all_reduce(x)
+    """Sum of a tensor over the ranks, without gradient; the same bits on every rank."""
+    if world_size() == 1:
+        return x
+    if x.numel() <= FEW:
+        return gathered(x).sum(0)
+    x = x.clone()
+    dist.all_reduce(x)
     return x
 
 
-class _Total(torch.autograd.Function):
+def gathered(x: Tensor) -> Tensor:
+    """Every rank's `x`, stacked to (world, *x.shape), without gradient."""
+    stacked = x.new_empty(world_size(), *x.shape)
+    if world_size() == 1:
+        return stacked.copy_(x[None])
+    dist.all_gather(list(stacked), x.contiguous())
+    return stacked
+
+
+class _Stacked(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        return total(x)
+        return gathered(x)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        # Every rank's result holds every rank's x, so the gradient of x is the sum of all ranks' gradients.
-        return total(gradients[0])
+        # Every rank's result holds every rank's x, so the gradient of x is the sum of all ranks' gradients of its row.
+        return total(gradients[0])[rank()]
 
 
 def stack_over_ranks(x: Tensor) -> Tensor:
-    """Every rank's `x`, stacked to (world, *x.shape), the same on all ranks and differentiable.
-
-    One sum over ranks of a tensor in which each rank filled its own row: exact, and its gradient is again a sum.
-    """
-    mine = torch.zeros(world_size(), *[1] * x.dim(), dtype=x.dtype, device=x.device)
-    mine[rank()] = 1
-    result: Tensor = _Total.apply(mine * x)
+    """Every rank's `x`, stacked to (world, *x.shape), the same on all ranks and differentiable."""
+    result: Tensor = _Stacked.apply(x)
     return result
-
-
-def agree(flag: Tensor) -> bool:
-    """Whether any rank's flag () is set; the same answer on all ranks."""
-    return bool(total(flag.float()) > 0)

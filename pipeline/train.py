@@ -95,7 +95,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
     order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
-    parallel = distributed.wrap(state.model, device)
+    parallel = distributed.wrap(state.model, device, same_buffers=config.norm.sync)
     if settings.compile:
         parallel.compile()
     low_precision = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
@@ -118,9 +118,9 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 smooth = config.optim.label_smoothing
                 loss = functional.cross_entropy(logits, batch.label_N, reduction="sum", label_smoothing=smooth)
                 loss = loss * ranks / len(index_N)
-                if distributed.agree(~torch.isfinite(loss.detach())):
-                    raise NonFiniteLoss(epoch, [str(name) for name in clips.names[part_N]])
                 loss.backward()
+                if not finite_gradients(state.model):
+                    raise NonFiniteLoss(epoch, [str(name) for name in clips.names[part_N]])
                 right = (logits.argmax(1) == batch.label_N).sum()
                 sums += torch.stack([right, loss.detach() / ranks * len(index_N)])
             norms.clip_gradients(state.model, config.norm.clip)
@@ -155,6 +155,13 @@ def training_batch(config: Config, clips: Clips, draw: Draw, mirror_V: Tensor | 
     batch = clips.batch(draw.index_N, config.input.frames, windows(config.augment, draw))
     x_NCTVM, present_NMT = augment(config.augment, draw, batch.x_NCTVM, batch.present_NMT, mirror_V)
     return batch._replace(x_NCTVM=x_NCTVM, present_NMT=present_NMT)
+
+
+def finite_gradients(model: nn.Module) -> bool:
+    """Whether a step may be taken. A loss that is not finite makes gradients that are not, and those of several ranks
+    are sums over all of them: every rank sees the same without a further exchange."""
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return bool(torch.isfinite(norm))
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

@@ -224,7 +224,10 @@ class _OverRanks(torch.autograd.Function):
         all_plain, all_hat = distributed.total(torch.stack([plain, sum_hat])) / count
         slope = weight * scale * scale * all_hat
         level = weight * scale * all_plain - slope * mean
-        through = through.sub(per_channel(level, x)).addcmul_(x, per_channel(slope, x), value=-1)
+        if len(x):
+            # level + slope x by the kernel too: one pass, and its sums are as wide as those above.
+            nought = torch.zeros_like(mean)
+            through.sub_(nn.functional.batch_norm(x, nought, nought + 1, slope, level, False, 0.0, 0.0))
         return through, sum_hat, plain, None, None, None, None
 
 
