@@ -190,10 +190,9 @@ def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not len(x):
             return moments(x)
         wide = torch.promote_types(x.dtype, torch.float32)
-        _, mean, scale = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
-        scale = scale.to(wide)  # 1 / s; of a channel without spread the kernel makes 0
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
         count = torch.tensor(x.numel() // x.shape[1], dtype=wide, device=x.device)
-        return mean.to(wide), torch.where(scale > 0, scale.pow(-2), 0.0), count
+        return mean.to(wide), variance.to(wide), count
 
 
 class _OverRanks(torch.autograd.Function):
