@@ -94,14 +94,30 @@ def predict(
 
     Batch statistics are those of a whole batch of `size`, whatever the number of ranks. The model must be in eval mode.
     """
+    return predict_each(model, clips, index_N, frames, size, [source], window)[0]
+
+
+def predict_each(
+    model: nn.Module,
+    clips: Clips,
+    index_N: Tensor,
+    frames: int,
+    size: int,
+    sources: Sequence[Statistics | None],
+    window: Window | None = None,
+) -> list[Prediction]:
+    """`predict` by each of several statistics; every batch is put together once."""
     positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
-    logits = torch.zeros(len(index_N), clips.classes, device=clips.device)
-    with torch.no_grad(), statistics(model, source):
+    logits = [torch.zeros(len(index_N), clips.classes, device=clips.device) for _ in sources]
+    with torch.no_grad():
         for position in positions[distributed.rank() :: distributed.world_size()]:
             window_N2 = torch.tensor([window] * len(position)) if window else None
             batch = clips.batch(index_N[position], frames, window_N2)
-            logits[position.to(clips.device)] = model(batch.x_NCTVM, batch.present_NMT).float()
-    return Prediction(distributed.total(logits), clips.label_N[index_N.to(clips.device)])
+            for logits_NK, source in zip(logits, sources, strict=True):
+                with statistics(model, source):
+                    logits_NK[position.to(clips.device)] = model(batch.x_NCTVM, batch.present_NMT).float()
+    label_N = clips.label_N[index_N.to(clips.device)]
+    return [Prediction(distributed.total(logits_NK), label_N) for logits_NK in logits]
 
 
 def crops(shortest: float, count: int) -> list[Window]:
@@ -131,13 +147,13 @@ def four_accuracies(
     """A, B and, when there are held-out clips, C and D, as fractions."""
     model.eval()
 
-    def measure(running: str, batch: str, index_N: Tensor) -> dict[str, float]:
-        by_running = predict(model, clips, index_N, frames, size).top1
-        if not batch_norms(model):
-            return {running: by_running, batch: by_running}
-        return {running: by_running, batch: predict(model, clips, index_N, frames, size, batch_statistics).top1}
+    sources = [None, batch_statistics] if batch_norms(model) else [None]
 
-    return measure("A", "B", train_N) | (measure("C", "D", held_out_N) if len(held_out_N) else {})
+    def measure(names: str, index_N: Tensor) -> dict[str, float]:
+        seen = [one.top1 for one in predict_each(model, clips, index_N, frames, size, sources)]
+        return {names[0]: seen[0], names[1]: seen[-1]}
+
+    return measure("AB", train_N) | (measure("CD", held_out_N) if len(held_out_N) else {})
 
 
 def gaps(accuracies: dict[str, float]) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 import ast
 import copy
+import importlib
 import itertools
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from pipeline.norms import (
     norm_parameters,
     output_by,
 )
+from pipeline.norms.weights import RELU_GAIN
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode keeps test folders off the path
 import norm_formulas as plain
@@ -92,6 +95,46 @@ def test_a_norm_is_its_formula(kind: str, training: bool) -> None:
     single = copy.deepcopy(layer).float()
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(single(x.float()), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def timm_layers() -> Any:
+    """timm's layers; skips where timm does not import (its torchvision must fit the torch that is installed)."""
+    try:
+        return importlib.import_module("timm.layers")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm does not import here: {error}")
+
+
+TIMM: dict[str, Callable[[Any], nn.Module]] = {
+    "evonorm_b0": lambda timm: timm.EvoNorm2dB0(CHANNELS, eps=plain.EPS),
+    "evonorm_s0": lambda timm: timm.EvoNorm2dS0(CHANNELS, groups=plain.GROUPS, eps=plain.EPS),
+    "frn_tlu": lambda timm: timm.FilterResponseNormTlu2d(CHANNELS, eps=plain.EPS),
+    "ln": lambda timm: timm.LayerNorm2d(CHANNELS, eps=plain.EPS),
+    "gn1": lambda timm: timm.GroupNorm1(CHANNELS, eps=plain.EPS),
+    "rms": lambda timm: timm.RmsNorm2d(CHANNELS, eps=plain.EPS),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", TIMM)
+def test_a_norm_is_the_one_of_timm(kind: str, training: bool) -> None:
+    """With the same parameters and statistics; timm counts moments in float32."""
+    ours, theirs = worn(kind).float().train(training), TIMM[kind](timm_layers()).train(training)
+    theirs.load_state_dict({name: ours.state_dict()[name] for name in theirs.state_dict()})
+    x = data().float()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "theirs"), [("ws_gn", "StdConv2d"), ("nf", "ScaledStdConv2d")])
+def test_standardised_weights_are_those_of_timm(kind: str, theirs: str) -> None:
+    """Where timm's gain starts at one too and its gamma is ours."""
+    convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    gamma = {"gamma": RELU_GAIN} if kind == "nf" else {}
+    other = getattr(timm_layers(), theirs)(3, 8, 3, padding=1, bias=False, **gamma)
+    other.weight.data.copy_(convolution.weight)
+    ours = norm_factory(NormConfig(**settings(kind))).weighted(convolution)
+    x = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(x), other(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", NORMS)
