@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +18,9 @@ from torch import Tensor
 from pipeline.models.bodies import BODIES
 from pipeline.models.streams import STREAMS
 from preprocessing.hdf5 import SkeletonFile, open_file
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 ORDERS = ("reshuffle", "once", "class", "subject")
 
@@ -56,13 +63,15 @@ class Batch(NamedTuple):
 
 # Share of a GPU's free memory that the clips may take; the rest is the network's.
 RESIDENT_SHARE = 0.5
+# Threads that put batches together for a GPU whose memory does not hold the clips.
+WORKERS = 4
 
 
 class Clips:
     """All clips of one file. On the CPU they stay mapped: one copy in the page cache serves every rank and trial.
 
     On a GPU they are copied there once if they fit into half of its free memory; else batches are put together on the
-    CPU from the mapped file and copied one by one.
+    CPU from the mapped file, by `workers` threads ahead of the training (`ahead`), and copied one by one.
     """
 
     def __init__(self, file: SkeletonFile, device: torch.device) -> None:
@@ -74,6 +83,7 @@ class Clips:
         self.bones = tuple((int(parent), int(child)) for parent, child in file.bones)
         self.names = file.clips["name"]
         self.home = device if fits(file.joints_RV3.nbytes, device) else torch.device("cpu")
+        self.workers = 0 if self.home == device else min(WORKERS, len(os.sched_getaffinity(0)))
         self.rows_RV3 = mapped(file.joints_RV3).to(self.home)
         self.present_R = mapped(file.present_R).to(self.home)
         self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(self.home)
@@ -118,6 +128,21 @@ class Clips:
             x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N.to(self.device)], index_N
         )
         return Batch(*(part.to(self.device, non_blocking=True) for part in whole))
+
+
+def ahead(make: Callable[[Asked], Made], asked: Iterable[Asked], workers: int) -> Iterator[Made]:
+    """make(one) for each one, in order; by `workers` threads, each two ahead at most. 0: when it is asked for."""
+    if not workers:
+        yield from map(make, asked)
+        return
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for one in asked:
+            waiting.append(pool.submit(make, one))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def mapped(array: np.ndarray) -> Tensor:

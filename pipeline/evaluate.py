@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import distributed
-from pipeline.data import Clips, epoch_batches
+from pipeline.data import Batch, Clips, ahead, epoch_batches
 from pipeline.norms import batch_norms, moments, output_by
 
 Site = tuple[str, int]  # a layer's name and the number of its call within one forward pass
@@ -109,10 +109,13 @@ def predict_each(
     """`predict` by each of several statistics; every batch is put together once."""
     positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
     logits = [torch.zeros(len(index_N), clips.classes, device=clips.device) for _ in sources]
+    mine = positions[distributed.rank() :: distributed.world_size()]
+
+    def make(position: Tensor) -> Batch:
+        return clips.batch(index_N[position], frames, torch.tensor([window] * len(position)) if window else None)
+
     with torch.no_grad():
-        for position in positions[distributed.rank() :: distributed.world_size()]:
-            window_N2 = torch.tensor([window] * len(position)) if window else None
-            batch = clips.batch(index_N[position], frames, window_N2)
+        for position, batch in zip(mine, ahead(make, mine, clips.workers), strict=True):
             for logits_NK, source in zip(logits, sources, strict=True):
                 with statistics(model, source):
                     logits_NK[position.to(clips.device)] = model(batch.x_NCTVM, batch.present_NMT).float()

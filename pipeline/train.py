@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from pipeline import card, checkpoint, distributed, evaluate, norms, optim, repo
 from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
-from pipeline.data import Batch, Clips, Splits, epoch_batches, load
+from pipeline.data import Batch, Clips, Splits, ahead, epoch_batches, load
 from pipeline.metrics import confusion, metrics
 from pipeline.models import build_model
 from pipeline.models.cost import cost
@@ -104,13 +105,18 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
         batches = epoch_batches(train_N, key_N, settings.batch_size, settings.seed, epoch, order)
+        draws = [
+            Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
+            for index_N in batches
+            for part_N in index_N.tensor_split(settings.accumulate)
+        ]
+        made = ahead(partial(training_batch, config, clips, mirror_V), draws, clips.workers)
         for step, index_N in enumerate(batches):
             middle = epoch - 1 + (step + 0.5) / len(batches)
             optim.set_rate(state.optimizer, optim.rate(config.optim, middle, settings.epochs))
             state.optimizer.zero_grad(set_to_none=True)
             for part_N in index_N.tensor_split(settings.accumulate):
-                draw = Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
-                batch = training_batch(config, clips, draw, mirror_V)
+                batch = next(made)
                 with low_precision:
                     logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
                 # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
@@ -148,7 +154,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         yield record
 
 
-def training_batch(config: Config, clips: Clips, draw: Draw, mirror_V: Tensor | None) -> Batch:
+def training_batch(config: Config, clips: Clips, mirror_V: Tensor | None, draw: Draw) -> Batch:
     """The clips of `draw`, changed as the settings say; the same for a clip whatever the batch and rank it is in."""
     if not config.augment.on:
         return clips.batch(draw.index_N, config.input.frames)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data import Clips, InputConfig, epoch_batches, load
+from pipeline.data import Clips, InputConfig, ahead, epoch_batches, load
 from preprocessing.hdf5 import open_file
 
 CPU = torch.device("cpu")
@@ -55,6 +55,23 @@ def test_no_body_is_drawn_halfway_to_the_origin(data_file: Path, clips: Clips) -
     assert 0 < seen.sum() < 64
     assert (late[~seen] == 0).all()
     assert (late[seen] < -0.6).all()  # joint 0 hangs 0.72 m or more below the centre
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_made_ahead_come_in_order(clips: Clips, workers: int) -> None:
+    """Whatever is ready first."""
+    asked = [torch.tensor([clip]) for clip in range(8)] * 4
+    made = list(ahead(lambda index_N: clips.batch(index_N, 16), asked, workers))
+    assert [batch.index_N.item() for batch in made] == [index_N.item() for index_N in asked]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_an_error_in_a_batch_made_ahead_is_the_trainings_own(workers: int) -> None:
+    """It comes where the batch would have come."""
+    made = ahead(lambda n: 1 // n, [1, 1, 0, 1], workers)
+    assert [next(made), next(made)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(made)
 
 
 @pytest.mark.parametrize(("clips_in", "size"), [(323, 64), (7, 64), (64, 64), (65, 64), (1, 4)])

@@ -273,6 +273,26 @@ def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, los
     assert same is (lost == "nothing")
 
 
+def test_batches_that_threads_make_ahead_train_the_same_network(data_file: Path) -> None:
+    """Where a GPU cannot hold the clips: bitwise the same weights, augmentation and two parts a step included."""
+    config = from_dict(
+        {"data": data_file, "out": Path("unused"), "wandb": "off", "input": {"frames": 16}}
+        | {"augment": {"noise": 0.01, "crop": 0.7}, "train": {"epochs": 2, "batch_size": 16, "accumulate": 2}}
+    )
+
+    def trained(workers: int) -> list[torch.Tensor]:
+        clips, splits, state = setup(config, torch.device("cpu"))
+        clips.workers = workers
+        list(fit(config, clips, splits, state))
+        return list(state.model.state_dict().values())
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    streamed, resident = trained(workers=3), trained(workers=0)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(streamed, resident, strict=True))
+
+
 def test_the_best_epoch_so_far_is_part_of_the_state() -> None:
     """Resumed without it, a run would keep a later and worse epoch."""
     model = torch.nn.Linear(1, 1)
@@ -287,11 +307,11 @@ def test_any_number_of_ranks_trains_on_the_same_clips_in_the_same_order(data_fil
     config = from_dict({"data": data_file, "out": Path("unused"), "augment": {"noise": 0.01, "crop": 0.5, "yaw": 0.5}})
     clips, splits, _ = setup(config, torch.device("cpu"))
     (part_N, *_) = epoch_batches(splits.train, clips.label_N, 30, seed=0, epoch=3, order="reshuffle")
-    whole = training_batch(config, clips, Draw(0, 3, part_N), None)
+    whole = training_batch(config, clips, None, Draw(0, 3, part_N))
     for ranks in (2, 4):
-        shares = [training_batch(config, clips, Draw(0, 3, own_N), None) for own_N in part_N.tensor_split(ranks)]
+        shares = [training_batch(config, clips, None, Draw(0, 3, own_N)) for own_N in part_N.tensor_split(ranks)]
         assert all(torch.equal(torch.cat(own), x) for own, x in zip(zip(*shares, strict=True), whole, strict=True))
-    other = training_batch(config, clips, Draw(0, 4, part_N), None)
+    other = training_batch(config, clips, None, Draw(0, 4, part_N))
     assert not torch.equal(other.x_NCTVM, whole.x_NCTVM)  # another epoch has other noise
 
 
