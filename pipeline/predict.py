@@ -28,10 +28,9 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from pipeline import card, checkpoint, distributed, evaluate, export
-from pipeline.config import from_dict
+from pipeline import card, distributed, evaluate, export
 from pipeline.data import Clips
-from pipeline.models import build_model
+from pipeline.train import network, settings_of, weights_of
 from preprocessing import files, ntu
 from preprocessing.arrays import array_clip
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile
@@ -62,21 +61,14 @@ class Predictor:
     """A trained run, ready to be asked. `temperature` is 1 where none could be fitted (`calibrated` False)."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
-        values = json.loads((folder / "config.json").read_text())
-        values.pop("data_sha256", None)
         self.folder, self.device = folder, device
-        self.config = from_dict(values)
+        self.config, _ = settings_of(folder)
         self.card = card.read(folder)
-        saved = checkpoint.load(folder, device)
-        if saved is None:
-            raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
         self.stages = self.card.stages()
-        sizes = self.config.input.frames, len(self.card.joint_names), len(self.card.class_names)
-        norm, stream = self.config.norm, self.config.input.stream
-        self.model = build_model(self.config.model, norm, *sizes, self.card.bones, stream).to(device).eval()
-        self.model.load_state_dict(saved[1]["best"]["model"] or saved[1]["model"])
+        weights = weights_of(folder, device)
+        joints, classes = len(self.card.joint_names), len(self.card.class_names)
+        self.model = network(self.config, joints, classes, self.card.bones).to(device).eval()
+        self.model.load_state_dict(weights)
         self.calibration = self._calibration()
         self.calibrated = bool(self.calibration.get("clips"))
         self.temperature = float(self.calibration.get("temperature", 1.0))

@@ -37,6 +37,7 @@ from pipeline.metrics import confusion, metrics
 from pipeline.models import build_model
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
+from pipeline.models.plan import Bones
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError, open_file
 
@@ -79,13 +80,17 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
-    sizes = config.input.frames, clips.joints, clips.classes
-    model = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream).to(device)
+    model = network(config, clips.joints, clips.classes, clips.bones).to(device)
     if config.train.channels_last:
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scales = norms.norm_parameters(model) if config.norm.decay else []
     optimizer = optim.optimizer(model, config.optim, scales)
     return clips, splits, State(model, optimizer, optim.averaged(model, config.optim))
+
+
+def network(config: Config, joints: int, classes: int, bones: Bones) -> nn.Module:
+    """The network of a run's settings on data with these joints, classes and bones, as it is before training."""
+    return build_model(config.model, config.norm, config.input.frames, joints, classes, bones, config.input.stream)
 
 
 def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 0) -> Iterator[dict[str, Any]]:
@@ -310,18 +315,30 @@ def describe(summary: dict[str, Any]) -> str:
 
 def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits, nn.Module]:
     """Settings, data and trained network (in eval mode) of a run folder. ValueError says what is missing."""
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
-    values, data_sha256 = _read_config(folder)
-    config = from_dict(values)
+    config, data_sha256 = settings_of(folder)
     if data_identity(config) != data_sha256:
         raise ValueError(f"{config.data} is not the file that {folder} was trained on; put that one back")
+    weights = weights_of(folder, device)
+    clips, splits, state = setup(config, device)
+    state.model.load_state_dict(weights)
+    return config, clips, splits, state.model.eval()
+
+
+def settings_of(folder: Path) -> tuple[Config, str]:
+    """Settings of a run folder, and the content hash of the data file it was trained on."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
+    values, data_sha256 = _read_config(folder)
+    return from_dict(values), data_sha256
+
+
+def weights_of(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    """State of a run's network: the epoch that was kept, else the last."""
     saved = checkpoint.load(folder, device)
     if saved is None:
         raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
-    clips, splits, state = setup(config, device)
-    state.model.load_state_dict(saved[1]["best"]["model"] or saved[1]["model"])
-    return config, clips, splits, state.model.eval()
+    weights: dict[str, Tensor] = saved[1]["best"]["model"] or saved[1]["model"]
+    return weights
 
 
 def data_identity(config: Config) -> str:

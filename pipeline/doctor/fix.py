@@ -21,7 +21,6 @@ from pipeline import checkpoint, distributed, evaluate, report, train
 from pipeline.config import Config, as_dict
 from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import Difference, paired
-from pipeline.models import build_model
 from pipeline.models.bodies import SlotNorms
 from preprocessing import files
 
@@ -107,9 +106,8 @@ def converted(model: nn.Module, config: Config, clips: Clips) -> nn.Module:
     """The same weights in a network with other sharing of statistics; new slots start from slot 0's."""
     if not any(isinstance(module, SlotNorms) for module in model.modules()):
         return copy.deepcopy(model)
-    sizes = config.input.frames, clips.joints, clips.classes
     with torch.random.fork_rng():
-        new = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream)
+        new = train.network(config, clips.joints, clips.classes, clips.bones)
     new.to(clips.device)
     old = model.state_dict()
     places = [f"{name}." for name, module in new.named_modules() if isinstance(module, SlotNorms)]
