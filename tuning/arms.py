@@ -14,13 +14,18 @@ A TOML file makes a study of one's own:
     [arms."recalibrated"]         # of: nothing is trained, the named arm is evaluated in another way
     of = "two ranks"
     variant = "per_call"
+
+Or it takes the arms of a name and changes what all of them share, here to ask the question of another network:
+
+    from = "question"
+    common.model.name = "stgcn"
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +160,20 @@ def read(name: str) -> Arms:
         values = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
-    unknown = set(values) - {"baseline", "common", "arms"}
-    if unknown or not isinstance(values.get("arms"), dict) or "baseline" not in values:
+    unknown = set(values) - {"from", "baseline", "common", "arms"}
+    base = values.get("from", "")
+    if base and base not in ARMS:
+        raise ValueError(f"{path}: no arms {base!r} to start from; choose one of {', '.join(ARMS)}")
+    if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
-        raise ValueError(f"{path} needs baseline, [arms.NAME] and perhaps common ({wrong})")
+        raise ValueError(f"{path} needs baseline, [arms.NAME] and perhaps common, or from ({wrong})")
     common = flat(values.get("common", {}))
-    return Arms(values["baseline"], {name: _arm(common, arm) for name, arm in values["arms"].items()})
+    arms = {name: _arm(common, arm) for name, arm in values.get("arms", {}).items()}
+    if not base:
+        return Arms(values["baseline"], arms)
+    named = ARMS[base]()
+    shared = {name: arm if arm.of else replace(arm, settings=common | arm.settings) for name, arm in named.arms.items()}
+    return Arms(values.get("baseline", named.baseline), shared | arms)
 
 
 def _arm(common: dict[str, Any], values: dict[str, Any]) -> Arm:

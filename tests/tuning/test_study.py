@@ -178,3 +178,22 @@ def test_flat_and_nested_names_are_the_same() -> None:
     """A table and a dotted name."""
     assert arms_module.flat({"norm": {"kind": "bn"}}) == arms_module.flat({"norm.kind": "bn"}) == {"norm.kind": "bn"}
     assert isinstance(read("question"), Arms)
+
+
+def test_named_arms_can_be_asked_of_other_settings(tmp_path: Path) -> None:
+    """What all share is theirs, what an arm is about stays the arm's; arms of one's own join them."""
+    path = tmp_path / "other.toml"
+    path.write_text('from = "question"\ncommon.model.name = "hcn"\ncommon.norm.momentum = 0.5\n[arms.mine]\n')
+    question, other = read("question"), read(str(path))
+    assert list(other.arms) == [*question.arms, "mine"]
+    assert other.baseline == question.baseline
+    assert other.arms["momentum 0.1"].settings == question.arms["momentum 0.1"].settings | {"model.name": "hcn"}
+    assert other.arms["recalibrated per call"] == question.arms["recalibrated per call"]
+
+
+def test_arms_to_start_from_must_exist(tmp_path: Path) -> None:
+    """The message names those that do."""
+    path = tmp_path / "other.toml"
+    path.write_text('from = "questions"\n')
+    with pytest.raises(ValueError, match=r"'questions'.*question, norms, persons"):
+        read(str(path))

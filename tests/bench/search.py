@@ -1,0 +1,151 @@
+"""What Ray and the driver cost, what two trials at a time bring, and how much of a grid ASHA saves.
+
+    python tests/bench/search.py --data nw.h5
+    python tests/bench/search.py --data nw.h5 --part asha
+
+`overhead`: the same trainings as fresh processes one after the other, as a study of one trial at a time, and of two.
+`asha`: the kinds of norms as a grid, trained to the end, and under ASHA; the seeds' spread is that of the grid's best.
+Every trial has one core. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(HOME))
+
+from build import memory_of  # noqa: E402 - the path is set above
+
+from tuning import search  # noqa: E402
+from tuning.arms import read  # noqa: E402
+from tuning.engine import Halving, Resources, run_all  # noqa: E402
+from tuning.ledger import Ledger, Outcome, Task  # noqa: E402
+from tuning.progress import Board, OnRecord  # noqa: E402
+
+ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1"}
+ARM = {"norm.kind": "bn", "norm.persons": "masked"}
+
+
+def one_after_the_other(data: Path, work: Path, seeds: int, epochs: int) -> float:
+    """Seconds of `seeds` trainings, each a fresh process."""
+    began = time.perf_counter()
+    for seed in range(seeds):
+        line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(work / str(seed))]
+        line += ["--wandb", "off", "--train.epochs", str(epochs), "--train.eval-every", str(epochs), "--fast-start"]
+        line += ["--train.seed", str(seed), "--train.no-self-test"]
+        line += [word for name, value in ARM.items() for word in (f"--{name}", value)]
+        subprocess.run(line, cwd=HOME, env=ONE_CORE, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def as_a_study(data: Path, out: Path, seeds: int, epochs: int, at_once: int) -> tuple[float, int]:
+    """Seconds of the same trainings in one study, start and end of Ray included; most memory of all its processes."""
+    arms = out.with_suffix(".toml")
+    lines = [f'"{name}" = "{value}"' for name, value in ARM.items()]
+    arms.write_text("\n".join(['baseline = "masked"', "[arms.masked]", *lines]) + "\n")
+    line = [sys.executable, "-m", "tuning.study", "--data", str(data), "--out", str(out), "--arms", str(arms)]
+    line += ["--seeds", str(seeds), "--epochs", str(epochs), "--eval-every", str(epochs), "--wandb", "off"]
+    began, held = time.perf_counter(), 0
+    child = subprocess.Popen(
+        [*line, "--at-once", str(at_once)], cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while child.poll() is None:
+        held = max(held, memory_of(child.pid))
+        time.sleep(2)
+    if child.returncode:
+        raise SystemExit(f"the study failed with exit code {child.returncode}")
+    return time.perf_counter() - began, held
+
+
+def overhead(data: Path, work: Path, seeds: int, epochs: int) -> None:
+    """Print the first part."""
+    plain = one_after_the_other(data, work, seeds, epochs)
+    print(f"{seeds} fresh processes, one after the other: {plain:.0f} s, {plain / seeds:.0f} s a trial", flush=True)
+    single, memory = as_a_study(data, work / "one", seeds, epochs, 1)
+    double, both = as_a_study(data, work / "two", seeds, epochs, 2)
+    print(f"as a study, one at a time: {single:.0f} s; Ray and driver: {100 * (single / plain - 1):+.0f} %")
+    print(f"as a study, two at a time: {double:.0f} s; trials an hour: {plain / double:.2f} times")
+    print(f"memory {memory / 1e6:.0f} MB and {both / 1e6:.0f} MB: a further trial holds {(both - memory) / 1e6:.0f} MB")
+
+
+class Grid(OnRecord):
+    """The source of fixed tasks, judged on held-out clips each epoch."""
+
+    def __init__(self, settings: search.Search, tasks: list[Task], ledger: Ledger, board: Board) -> None:
+        super().__init__(ledger, board)
+        self.settings, self.left = settings, deque(tasks)
+
+    def next(self) -> Task | None:
+        """The next one."""
+        return self.left.popleft() if self.left else None
+
+    def order(self, task: Task) -> dict[str, Any]:
+        """As in a search."""
+        return search.order(task, self.settings, {"train.eval_every": 1}, test=False)
+
+
+def run(data: Path, out: Path, tasks: list[Task], epochs: int, halving: Halving | None) -> list[Outcome]:
+    """All tasks, to their end or under ASHA."""
+    settings = search.Search(data, out, epochs=epochs, frames=32, wandb="off")
+    ledger = Ledger(out, {"bench": epochs})
+    with Board(out, out.name, len(tasks), 0, "off") as board:
+        run_all(Grid(settings, tasks, ledger, board), out / "trials", Resources(1, 0, None, 0.0), None, halving)
+    return list(ledger.ended.values())
+
+
+def best(outcomes: list[Outcome]) -> Outcome:
+    """The arm that is furthest, and of those the best."""
+    return max(outcomes, key=lambda outcome: (outcome.last["epoch"], outcome.last["val"]))
+
+
+def asha(data: Path, work: Path, seeds: int, epochs: int) -> None:
+    """Print the second part."""
+    tasks = [Task(name, arm.settings, 0, arm=name) for name, arm in read("norms").trained().items()]
+    grid = run(data, work / "grid", tasks, epochs, None)
+    halved = run(data, work / "asha", tasks, epochs, Halving(max(1, epochs // 10), epochs))
+    cost = [sum(outcome.last["epoch"] for outcome in outcomes) for outcomes in (grid, halved)]
+    full, quick = best(grid), best(halved)
+    value = {outcome.task.name: outcome.last["val"] for outcome in grid}
+    again = [Task(f"{full.task.name}-{seed}", full.task.settings, seed) for seed in range(1, seeds)]
+    spread = [full.last["val"], *(one.last["val"] for one in run(data, work / "seeds", again, epochs, None))]
+    mean, std = statistics.mean(spread), statistics.stdev(spread)
+    print(f"grid of {len(tasks)} norms, {epochs} epochs: best {full.task.name}, val {100 * full.last['val']:.1f} %")
+    print(f"... over {len(spread)} seeds {100 * mean:.1f} ± {100 * std:.1f} %")
+    print(
+        f"ASHA: best {quick.task.name}, val {100 * quick.last['val']:.1f} % (in the grid "
+        f"{100 * value[quick.task.name]:.1f} %), at {100 * cost[1] / cost[0]:.0f} % of the grid's epochs"
+    )
+    print(json.dumps({name: round(100 * figure, 1) for name, figure in sorted(value.items(), key=lambda x: -x[1])}))
+
+
+PARTS = {"overhead": overhead, "asha": asha}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--part", choices=PARTS, help="one of them; else both")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=20)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        for part in [options.part] if options.part else PARTS:
+            work = Path(name) / part
+            work.mkdir()
+            PARTS[part](options.data, work, options.seeds, options.epochs)
+
+
+if __name__ == "__main__":
+    main()
