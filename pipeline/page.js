@@ -1,7 +1,7 @@
-// Draws the clip of <script id="clip" type="application/json"> as moving skeletons seen from the camera.
-(function () {
-  const clip = JSON.parse(document.getElementById("clip").textContent);
-  const canvas = document.getElementById("skeleton");
+// Draws the clip of each <figure class="clip"> as moving skeletons seen from the camera.
+document.querySelectorAll("figure.clip").forEach((figure) => {
+  const clip = JSON.parse(figure.querySelector("script").textContent);
+  const canvas = figure.querySelector("canvas");
   const pen = canvas.getContext("2d");
   const points = clip.bodies.flatMap((body) => body.joints.filter((frame, t) => body.present[t]).flat());
   const range = [0, 1].map((axis) => {
@@ -30,4 +30,4 @@
   }
   let t = 0;
   setInterval(() => draw(t++ % clip.frames), 1000 / clip.fps);
-})();
+});

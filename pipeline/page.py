@@ -28,6 +28,7 @@ LEGEND = (
     "D evaluation clips, batch statistics. Normalization gap B − A, generalization gap B − D. All in %."
 )
 WORST = 10  # pairs of classes that are shown
+PLAYED = 3  # of them with a moving clip of each class
 COLOURS = ("#7f8c8d", "#c0392b", "#2471a3", "#1e8449", "#8e44ad", "#d35400")
 
 
@@ -261,14 +262,24 @@ def class_table(run: Run, class_names: list[str]) -> str:
     )
 
 
-def classes_section(runs: list[Run], class_names: list[str]) -> str:
+def classes_section(runs: list[Run], file: SkeletonFile) -> str:
     """The classes of the best run; nothing where no run has a confusion matrix (runs of earlier versions)."""
     known = [run for run in runs if run.summary.get("confusion")]
     if not known:
         return ""
-    best = max(known, key=lambda run: run.eval_top1)
+    best, names = max(known, key=lambda run: run.eval_top1), list(file.class_names)
     title = f"The classes: {best.name} on {best.summary['eval']} clips"
-    return f"<h2>{html.escape(title)}</h2>{div(confusion_figure(best, class_names))}{class_table(best, class_names)}"
+    there = {names[label] for label in np.unique(file.clips["label"])}
+    pairs = [(true, said) for true, said, _, _ in confused_pairs(best, names) if said in there]
+    played = "".join(
+        f"<div class=two>{moving(file, typical(file, names.index(true)), true)}"
+        f"{moving(file, typical(file, names.index(said)), f'{said}, what {true} is taken for')}</div>"
+        for true, said in pairs[:PLAYED]
+    )
+    return (
+        f"<h2>{html.escape(title)}</h2>{div(confusion_figure(best, names))}{class_table(best, names)}"
+        f"{f'<h2>Taken for each other most</h2>{played}' if played else ''}"
+    )
 
 
 def study_table(study: Path) -> str:
@@ -298,25 +309,37 @@ def _cell(column: str, value: Any) -> str:
     return f"<td{' class=word' if isinstance(value, str) else ''}>{'' if value is None else html.escape(str(value))}"
 
 
-def moving_clip(file: SkeletonFile) -> dict[str, Any]:
-    """The clip the page plays: the first of those with most bodies, tracked in the largest share of their frames."""
-    frames_N, first_N, bodies_N = (file.clips[key] for key in ("frames", "first_body", "bodies"))
+def best_tracked(file: SkeletonFile) -> int:
+    """The first clip of those with most bodies, tracked in the largest share of their frames."""
+    frames_N, first_N = file.clips["frames"], file.clips["first_body"]
     seen_R = np.concatenate([[0], np.cumsum(file.present_R)])
     seen_B = seen_R[file.body_start + frames_N[file.body_clip]] - seen_R[file.body_start]
-    index = int(np.argmax(np.add.reduceat(seen_B / frames_N[file.body_clip], first_N)))
-    frames = int(frames_N[index])
+    return int(np.argmax(np.add.reduceat(seen_B / frames_N[file.body_clip], first_N)))
+
+
+def typical(file: SkeletonFile, label: int) -> int:
+    """The clip of a class that is the middle one in length."""
+    of_class = np.flatnonzero(np.asarray(file.clips["label"]) == label)
+    order = np.argsort(file.clips["frames"][of_class], kind="stable")
+    return int(of_class[order[len(order) // 2]])
+
+
+def moving(file: SkeletonFile, index: int, caption: str) -> str:
+    """A clip that the page plays (page.js), with its caption."""
+    frames, first = int(file.clips["frames"][index]), int(file.clips["first_body"][index])
     drawn = []
-    for body in range(first_N[index], first_N[index] + bodies_N[index]):
+    for body in range(first, first + int(file.clips["bodies"][index])):
         rows = slice(int(file.body_start[body]), int(file.body_start[body]) + frames)
         joints = np.round(np.asarray(file.joints_RV3[rows], dtype=np.float64), 3).tolist()
         drawn.append({"joints": joints, "present": np.asarray(file.present_R[rows]).tolist()})
-    name = str(file.clips["name"][index])
-    label = file.class_names[int(file.clips["label"][index])]
-    bones = np.asarray(file.bones).tolist()
-    return {"name": name, "label": label, "frames": frames, "fps": file.fps, "bones": bones, "bodies": drawn}
+    clip = {"frames": frames, "fps": file.fps, "bones": np.asarray(file.bones).tolist(), "bodies": drawn}
+    return (
+        f"<figure class=clip><canvas></canvas><figcaption>{html.escape(caption)}</figcaption>"
+        f"<script type='application/json'>{_json(clip)}</script></figure>"
+    )
 
 
-def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names: list[str]) -> str:
+def page(runs: list[Run], study: Path | None, file: SkeletonFile) -> str:
     """The whole page as text."""
     script = Path(__file__).with_suffix(".js").read_text()
     sick, title = patient(runs), html.escape(headline(runs))
@@ -325,16 +348,17 @@ def page(runs: list[Run], study: Path | None, clip: dict[str, Any], class_names:
     )
     fall = waterfall_figure(sick.name, sick.summary["accuracies"], sick.summary["gap"])
     picture = div(recalibration_figure(sick)) if sick.doctor and sick.doctor["recalibration"] else ""
-    caption = html.escape(f"{clip['name']}, {clip['label']}, as the network gets it: centred, {clip['frames']} frames")
+    shown = best_tracked(file)
+    name, label, frames = (file.clips[key][shown] for key in ("name", "label", "frames"))
+    caption = f"{name}, {file.class_names[int(label)]}, as the network gets it: centred, {frames} frames"
     parts = [
         f"<h1>{title}</h1><p class=sub>{html.escape(setting(sick))}</p>{answer(runs)}",
         f"<div class=two>{div(arms_figure(runs))}{div(fall)}</div>",
         f"<h2>The doctor</h2><div class=two><div>{verdicts or 'No run has a doctor.json yet.'}</div>{picture}</div>",
         f"<h2>Training</h2>{div(curves_figure(runs))}{runs_table(runs)}<p class=note>{LEGEND}</p>",
-        classes_section(runs, class_names),
+        classes_section(runs, file),
         study_table(study) if study else "",
-        f"<h2>A clip</h2><figure><canvas id=skeleton></canvas><figcaption>{caption}</figcaption></figure>",
-        f"<script id=clip type='application/json'>{_json(clip)}</script><script>{script}</script>",
+        f"<h2>A clip</h2>{moving(file, shown, caption)}<script>{script}</script>",
     ]
     return document(title, parts)
 
@@ -407,7 +431,7 @@ def main() -> int:
         if not runs:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
-        files.publish_text(out, page(runs, study, moving_clip(file), file.class_names))
+        files.publish_text(out, page(runs, study, file))
     except (IntegrityError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 6 if isinstance(error, IntegrityError) else 2

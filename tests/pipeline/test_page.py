@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,10 @@ STUDY = {
 }
 WATCH = """<script>
 window.onerror = (error) => { document.documentElement.dataset.failed = error; };
-const seen = new Set();
+const seen = [];
 setInterval(() => {
-  seen.add(document.getElementById("skeleton")?.dataset.frame);
-  document.documentElement.dataset.seen = seen.size;
+  document.querySelectorAll("figure.clip canvas").forEach((one, n) => (seen[n] ??= new Set()).add(one.dataset.frame));
+  document.documentElement.dataset.seen = Math.min(...seen.map((frames) => frames.size));
 }, 50);
 </script>"""
 
@@ -50,7 +51,7 @@ def made(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def watched(made: Path, folder: Path, old: str = "", new: str = "") -> str:
-    """The page's DOM in a browser, with a script that notes errors and counts the frames the skeleton was drawn in."""
+    """The page's DOM in a browser, with a script that notes errors and counts the frames each clip was drawn in."""
     page = folder / "watched.html"
     text = (made / "report.html").read_text().replace(old, new)
     page.write_text(text.replace("<head>", f"<head>{WATCH}", 1))
@@ -58,7 +59,7 @@ def watched(made: Path, folder: Path, old: str = "", new: str = "") -> str:
 
 
 def test_a_browser_draws_it_without_an_error(made: Path, tmp_path: Path) -> None:
-    """Plots are drawn, the skeleton moves, no script failed, the study's text stays text."""
+    """Plots are drawn, every clip moves, no script failed, the study's text stays text."""
     dom = watched(made, tmp_path)
     assert "data-failed" not in dom
     assert dom.count('class="main-svg"') >= 4
@@ -68,7 +69,7 @@ def test_a_browser_draws_it_without_an_error(made: Path, tmp_path: Path) -> None
 
 def test_the_browser_check_sees_a_broken_page(made: Path, tmp_path: Path) -> None:
     """Negative control: without its data the skeleton's script fails, and that is noticed."""
-    assert "data-failed" in watched(made, tmp_path, "<script id=clip", "<script id=other")
+    assert "data-failed" in watched(made, tmp_path, "<script type='application/json'", "<i ")
 
 
 def test_nothing_is_fetched(made: Path) -> None:
@@ -110,7 +111,7 @@ def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
     figure = page.confusion_figure(run, names)
     assert figure.data[0].z[0].tolist() == [75, 25, 0]
     run.summary.pop("confusion")
-    assert page.classes_section([run], names) == ""
+    assert page.classes_section([run], page.open_file(Path(run.summary["config"]["data"]))) == ""
 
 
 def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
@@ -142,6 +143,29 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, arguments: list[str
 
 def test_the_clip_it_plays_is_one_with_everybody_in_it(data_file: Path) -> None:
     """Two bodies, if any clip has two."""
-    clip = page.moving_clip(page.open_file(data_file))
+    file = page.open_file(data_file)
+    clip = played(page.moving(file, page.best_tracked(file), ""))
     assert len(clip["bodies"]) == 2
     assert {len(body["joints"]) for body in clip["bodies"]} == {clip["frames"]}
+
+
+def played(figure: str) -> dict[str, Any]:
+    """The clip of a figure."""
+    clip: dict[str, Any] = json.loads(re.search(r"json'>(.*?)</script>", figure).group(1))
+    return clip
+
+
+def test_the_pairs_that_are_taken_for_each_other_move_side_by_side(made: Path, data_file: Path) -> None:
+    """A clip of each class of the three most frequent pairs, each the middle one of its class in length."""
+    text = (made / "report.html").read_text()
+    file = page.open_file(data_file)
+    best = max(("none", "bn-loop"), key=lambda name: page.read_run(made / name).eval_top1)
+    pairs = page.confused_pairs(page.read_run(made / best), list(file.class_names))[: page.PLAYED]
+    assert pairs
+    for true, said, _, _ in pairs:
+        assert f"<figcaption>{true}</figcaption>" in text
+        assert f"<figcaption>{said}, what {true} is taken for</figcaption>" in text
+    label = list(file.class_names).index(pairs[0][0])
+    lengths = sorted(file.clips["frames"][file.clips["label"] == label])
+    assert file.clips["frames"][page.typical(file, label)] == lengths[len(lengths) // 2]
+    assert text.count("<figure class=clip>") == 2 * len(pairs) + 1
