@@ -54,6 +54,7 @@ test-slow: setup
 bench: setup
 	$(BIN)/python tests/bench/build.py --growth 1000 5000 20000 60000 113945
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/models.py
 
 # Hours; each case is a line, and the same command goes on where it was stopped.
 bench-doctor: setup
