@@ -1,12 +1,40 @@
-"""Where a run's numbers go: the JSONL ledger always, W&B if asked. The only door to wandb."""
+"""Where a run's numbers go: the JSONL ledger always, W&B if asked. The only door to wandb.
+
+Nothing here can stop a run or hold it up for long: W&B starts after one question to the server that has PROBE seconds,
+falls back to a run on disk (offline) where there is no good answer, and leaves the server after FINISH seconds of
+waiting, with all that the run was told on disk. `wandb sync` sends that later.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import netrc
 import os
+import shutil
+import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+PROJECT = "skelnorm"
+SERVER = "https://api.wandb.ai"
+PROBE, START, FINISH = 5, 15, 30  # seconds that the server gets: one question, the start of a run, an upload
+MODEL_BYTES = 200_000_000  # a larger checkpoint is an artifact by its sha256 alone
+
+# The names of figures on W&B, which tuning.dashboard draws. A figure of another name keeps it.
+TRAIN_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "train/top1", "val/top1"
+FOUR = {name: f"accuracies/{name}" for name in "ABCD"}
+GAPS = {name: f"gap/{name}" for name in ("normalization", "generalization")}
+# What the driver of a search or a study calls the same figures (tuning.attempt).
+OF_TRIALS = {"train": TRAIN_TOP1, "val": VAL_TOP1, **FOUR, **{f"{name}_gap": full for name, full in GAPS.items()}}
 
 
 class Ledger:
@@ -17,7 +45,10 @@ class Ledger:
         # After a kill the ledger may be ahead of the checkpoint: those epochs will be written again.
         kept = [line for line in read(run) if line["epoch"] <= epochs_done]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._wandb = start_wandb(run, run.name, config, wandb_mode)
+        earlier = last_id(run) if epochs_done else None
+        group = run.resolve().parent.name
+        self._wandb = start_wandb(run, run.name, config, wandb_mode, "train", group, earlier)
+        self._wandb.uses_data(run)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one epoch's figures."""
@@ -28,8 +59,10 @@ class Ledger:
         self._wandb.log(record)
 
     def close(self, summary: dict[str, Any]) -> None:
-        """End the W&B run with the summary's figures."""
-        self._wandb.finish(summary)
+        """End the W&B run with the summary's figures, the confusion matrix and the network."""
+        self._wandb.confusion(self.path.parent, summary)
+        self._wandb.made_model(self.path.parent, summary)
+        self._wandb.finish(final_figures(summary))
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -41,46 +74,59 @@ def read(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-class Tracker:
-    """One run on W&B; a run that is off, or that failed to start, swallows everything."""
-
-    def __init__(self, run: Any = None) -> None:
-        self._run = run
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Figures after an epoch; nested names are joined by a slash."""
-        if self._run is not None:
-            self._run.log(flat(record), step=record["epoch"])
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """End the run with its last figures."""
-        if self._run is not None:
-            self._run.summary.update(flat(summary))
-            self._run.finish()
+def last_id(run: Path) -> str | None:
+    """W&B's id of this training, so that a resumed one goes on under it; None when it has not been on W&B."""
+    names = sorted(folder.name.partition("run-")[2] for folder in (run / "wandb").glob("*run-*-*"))
+    return names[-1].split("-")[1] if names else None
 
 
-def start_wandb(folder: Path, name: str, config: dict[str, Any], mode: str, group: str | None = None) -> Tracker:
-    """A run in `folder`/wandb (offline) or on the server (online). A failure costs a message, never a training."""
-    if mode == "off":
-        return Tracker()
-    try:
-        import wandb
+def figures(record: dict[str, Any]) -> dict[str, float]:
+    """A ledger's line, or what a trial's driver was told of an epoch, under W&B's names. What is no number is left out.
 
-        # No program arguments, host or code are recorded: they may hold secrets.
-        settings = wandb.Settings(
-            silent=True, init_timeout=15, save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True
-        )
-        chosen: Any = mode
-        run = wandb.init(
-            project="skelnorm", name=name, group=group, dir=str(folder), mode=chosen, config=config, settings=settings,
-            reinit="create_new",  # a search has many runs open at once in its driver
-        )  # fmt: skip
-        return Tracker(run)
-    except Exception as error:
-        print(
-            f"W&B is off for this run ({type(error).__name__}: {error}); the ledger has every figure", file=sys.stderr
-        )
-        return Tracker()
+    C after an epoch is the accuracy on held-out clips, so it is `val/top1` too.
+    """
+    named = {OF_TRIALS.get(name, name): value for name, value in flat(record).items() if _is_number(value)}
+    if FOUR["C"] in named:
+        named.setdefault(VAL_TOP1, named[FOUR["C"]])
+    return named
+
+
+def final_figures(summary: dict[str, Any]) -> dict[str, float]:
+    """The figures of a run's summary.json. A to D and their gaps stand under `final/`: unlike those after an epoch they
+    are of the test split, where the file has one."""
+    rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
+    final = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
+    return {name: value for name, value in flat(rest | {"final": final}).items() if _is_number(value)}
+
+
+def diagnosis_figures(answer: dict[str, Any]) -> dict[str, float]:
+    """The figures of doctor.json; `norm/<layer>/mean_shift` is how far the running mean is from that of the training
+    clips, in standard deviations (median over channels), of the layer's worst call."""
+    named = figures({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
+    for entry in answer.get("layers", []):
+        for part, suffix in (("train", ""), ("eval", "_eval")):
+            shift = entry.get(part, {}).get("shift")
+            name = f"norm/{entry['layer']}/mean_shift{suffix}"
+            if shift is not None:
+                named[name] = max(shift, named.get(name, 0.0))
+    return named
+
+
+VERDICT = ("kind", "check", "recovered", "before", "after", "evidence", "remedy")
+
+
+def verdict_rows(answer: dict[str, Any]) -> list[list[Any]]:
+    """doctor.json as rows of VERDICT: causes, suspicions, the rest, in the order of blame."""
+    kinds = {"causes": "cause", "suspicions": "suspicion", "rest": "rest"}
+    return [
+        [kind, *(entry.get(column) for column in VERDICT[1:])]
+        for key, kind in kinds.items()
+        for entry in answer.get(key, [])
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,3 +135,304 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in record.items():
         result |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
     return result
+
+
+class Tracker:
+    """One run on W&B; a run that is off, failed to start, or failed later, swallows everything."""
+
+    def __init__(self, run: Any = None, words: dict[str, Any] | None = None) -> None:
+        self._run, self._hung = run, False
+        # What an online run was told, so that it can be told anew to one on disk if the server hangs.
+        self._words = words
+        self._told: list[Callable[[Any], object]] | None = [] if words else None
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Figures after an epoch."""
+        self._do(lambda run: run.log(figures(record), step=record["epoch"]))
+
+    def uses_data(self, folder: Path) -> None:
+        """The data file, as what this run was made from: by content hash and facts alone.
+
+        Recordings are under research terms, so no file of theirs is ever added, and no path of this machine either.
+        """
+        self._bounded(lambda run: _uses_data(run, folder))
+
+    def made_model(self, folder: Path, summary: dict[str, Any]) -> None:
+        """The checkpoint in `folder` as what this run has made; sent where it is, not copied."""
+        self._bounded(lambda run: run.log_artifact(_model(folder, final_figures(summary))))
+
+    def confusion(self, folder: Path, summary: dict[str, Any]) -> None:
+        """The confusion matrix of the split that was judged."""
+        self._bounded(lambda run: _confusion(run, folder, summary))
+
+    def diagnosis(self, answer: dict[str, Any]) -> None:
+        """The doctor's answer: its verdict as a table."""
+        self._bounded(lambda run: _diagnosis(run, answer))
+
+    def finish(self, last: dict[str, float]) -> None:
+        """End the run with its last figures."""
+        self._do(lambda run: run.summary.update(last))
+        self._hung, told, self._told = False, self._told, None
+        self._bounded(lambda run: run.finish())
+        self._told = told
+        if self._hung:
+            _leave_server()
+            self._do(lambda run: run.finish())
+        if self in _ONLINE:
+            _ONLINE.remove(self)
+        self._run = None
+
+    def go_on_offline(self) -> None:
+        """Tell a run on disk all that this one was told: W&B's process keeps records back when it is ended."""
+        told, self._told = self._told or [], None
+        words = dict(self._words or {}) | {"id": self._run.id}
+        shutil.rmtree(self._run.settings.sync_dir, ignore_errors=True)
+        self._run, self._hung = None, False
+        try:
+            self._run = _init("offline", words)
+        except Exception as error:
+            print(f"W&B is off for this run ({said(error)}); the ledger has every figure", file=sys.stderr)
+        for action in told:
+            self._do(action)
+
+    def _do(self, action: Callable[[Any], object]) -> None:
+        if self._run is None:
+            return
+        if self._told is not None:
+            self._told.append(action)
+        try:
+            action(self._run)
+        except Exception as error:  # whatever W&B raises: a training goes on without it
+            hung = f"{os.environ.get('WANDB_BASE_URL', SERVER)} did not take all in {FINISH} s"
+            _tell(hung if isinstance(error, TimeoutError) else said(error), Path(self._run.settings.wandb_dir))
+
+    def _bounded(self, action: Callable[[Any], object]) -> None:
+        """An action that asks the server and waits: after FINISH seconds it is left, and others are not begun."""
+        if self._told is not None:
+            self._told.append(action)
+        if not self._hung:
+            told, self._told = self._told, None
+            self._do(partial(self._within, action))
+            self._told = told
+
+    def _within(self, action: Callable[[Any], object], run: Any) -> None:
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                action(run)
+            except Exception as error:
+                failed.append(error)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(FINISH)
+        self._hung = worker.is_alive()
+        if self._hung:
+            raise TimeoutError
+        if failed:
+            raise failed[0]
+
+
+_ONLINE: list[Tracker] = []  # this process's runs on the server; W&B has one process of its own for them all
+
+
+def _leave_server() -> None:
+    """Give the server up, and go on on disk with every run."""
+    _end_service()
+    for tracker in list(_ONLINE):
+        _ONLINE.remove(tracker)
+        tracker.go_on_offline()
+
+
+def _end_service() -> None:
+    """End W&B's own process, which a server that does not answer holds for ever, whatever its time limits say.
+
+    wandb has no public way to do so.
+    """
+    import wandb
+
+    service = getattr(getattr(wandb.setup(), "_connection", None), "_proc", None)
+    process = getattr(service, "_process", None)
+    if process is not None:
+        process.terminate()
+        try:
+            process.wait(2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    with contextlib.suppress(Exception):  # it cannot reach the process that was just ended
+        wandb.teardown()
+
+
+def start_wandb(
+    folder: Path, name: str, config: dict[str, Any], mode: str, job_type: str, group: str, run_id: str | None = None
+) -> Tracker:
+    """A run in `folder`/wandb (offline) or on the server (online), of job type train, doctor or trial; `run_id` names
+    one to go on with.
+
+    Online without a key or a server that answers becomes offline, with one message a process: the first refusal is
+    remembered, so that a search is not held up once for each of its trials.
+    """
+    if mode == "off":
+        return Tracker()
+    words = {"dir": str(folder), "name": name, "config": config, "job_type": job_type, "group": group, "id": run_id}
+    if mode == "online" and not _REFUSED:
+        reason = refusal() or ""
+        if not reason:
+            try:
+                _ONLINE.append(Tracker(_init("online", words | {"resume": "allow"}), words))
+                return _ONLINE[-1]
+            except Exception as error:
+                reason = said(error)
+        _tell(reason, folder / "wandb")
+    try:
+        return Tracker(_init("offline", words))
+    except Exception as error:
+        print(f"W&B is off for this run ({said(error)}); the ledger has every figure", file=sys.stderr)
+        return Tracker()
+
+
+_REFUSED: list[str] = []  # why this process has given up on the server
+
+
+def _tell(reason: str, where: Path) -> None:
+    if not _REFUSED:
+        print(f"W&B: {reason}. Recorded here; send it later: wandb sync {where}/offline-run-*", file=sys.stderr)
+    _REFUSED.append(reason)
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
+
+
+def refusal() -> str | None:
+    """Why the server cannot be used now, None when it can; an answer takes at most PROBE seconds."""
+    server = os.environ.get("WANDB_BASE_URL", SERVER).rstrip("/")
+    secret = _key(server)
+    if secret is None:
+        return "no key in WANDB_API_KEY or netrc"
+    found: list[str | None] = []
+    # A thread: looking up a name has no time limit of its own, nor has a server that answers a byte a second.
+    asker = threading.Thread(target=lambda: found.append(_ask(server, secret)), daemon=True)
+    asker.start()
+    asker.join(PROBE)
+    return found[0] if found else f"{server} gave no answer in {PROBE} s"
+
+
+def _key(server: str) -> str | None:
+    """The key in the environment, or in netrc; it is never stored."""
+    if os.environ.get("WANDB_API_KEY"):
+        return os.environ["WANDB_API_KEY"]
+    try:
+        known = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
+    except (OSError, netrc.NetrcParseError):
+        return None
+    entry = known.authenticators(urllib.parse.urlsplit(server).netloc)
+    return entry[2] if entry else None
+
+
+def _ask(server: str, secret: str) -> str | None:
+    request = urllib.request.Request(
+        f"{server}/graphql",
+        data=json.dumps({"query": "query Viewer { viewer { id } }"}).encode(),
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(f"api:{secret}".encode()).decode(),
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE) as answer:
+            viewer = (json.load(answer).get("data") or {}).get("viewer")
+    except urllib.error.HTTPError as error:
+        return f"{server} refused the key (401)" if error.code == 401 else f"{server} answered {error.code}"
+    except TimeoutError:
+        return f"{server} gave no answer in {PROBE} s"
+    except OSError as error:
+        return f"no connection to {server} ({getattr(error, 'reason', error)})"
+    except (ValueError, AttributeError):
+        return f"{server} gave an answer that is not W&B's"
+    return None if viewer else f"{server} does not know the key"
+
+
+def _init(mode: Any, words: dict[str, Any]) -> Any:
+    # Its usage reports go to the server from offline runs too, and hold up the end of a process where none answers.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    # No program, its arguments, host, console or code are recorded: they may hold secrets.
+    settings = wandb.Settings(
+        silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True,
+        x_disable_machine_info=True, host="", program=PROJECT, base_url=os.environ.get("WANDB_BASE_URL", SERVER),
+        init_timeout=START,
+    )  # fmt: skip
+    # create_new: a search has many runs open at once in its driver.
+    run = wandb.init(project=PROJECT, mode=mode, settings=settings, reinit="create_new", **words)
+    run.define_metric("*", step_metric="epoch")
+    return run
+
+
+def _uses_data(run: Any, folder: Path) -> None:
+    import wandb
+
+    card = _json(folder / "data.json")
+    sha256 = str(card.get("content_sha256", ""))
+    if sha256:
+        facts = {name: card.get(name) for name in ("dataset", "recipe", "joint_names", "class_names", "fps")}
+        data = wandb.Artifact(f"data-{sha256[:16]}", "dataset", metadata=facts | {"content_sha256": sha256})
+        # What use_artifact does, which refuses to offline, and online waits for the server as long as that takes.
+        run._log_artifact(data, is_user_created=True, use_after_commit=True)
+
+
+def _model(folder: Path, final: dict[str, float]) -> Any:
+    import wandb
+
+    pointer = _json(folder / "checkpoint.json")
+    sha256 = {"checkpoint_sha256": pointer.get("sha256"), "epochs": pointer.get("epoch")}
+    artifact = wandb.Artifact(f"model-{folder.resolve().name}", "model", metadata=final | sha256)
+    path = folder / "checkpoints" / str(pointer.get("file"))
+    if path.is_file() and path.stat().st_size <= MODEL_BYTES:
+        # immutable: W&B need not copy it, so an offline run costs a hash. The last checkpoint of a run stays in place.
+        artifact.add_file(str(path), name="checkpoint.pt", policy="immutable", skip_cache=True)
+    return artifact
+
+
+def _confusion(run: Any, folder: Path, summary: dict[str, Any]) -> None:
+    import wandb
+
+    counts = summary.get("confusion") or []
+    if not counts:
+        return
+    names = _json(folder / "data.json").get("class_names") or [str(k) for k in range(len(counts))]
+    columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    rows = [[names[i], names[j], count] for i, row in enumerate(counts) for j, count in enumerate(row)]
+    chart = wandb.plot_table(
+        "wandb/confusion_matrix/v1", wandb.Table(columns=columns, data=rows), {str(c): str(c) for c in columns},
+        {"title": f"Confusion on {summary.get('eval', 'val')}"},
+    )  # fmt: skip
+    run.log({"confusion": chart})
+
+
+def _diagnosis(run: Any, answer: dict[str, Any]) -> None:
+    import wandb
+
+    columns: list[str | int] = [*VERDICT]
+    table = wandb.Table(columns=columns, data=verdict_rows(answer))
+    run.log({"doctor/verdict": table})
+    run.summary.update({"verdict": answer.get("verdict", ""), **diagnosis_figures(answer)})
+
+
+def record_diagnosis(folder: Path, answer: dict[str, Any], mode: str) -> None:
+    """The doctor's answer on the run in `folder`, as a W&B run of its own beside that of its training."""
+    folder = folder.resolve()
+    about = {"run": folder.name, "judged": answer.get("judged")}
+    tracker = start_wandb(folder, folder.name, about, mode, "doctor", folder.parent.name)
+    tracker.uses_data(folder)
+    tracker.diagnosis(answer)
+    tracker.finish({})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return values

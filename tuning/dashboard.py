@@ -19,12 +19,12 @@ from typing import Any
 
 import tyro
 
+from pipeline.report import FOUR, GAPS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
 
 NAME = "skelnorm: what normalization does"
-FOUR = ("A", "B", "C", "D")
-GAPS = ("normalization_gap", "generalization_gap")
+NORMALIZATION = GAPS["normalization"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Dashboard:
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace; nothing is sent. Runs are those of a search or a study (a training's own names have a slash)."""
+    """The workspace; nothing is sent. A training and a trial have the same names for the same figures."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
@@ -50,18 +50,18 @@ def workspace(entity: str, project: str) -> Any:
         )
         for name, axis in SPACE.items()
     ]
-    columns += [panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(name)) for name in (*GAPS, "val")]
+    columns += [
+        panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(name)) for name in (*GAPS.values(), VAL_TOP1)
+    ]
     sections = [
         workspaces.Section(
             name="Accuracy and gap, by epoch",
             is_open=True,
             panels=[
-                panels.LinePlot(title="C: held-out subjects, running statistics", x="epoch", y=["val"]),
-                panels.LinePlot(title="A to D of a search's or study's trial", x="epoch", y=list(FOUR)),
-                panels.LinePlot(title="Gaps: B - A and B - D", x="epoch", y=list(GAPS)),
-                panels.LinePlot(title="A to D of a training", x="epoch", y=[f"accuracies/{name}" for name in FOUR]),
-                panels.LinePlot(title="Gaps of a training", x="epoch", y=["gap/normalization", "gap/generalization"]),
-                panels.LinePlot(title="Training loss", x="epoch", y=["train/loss"]),
+                panels.LinePlot(title="C: held-out subjects, running statistics", x="epoch", y=[VAL_TOP1]),
+                panels.LinePlot(title="A to D", x="epoch", y=list(FOUR.values())),
+                panels.LinePlot(title="Gaps: B - A and B - D", x="epoch", y=list(GAPS.values())),
+                panels.LinePlot(title="Training loss", x="epoch", y=[TRAIN_LOSS]),
             ],
         ),
         workspaces.Section(
@@ -69,12 +69,12 @@ def workspace(entity: str, project: str) -> Any:
             is_open=True,
             panels=[
                 panels.ParallelCoordinatesPlot(title="Settings and what came of them", columns=columns),
-                panels.ParameterImportancePlot(with_respect_to="val"),
-                panels.ParameterImportancePlot(with_respect_to="normalization_gap"),
+                panels.ParameterImportancePlot(with_respect_to=VAL_TOP1),
+                panels.ParameterImportancePlot(with_respect_to=NORMALIZATION),
                 panels.ScatterPlot(
                     title="The gap's price",
-                    x=panels.SummaryMetric("normalization_gap"),
-                    y=panels.SummaryMetric("val"),
+                    x=panels.SummaryMetric(NORMALIZATION),
+                    y=panels.SummaryMetric(VAL_TOP1),
                 ),
                 panels.RunComparer(diff_only="split"),
             ],

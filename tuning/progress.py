@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.report import Tracker, start_wandb
+from pipeline.report import Tracker, figures, start_wandb
 from tuning.ledger import Ledger, Outcome, Task
 
 
@@ -34,18 +34,20 @@ class Board:
             tracker.finish({})
         self.progress.stop()
 
-    def measured(self, task: Task, figures: dict[str, Any]) -> None:
+    def measured(self, task: Task, record: dict[str, Any]) -> None:
         """An epoch of a trial."""
         if task.name not in self.runs:
             config = task.settings | {"train.seed": task.seed, "arm": task.arm}
-            self.runs[task.name] = start_wandb(self.study, task.name, config, self.wandb, group=self.study.name)
-        self.runs[task.name].log(figures)
+            self.runs[task.name] = start_wandb(
+                self.study, task.name, config, self.wandb, "trial", self.study.resolve().name
+            )
+        self.runs[task.name].log(record)
 
     def ended(self, outcome: Outcome) -> None:
         """The end of a trial."""
         last = outcome.last
         self.best = max(self.best, last.get("val") or 0.0)
-        self.runs.pop(outcome.task.name, Tracker()).finish(last)
+        self.runs.pop(outcome.task.name, Tracker()).finish(figures(last))
         how = f"val {100 * (last.get('val') or 0.0):5.1f} %  epoch {last['epoch']}" if last else outcome.outcome
         if outcome.outcome == "failed":
             how = f"failed ({outcome.cause})"

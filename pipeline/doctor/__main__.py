@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import report
 from pipeline.doctor import page
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
 from pipeline.doctor.fix import fix_run
@@ -43,6 +44,8 @@ class Command:
     """Folder of the repaired run; RUN-fixed if not given."""
     html: Path | None = None
     """Page to write the diagnosis to."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Record the verdict on W&B too, as a run of its own beside the training's. Off: doctor.json has it all."""
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -81,6 +84,7 @@ def main() -> int:
         return 6 if isinstance(error, IntegrityError) else 2
     files.publish_json(command.run / "doctor.json", answer)
     print(f"written: {command.run / 'doctor.json'}")
+    report.record_diagnosis(command.run, answer, command.wandb)
     if command.html is not None:
         files.publish_text(command.html, page.page(command.run.name, answer))
         print(command.html.resolve())

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tuning.engine import FIGURES
+from pipeline.report import OF_TRIALS, TRAIN_LOSS, figures
+from tuning.attempt import measured
 from tuning.space import SPACE
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed: make setup")
@@ -45,20 +46,28 @@ def test_parallel_coordinates_go_through_every_setting_that_is_searched(spec: di
     axes = [column["accessor"] for column in plot["columns"]]
     for name in SPACE:
         assert sum(name in axis.replace(".value", "") for axis in axes) >= 1, (name, axes)
-    assert axes[-1] == "summary:val"
+    assert axes[-1] == "summary:val/top1"
 
 
 def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
     """All four accuracies and both gaps, over epochs."""
     drawn = {name for plot in panels(spec, "Run History Line Plot") for name in plot["metrics"]}
-    assert {"A", "B", "C", "D", "normalization_gap", "generalization_gap", "val"} <= drawn
-    assert {name for name in drawn if "/" not in name} <= set(FIGURES)
+    line = {
+        "epoch": 1,
+        "train": {"top1": 0.5, "loss": 1.0},
+        "accuracies": dict.fromkeys("ABCD", 0.5),
+        "gap": {"normalization": 0.0, "generalization": 0.0},
+    }
+    sent_by_trials, sent_by_trainings = set(figures(measured(line))), set(figures(line))
+    assert drawn == {*OF_TRIALS.values(), TRAIN_LOSS} - {"train/top1"}
+    assert drawn <= sent_by_trainings
+    assert drawn - {TRAIN_LOSS} <= sent_by_trials
     assert {plot["xAxis"] for plot in panels(spec, "Run History Line Plot")} == {"epoch"}
 
 
 def test_importance_is_for_accuracy_and_for_the_gap(spec: dict[str, Any]) -> None:
     """The two that the project is about."""
-    assert [p["targetKey"] for p in panels(spec, "Parameter Importance")] == ["val", "normalization_gap"]
+    assert [p["targetKey"] for p in panels(spec, "Parameter Importance")] == ["val/top1", "gap/normalization"]
 
 
 def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None:

@@ -65,7 +65,9 @@ def test_every_trial_is_a_complete_wandb_run(study: Path) -> None:
     for file in files:
         read = subprocess.run([wandb, "leet", "inspect", "--json", file], capture_output=True, text=True, timeout=60)
         assert '"exit"' in read.stdout.lower() or "exitRecord" in read.stdout, read.stdout[-500:] + read.stderr
-        assert "normalization_gap" in read.stdout
+        assert "gap/normalization" in read.stdout
+        assert '"job_type":"trial"' in read.stdout
+        assert f'"run_group":"{study.name}"' in read.stdout
 
 
 def test_settings_without_a_trial_that_finishes_end_with_3(data_file: Path, tmp_path: Path) -> None:
