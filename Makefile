@@ -7,7 +7,7 @@ OUT    ?= $(if $(RAW),demo-raw,demo)
 # Byte code is kept whatever the machine says: without it every start reads all sources anew, 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow lint bench bench-doctor clean
+.PHONY: setup demo test test-slow test-docker lint bench bench-doctor clean
 
 setup: .venv/ready
 
@@ -51,6 +51,10 @@ test: lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# The image, built and run without a docker engine; as root, minutes.
+test-docker: setup
+	docker/test.sh
+
 bench: setup
 	$(BIN)/python tests/bench/build.py --growth 1000 5000 20000 60000 113945
 	$(BIN)/python tests/bench/train.py
@@ -61,4 +65,4 @@ bench-doctor: setup
 	$(BIN)/python tests/bench/doctor.py --out bench-doctor
 
 clean:
-	rm -rf .venv demo demo-raw
+	rm -rf .venv demo demo-raw .docker-test

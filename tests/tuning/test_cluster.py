@@ -51,34 +51,38 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path: Path) -> None:
     """The head has no CPU for trials, so they run on the other node; a wrong token is refused; loopback only."""
     command = f"python -m tuning.search --data {data_file} --out {tmp_path / 'study'} --trials 2 --epochs 1 --frames 16"
-    result = script("ray_job_submit.sh", ROOT, f"{command} --wandb off --address auto")
+    result = script("ray_job_submit.sh", ROOT, f"{command} --wandb off --address auto", 0, 2)
     said = result.stdout + result.stderr
     assert result.returncode == 0, said
     refused, _, rest = said.partition("== with the token")
     assert "refused" in refused
     assert "accepted" not in refused
     assert "2 of 2 trials finished" in rest
+    assert "== trials ran on: NODE=second \n" in rest
     trials = json.loads((tmp_path / "study" / "results.json").read_text())["trials"]
     assert [(trial["error"], trial["epoch"]) for trial in trials] == [("", 1), ("", 1)]
 
 
 @needs_root
 @pytest.mark.slow
-def test_a_study_by_ray_job_submit_gives_what_one_machine_gives(data_file: Path, tmp_path: Path) -> None:
-    """The same arms and seeds on the second node of a cluster and on this machine: the same figures, bit for bit."""
+def test_a_study_by_ray_job_submit_on_two_nodes_gives_what_one_machine_gives(data_file: Path, tmp_path: Path) -> None:
+    """The same arms and seeds, shared out over both nodes of a cluster: the same figures, bit for bit."""
     arms = 'baseline = "a"\n[arms.a]\nnorm.persons = "loop"\n[arms.b]\nnorm.kind = "none"\n'
     (tmp_path / "arms.toml").write_text(arms)
     words = (
         f"python -m tuning.study --data {data_file} --arms {tmp_path / 'arms.toml'} --seeds 2 --epochs 2 --frames 16"
     )
-    there = script("ray_job_submit.sh", ROOT, f"{words} --wandb off --out {tmp_path / 'there'} --address auto")
+    there = script("ray_job_submit.sh", ROOT, f"{words} --wandb off --out {tmp_path / 'there'} --address auto", 1, 1)
     assert there.returncode == 0, there.stdout + there.stderr
+    assert "== trials ran on: NODE=head NODE=second" in there.stdout
     here = [sys.executable, *words.split()[1:], "--wandb", "off", "--out", str(tmp_path / "here")]
     subprocess.run(
         here, check=True, capture_output=True, timeout=TIME_LIMIT, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "there"))
     assert one.pop("command") != two.pop("command")
+    assert len(one["trials"]) == 4
+    assert all(row["outcome"] == "finished" and row["test"] is not None for row in one["trials"])
     assert one == two
 
 
