@@ -168,7 +168,7 @@ class OnClips(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         there = present(x)
-        return self.network(x + self.fill * ~there.transpose(1, 2)[:, None, :, None], there)
+        return self.network(x.masked_fill(~there.transpose(1, 2)[:, None, :, None], self.fill), there)
 
 
 def present(x: Tensor) -> Tensor:
