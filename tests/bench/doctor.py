@@ -4,6 +4,7 @@
     python tests/bench/doctor.py --quick
     python tests/bench/doctor.py --out bench/doctor --cases 50
     python tests/bench/doctor.py --calibrate
+    python tests/bench/doctor.py --runs runs/loop-0 runs/loop-1
 
 Each case is one JSON line in OUT/cases.jsonl; the same command again goes on where it was stopped. Networks are trained
 once (OUT/networks) and most causes planted in copies of them. Data: the demo's synthetic clips, Northwestern-UCLA and
@@ -36,14 +37,17 @@ from torch.optim.swa_utils import update_bn
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME)]
 
-from pipeline.data import InputConfig, load  # noqa: E402 - the path is set above
+from pipeline import evaluate  # noqa: E402 - the path is set above
+from pipeline.data import Batch, InputConfig, load  # noqa: E402
 from pipeline.doctor import Diagnosis, History, checks, diagnose  # noqa: E402
 from pipeline.doctor.diagnosis import apply_first, first_is_right  # noqa: E402
 from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio, shift  # noqa: E402
 from pipeline.doctor.intervals import paired  # noqa: E402
+from pipeline.doctor.runs import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
-from pipeline.norms import NormConfig, batch_norms  # noqa: E402
+from pipeline.norms import BatchNorm, NormConfig, batch_norms  # noqa: E402
+from pipeline.train import load_run  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
 SEEDS, CALIBRATION_SEEDS = (0, 1, 2), tuple(range(100, 110))
@@ -157,12 +161,12 @@ def data_sets(out: Path, calibration: bool = False) -> Iterator[Data]:
 
 
 class OnClips(nn.Module):
-    """One of our networks as a module of x_NCTVM alone."""
+    """The question's network, half as wide, as a module of x_NCTVM alone."""
 
     def __init__(self, data: Data, persons: str, kind: str, momentum: float) -> None:
         super().__init__()
         norm = NormConfig(kind=kind, persons=persons, momentum=momentum, mask_max=persons == "fold")
-        self.network = build_model(ModelConfig(dropout=0.2), norm, FRAMES, data.x.shape[3], data.classes)
+        self.network = build_model(ModelConfig(dropout=0.2, width=0.5), norm, FRAMES, data.x.shape[3], data.classes)
         self.fill = 0.0  # metres: where absent joints are put
 
     def forward(self, x: Tensor) -> Tensor:
@@ -606,6 +610,8 @@ def fitting(kind: str, data: Data, strength: float) -> tuple[str, ...]:
         return ("cnn-masked-bn" if data.skeletons else "dense-bn",)
     if kind == "padded":
         return ("cnn-masked-bn",) if data.skeletons else ()
+    if kind == "half" and data.skeletons:
+        return ("tcn-bn",)  # on a CPU half-precision convolutions over planes take a minute
     return ARCHITECTURES[data.skeletons]
 
 
@@ -640,10 +646,28 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     return right.double().mean().item()
 
 
+class TorchBatchNorm(nn.BatchNorm2d):
+    """torch's own, for any number of dimensions."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def torchs_own(model: nn.Module) -> nn.Module:
+    """A copy with torch's BatchNorm for ours: fvcore looks for torch's classes by name and passes over all others."""
+    copied = copy.deepcopy(model)
+    for name, layer in batch_norms(copied).items():
+        if type(layer) is BatchNorm:
+            new = TorchBatchNorm(len(layer.weight), layer.eps, layer.momentum)
+            new.load_state_dict(layer.state_dict())
+            copied.set_submodule(name, new.to(layer.weight.dtype).train(layer.training))
+    return copied
+
+
 def by_others(model: nn.Module, one: Case) -> dict[str, Any]:
     """What the recalibration of torch, and of fvcore where it is installed, makes of a copy: C, or where it crashes."""
     result: dict[str, Any] = {}
-    copied = copy.deepcopy(model)
+    copied = torchs_own(model)
     try:
         update_bn(one.train, copied)
         result["torch"] = accuracy(copied.eval(), one.held_out)
@@ -653,7 +677,7 @@ def by_others(model: nn.Module, one: Case) -> dict[str, Any]:
         from fvcore.nn.precise_bn import update_bn_stats
     except ImportError:
         return result
-    copied = copy.deepcopy(model).train()
+    copied = torchs_own(model).train()
     try:
         update_bn_stats(copied, (x for x, _ in one.train), len(one.train))
         result["fvcore"] = accuracy(copied.eval(), one.held_out)
@@ -766,6 +790,38 @@ def _others(planted: list[dict[str, Any]]) -> list[str]:
     return rows_
 
 
+class OnBatch(nn.Module):
+    """A network of ours as a module of one batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits."""
+        return self.network(batch.x_NCTVM, batch.present_NMT)
+
+
+def compare(folders: list[Path]) -> None:
+    """Evaluation accuracy of run folders: as they are, after the doctor's first remedy, after the others'."""
+    for folder in folders:
+        diagnosis, split = diagnose_run(folder, "test")
+        config, loaded, splits, model = load_run(folder, torch.device("cpu"))
+        index_N, sizes = evaluate.probe(splits.fit(config.input.fit)), (config.input.frames, config.train.batch_size)
+        train, held_out = (
+            [(batch, batch.label_N) for batch in ClipBatches(loaded, part_N, *sizes)]
+            for part_N in (index_N, splits.test)
+        )
+        others = by_others(OnBatch(model), Case(model, train, held_out, ()))
+        best = diagnosis.causes[0] if diagnosis.causes else None
+        ours = f"{best.check} {100 * best.after:.1f}" if best else "nothing named"
+        shown = ", ".join(
+            f"{tool} {100 * value:.1f}" if isinstance(value, float) else f"{tool} {value}"
+            for tool, value in others.items()
+        )
+        print(f"{folder.name}: {split} {100 * diagnosis.accuracies['C']:.1f} %; doctor: {ours}; {shown}", flush=True)
+
+
 def calibrate(names: dict[str, Data], out: Path) -> None:
     """The checks' quantities on healthy networks that are not reported: median, largest, and the limit."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
@@ -821,10 +877,14 @@ def main() -> None:
     parser.add_argument("--cases", type=int, help="only the first so many")
     parser.add_argument("--quick", action="store_true", help="full strength, seed 0 and the digits only")
     parser.add_argument("--calibrate", action="store_true", help="print healthy quantities, seeds 100 and up")
+    parser.add_argument("--runs", type=Path, nargs="+", help="compare recalibrations on these run folders instead")
     parser.add_argument("--kind", help="only cases of this kind")
     parser.add_argument("--data", help="only cases on this data set: demo, nw_ucla, utd_mhad, digits")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    if options.runs:
+        compare(options.runs)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     names = (
         {"digits": digits()}
