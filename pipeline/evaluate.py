@@ -167,35 +167,28 @@ class Moments:
         return Moments(mean, a * self.variance_C + b * other.variance_C + between, count)
 
 
-# Batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all.
-Rows = Callable[[Any, Tensor, int], Tensor | None]
-
-
 def population(
-    forward: Callable[[nn.Module, Any], Any], model: nn.Module, batches: Iterable[Any], rows: Rows | None = None
+    forward: Callable[[nn.Module, Any], Any], model: nn.Module, batches: Iterable[Any]
 ) -> dict[Site, Moments]:
     """Population statistics at each call site, every layer above normalised by its batch's statistics.
 
-    Streaming, in float64, dropout off. With `rows`, only the rows it selects count (absent bodies weigh nothing).
+    Streaming, in float64, dropout off.
     """
     table: dict[Site, Moments] = {}
-    current: list[Any] = [None]
-
-    slots = {name: getattr(layer, "slot", None) for name, layer in batch_norms(model).items()}
 
     def collect(site: Site, x: Tensor) -> None:
-        name, call = site
-        slot = slots[name]
-        chosen = rows(current[0], x, call if slot is None else slot) if rows else None
-        mean, variance, count = moments((x if chosen is None else x[chosen]).double())
-        new = Moments(mean, variance, float(count))
-        table[site] = table[site].merge(new) if site in table else new
+        mean, variance, count = moments(x.double())
+        count_in(table, site, Moments(mean, variance, float(count)))
 
     with torch.no_grad(), statistics(model, collect):
         for batch in batches:
-            current[0] = batch
             forward(model, batch)
     return table
+
+
+def count_in(table: dict[Site, Moments], site: Site, new: Moments) -> None:
+    """Add what a call site has seen to its entry."""
+    table[site] = table[site].merge(new) if site in table else new
 
 
 def per_call(table: dict[Site, Moments]) -> Statistics:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.doctor.intervals import Difference, paired, spread
 from pipeline.doctor.samples import Samples, take
-from pipeline.evaluate import Moments, Rows, Site, Statistics, batch_statistics, statistics, union
+from pipeline.evaluate import Moments, Site, Statistics, batch_statistics, count_in, statistics, union
 from pipeline.norms import batch_norms, by_moments_alone, moments
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
@@ -27,6 +27,9 @@ Metric = Callable[
 Groups = Mapping[
     str, Callable[[Any], Tensor]
 ]  # what divides samples (camera, subject) -> number of each sample's group
+Rows = Callable[
+    [Any, Tensor, int], Tensor | None
+]  # batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all
 Batches = Iterator[tuple[Tensor, Any]]
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -188,28 +191,23 @@ class Collector:
     def __call__(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `source` says, after counting x (B, C, ...)."""
         new = _moments(x)
-        self.add(self.seen.population, site, new)
+        count_in(self.seen.population, site, new)
         self.seen.passes[site] += 1
         zero_C = torch.zeros_like(new.mean_C)
         if bool(torch.isfinite(new.mean_C).all() and torch.isfinite(new.variance_C).all()):
-            self.add(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
+            count_in(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
         else:
             self.seen.nonfinite[site] += 1
         if self.rows is not None:
             slot = self.slots[site[0]]
             chosen = self.rows(self.batch, x, site[1] if slot is None else slot)
             real = new if chosen is None else _moments(chosen_rows(x, chosen))
-            self.add(self.seen.real, site, real)
+            count_in(self.seen.real, site, real)
             if self.by_real and real.count > 1:
                 return real.mean_C.to(_wide(x)), real.variance_C.to(_wide(x))
         if site[0] in self.plain and new.count > 1:
             return new.mean_C.to(_wide(x)), new.variance_C.to(_wide(x))
         return self.source(site, x)
-
-    @staticmethod
-    def add(table: dict[Site, Moments], site: Site, new: Moments) -> None:
-        """Count new moments in."""
-        table[site] = table[site].merge(new) if site in table else new
 
 
 def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
@@ -513,7 +511,7 @@ def _first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
     found: dict[Site, Moments] = {}
 
     def look(site: Site, x: Tensor) -> None:
-        Collector.add(found, site, _moments(x))
+        count_in(found, site, _moments(x))
         raise _EnoughError
 
     with torch.no_grad(), statistics(bench.model, look):

@@ -29,7 +29,6 @@ from pipeline.evaluate import (
     union,
 )
 from pipeline.models import ModelConfig, build_model
-from pipeline.models.bodies import rows_of_real_bodies
 from pipeline.norms import INPUTS, NORMS, NormConfig, batch_norms, norm_factory
 from preprocessing.hdf5 import open_file
 
@@ -109,24 +108,6 @@ def test_moments_of_nothing_are_neutral() -> None:
         assert merged.count == 3
         assert torch.equal(merged.mean_C, some.mean_C)
         assert torch.equal(merged.variance_C, some.variance_C)
-
-
-@pytest.mark.parametrize(("persons", "norm_input"), [("loop", "mvc"), ("fold", "vc"), ("per_person", "mvc")])
-def test_absent_bodies_can_be_left_out_of_the_population(clips: Clips, persons: str, norm_input: str) -> None:
-    """Each call, slot and layer by its own real bodies: the first norm sees just as many rows as there are bodies."""
-    model = network(clips, persons=persons, input=norm_input)
-    bodies = sum(clips.batch(index_N, FRAMES).present_NMT.any(-1).sum(0) for index_N in batches())
-
-    def rows(index_N: Tensor, x: Tensor, slot: int) -> Tensor | None:
-        present_NM = clips.batch(index_N, FRAMES).present_NMT.any(-1)
-        return rows_of_real_bodies(present_NM, len(x), slot) if x.dim() > 2 else None
-
-    table = population(forward(clips), model, batches(), rows)
-    counted = [moments.count / (FRAMES * clips.joints) for (name, _), moments in table.items() if "norms.0." in name]
-    assert counted == (bodies.tolist() if persons != "fold" else [bodies.sum().item()])
-    frames = [moments.count / FRAMES for (name, _), moments in table.items() if name.startswith("input_norm")]
-    assert frames == (bodies.tolist() if norm_input == "mvc" else [bodies.sum().item()])
-    assert bodies[1] < bodies[0]
 
 
 @pytest.mark.parametrize("kind", [*BATCH_KINDS, "frozen_bn"])
