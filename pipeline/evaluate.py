@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline import distributed
 from pipeline.data import Batch, Clips, ahead, epoch_batches
-from pipeline.norms import batch_norms, moments, output_by
+from pipeline.norms import batch_norms, by_moments_alone, moments, output_by
 
 Site = tuple[str, int]  # a layer's name and the number of its call within one forward pass
 # A layer's input -> mean (C,), biased variance (C,); None: those of the batch, used as the layer does in training.
@@ -186,35 +186,32 @@ class Moments:
         return Moments(mean, a * self.variance_C + b * other.variance_C + between, count)
 
 
-# Batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all.
-Rows = Callable[[Any, Tensor, int], Tensor | None]
-
-
 def population(
-    forward: Callable[[nn.Module, Any], Any], model: nn.Module, batches: Iterable[Any], rows: Rows | None = None
+    forward: Callable[[nn.Module, Any], Any], model: nn.Module, batches: Iterable[Any]
 ) -> dict[Site, Moments]:
     """Population statistics at each call site, every layer above normalised by its batch's statistics.
 
-    Streaming, in float64, dropout off. With `rows`, only the rows it selects count (absent bodies weigh nothing).
+    Streaming, in float64, dropout off.
     """
     table: dict[Site, Moments] = {}
-    current: list[Any] = [None]
+    plain = {name for name, layer in batch_norms(model).items() if by_moments_alone(layer)}
 
-    slots = {name: getattr(layer, "slot", None) for name, layer in batch_norms(model).items()}
-
-    def collect(site: Site, x: Tensor) -> None:
-        name, call = site
-        slot = slots[name]
-        chosen = rows(current[0], x, call if slot is None else slot) if rows else None
-        mean, variance, count = moments((x if chosen is None else x[chosen]).double())
-        new = Moments(mean, variance, float(count))
-        table[site] = table[site].merge(new) if site in table else new
+    def collect(site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        mean, variance, count = moments(x.double())
+        count_in(table, site, Moments(mean, variance, float(count)))
+        # By these very moments: torch's kernel adds up in float32, and where an empty body leaves a channel without
+        # spread its error is divided by sqrt(eps), and the layers above would be counted on something else.
+        return (mean, variance) if site[0] in plain and count > 1 else None
 
     with torch.no_grad(), statistics(model, collect):
         for batch in batches:
-            current[0] = batch
             forward(model, batch)
     return table
+
+
+def count_in(table: dict[Site, Moments], site: Site, new: Moments) -> None:
+    """Add what a call site has seen to its entry."""
+    table[site] = table[site].merge(new) if site in table else new
 
 
 def per_call(table: dict[Site, Moments]) -> Statistics:

@@ -5,7 +5,7 @@
 
 Flow: `samples` (read a loader of any kind) -> `evidence` (measure) -> `checks` (pure functions of it) -> `remedies`
 (each proven by a re-evaluation) -> `diagnosis` (rank, and say it). `runs` makes a run folder of ours a patient, `fix`
-writes the repaired run, `page` the report.
+writes the repaired run, `training` trains copies of one on request, `page` is the report.
 """
 
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion, diagnose

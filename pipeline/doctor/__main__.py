@@ -3,10 +3,11 @@
     python -m pipeline.doctor runs/bn-loop
     python -m pipeline.doctor runs/bn-loop --split test --html report.html
     python -m pipeline.doctor runs/bn-loop --fix
+    python -m pipeline.doctor runs/bn-loop --probe-lr 3 --fine-tune 5
 
 Leaves RUN/doctor.json. --fix writes the repaired run to RUN-fixed (or --out): the same weights, nothing retrained, its
-accuracy before and after in its summary.json; RUN itself stays as it is. Exit codes: 0 ok, 2 wrong settings, 6 damaged
-file.
+accuracy before and after in its summary.json. --probe-lr and --fine-tune train copies, for what no other statistics can
+show. RUN itself stays as it is. Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import report
-from pipeline.doctor import page
+from pipeline.doctor import page, training
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
 from pipeline.doctor.fix import fix_run
 from pipeline.doctor.runs import diagnose_run
@@ -42,6 +43,10 @@ class Command:
     """Write the repaired run."""
     out: Path | None = None
     """Folder of the repaired run; RUN-fixed if not given."""
+    probe_lr: int = 0
+    """Epochs at a tenth of the last learning rate, to see whether it was not decayed; 0: none."""
+    fine_tune: int = 0
+    """Epochs of each trained remedy (statistics frozen, layer swapped, and neither); 0: none."""
     html: Path | None = None
     """Page to write the diagnosis to."""
     wandb: Literal["off", "offline", "online"] = "off"
@@ -72,10 +77,19 @@ def main() -> int:
     try:
         if command.out is not None and not command.fix:
             raise ValueError("--out names the repaired run: add --fix")
+        if min(command.probe_lr, command.fine_tune) < 0:
+            raise ValueError("--probe-lr and --fine-tune are numbers of epochs, 0 or more")
         torch.manual_seed(0)
         diagnosis, judged = diagnose_run(command.run, command.split)
         show(diagnosis, console)
         answer: dict[str, Any] = {"judged": judged, **diagnosis.as_dict()}
+        if command.probe_lr:
+            answer["probe_lr"] = training.probe_rate(command.run, judged, command.probe_lr)
+            console.print(answer["probe_lr"]["text"])
+        if command.fine_tune:
+            answer["fine_tune"] = training.fine_tunes(command.run, judged, command.fine_tune)
+            for entry in answer["fine_tune"].values():
+                console.print(entry["text"])
         if command.fix:
             answer["fix"] = fix_run(command.run, command.out)
             console.print(described(answer["fix"]))

@@ -8,6 +8,7 @@ To add a check: write it here, name it in CHECKS, and name its remedy in `remedi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,14 +17,15 @@ from torch import Tensor
 
 from pipeline.doctor.evidence import EPS_FACTOR, EPS_SHARE, Evidence, Layer, drowned_share, ratio, shift
 from pipeline.doctor.intervals import ERRORS, LEAST, Difference, paired, spread
-from pipeline.evaluate import Moments, union
+from pipeline.evaluate import Moments, Site, union
 
 # Medians over channels beyond which two sets of statistics are not of the same distribution
 # (reference measurements: reused layers .76 to 1.04 and 2.0 to 2.2; one call below .1).
 SHIFT = 0.25
 RATIO = 2.0
-# Between-batch variance of batch means over that of shuffled batches, median over channels.
-CORRELATED = 2.0
+# Between-batch variance of batch means over that of shuffled batches, median over channels: the least that counts, and
+# how many standard errors of its logarithm (2.33: one in a hundred, were all channels to vary as one).
+CORRELATED, CORRELATED_ERRORS = 2.0, 2.33
 # Variance of a layer's input with dropout over that without.
 DROPOUT = 1.1
 # Difference of two ranks' running means in standard deviations.
@@ -134,22 +136,33 @@ def ranks(evidence: Evidence) -> Finding | None:
     return Finding("ranks", text, "ranks")
 
 
+def between_batches(evidence: Evidence, site: Site) -> tuple[float, float] | None:
+    """How much the means of the loader's own batches vary, in units of shuffled batches' (median over channels), and
+    the limit; None where there are too few batches.
+
+    A variance of n means has a logarithm with variance 2 / (n - 1): with few batches, chance alone goes far.
+    """
+    given, shuffled = evidence.given.batches[site], evidence.train.batches.get(site)
+    whole = evidence.train.population.get(site)
+    passes = evidence.given.passes[site], evidence.train.passes[site]
+    if shuffled is None or whole is None or min(passes) < 2:
+        return None
+    error = math.sqrt(sum(2 / (n - 1) for n in passes))
+    between = given.variance_C + (given.mean_C - whole.mean_C).square()
+    expected = shuffled.variance_C.clamp(min=1e-9 * whole.variance_C + 1e-12)
+    return (between / expected).median().item(), max(CORRELATED, math.exp(CORRELATED_ERRORS * error))
+
+
 def correlated(evidence: Evidence) -> Finding | None:
     """K7: training batches that are not a random sample (sorted by class, windows of one recording)."""
-    worst, where = 0.0, ""
-    for site, given in evidence.given.batches.items():
-        shuffled, whole = evidence.train.batches.get(site), evidence.train.population.get(site)
-        if shuffled is None or whole is None or min(evidence.given.passes[site], evidence.train.passes[site]) < 2:
-            continue
-        between = given.variance_C + (given.mean_C - whole.mean_C).square()
-        expected = shuffled.variance_C.clamp(min=1e-9 * whole.variance_C + 1e-12)
-        times = (between / expected).median().item()
-        if times > worst:
-            worst, where = times, site[0]
-    if worst <= CORRELATED:
+    found = {site: between_batches(evidence, site) for site in evidence.given.batches}
+    beyond = {site[0]: between[0] for site, between in found.items() if between and between[0] > between[1]}
+    if not beyond:
         return None
+    where = max(beyond, key=lambda name: beyond[name])
     text = (
-        f"the loader's batches are no random samples: their means at {where} vary {worst:.1f} times as much as shuffled"
+        f"the loader's batches are no random samples: their means at {where} vary {beyond[where]:.1f} times as much as "
+        "shuffled"
     )
     return Finding(
         "correlated", text, "joint", "reshuffle the training samples each epoch, and recompute the statistics"

@@ -17,6 +17,7 @@ from pipeline.doctor.evidence import (
     Groups,
     History,
     Metric,
+    Rows,
     gather,
     quantised,
     ratio,
@@ -25,7 +26,7 @@ from pipeline.doctor.evidence import (
 from pipeline.doctor.intervals import Difference, paired
 from pipeline.doctor.remedies import REMEDIES
 from pipeline.doctor.samples import random_state_kept
-from pipeline.evaluate import Rows, gaps
+from pipeline.evaluate import gaps
 
 # Below this share of the gap, what is left is called unexplained.
 EXPLAINED = 0.8

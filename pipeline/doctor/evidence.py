@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.doctor.intervals import Difference, paired, spread
 from pipeline.doctor.samples import Samples, take
-from pipeline.evaluate import Moments, Rows, Site, Statistics, batch_statistics, joint, statistics, union
+from pipeline.evaluate import Moments, Site, Statistics, batch_statistics, count_in, statistics, union
 from pipeline.norms import batch_norms, by_moments_alone, moments
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
@@ -27,6 +27,9 @@ Metric = Callable[
 Groups = Mapping[
     str, Callable[[Any], Tensor]
 ]  # what divides samples (camera, subject) -> number of each sample's group
+Rows = Callable[
+    [Any, Tensor, int], Tensor | None
+]  # batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all
 Batches = Iterator[tuple[Tensor, Any]]
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -188,27 +191,23 @@ class Collector:
     def __call__(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `source` says, after counting x (B, C, ...)."""
         new = _moments(x)
-        self._add(self.seen.population, site, new)
+        count_in(self.seen.population, site, new)
         self.seen.passes[site] += 1
         zero_C = torch.zeros_like(new.mean_C)
         if bool(torch.isfinite(new.mean_C).all() and torch.isfinite(new.variance_C).all()):
-            self._add(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
+            count_in(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
         else:
             self.seen.nonfinite[site] += 1
         if self.rows is not None:
             slot = self.slots[site[0]]
             chosen = self.rows(self.batch, x, site[1] if slot is None else slot)
             real = new if chosen is None else _moments(chosen_rows(x, chosen))
-            self._add(self.seen.real, site, real)
+            count_in(self.seen.real, site, real)
             if self.by_real and real.count > 1:
                 return real.mean_C.to(_wide(x)), real.variance_C.to(_wide(x))
         if site[0] in self.plain and new.count > 1:
             return new.mean_C.to(_wide(x)), new.variance_C.to(_wide(x))
         return self.source(site, x)
-
-    @staticmethod
-    def _add(table: dict[Site, Moments], site: Site, new: Moments) -> None:
-        table[site] = table[site].merge(new) if site in table else new
 
 
 def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
@@ -494,16 +493,32 @@ def _by_group(bench: Bench, train: Seen, by_running_N: Tensor, groups: Groups) -
         result[division] = {}
         for group in group_N.unique().tolist():
             members = (group_N == group).nonzero().squeeze(1)
-            collector = Collector(bench.model, None, joint(train.population))
-            probed = members[:GROUP_SAMPLES]
-            bench.run(samples.composed(probed.split(bench.train.size)), collector)
-            first = next(iter(collector.seen.population))
+            site, moments = _first_input(bench, samples.composed(members[:GROUP_SAMPLES].split(bench.train.size)))
             result[division][group] = (
                 len(members),
                 by_running_N[members].double().mean().item(),
-                shift(train.population[first], collector.seen.population[first]),
+                shift(train.population[site], moments),
             )
     return result
+
+
+class _EnoughError(Exception):
+    """The first batch norm was reached: the rest of the forward pass is not needed."""
+
+
+def _first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
+    """The first call site that a forward pass reaches, and what it sees. The pass ends there."""
+    found: dict[Site, Moments] = {}
+
+    def look(site: Site, x: Tensor) -> None:
+        count_in(found, site, _moments(x))
+        raise _EnoughError
+
+    with torch.no_grad(), statistics(bench.model, look):
+        for _, batch in batches:
+            with suppress(_EnoughError):
+                bench.forward(bench.model, batch)
+    return next(iter(found.items()))
 
 
 def drowned_share(layer: Layer) -> float:

@@ -31,7 +31,7 @@ def page(name: str, doctor: dict[str, Any]) -> str:
         pictures += pages.div(remedies_figure(doctor))
     parts = [
         f"<h1>{title}</h1><p class=sub>{html.escape(setting(doctor))}</p>",
-        f"<p>{html.escape(doctor['verdict'])}</p>{boxes(doctor)}",
+        f"<p>{html.escape(doctor['verdict'])}</p>{boxes(doctor)}{trainings(doctor)}",
         f"<div class=two>{pictures}</div><p class=note>{pages.LEGEND}</p>",
     ]
     if doctor["layers"]:
@@ -84,6 +84,14 @@ def boxes(doctor: dict[str, Any]) -> str:
             f"{html.escape(doctor['fix']['remedy'])}: {html.escape(Path(doctor['fix']['out']).name)}</div>"
         )
     return f"<div class=answer>{''.join(made)}</div>" if made else ""
+
+
+def trainings(doctor: dict[str, Any]) -> str:
+    """What short trainings of a copy brought, where they were asked for."""
+    entries = [doctor["probe_lr"]] if "probe_lr" in doctor else []
+    entries += doctor.get("fine_tune", {}).values()
+    items = "".join(f"<li>{html.escape(entry['text'])}</li>" for entry in entries)
+    return f"<h3>Trained on, a copy</h3><ul>{items}</ul>" if items else ""
 
 
 def remedies_figure(doctor: dict[str, Any]) -> go.Figure:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, distributed, evaluate, norms, optim
 from pipeline.config import Config
-from pipeline.data import Batch, Clips, epoch_batches
+from pipeline.data import Batch, Clips, Splits, epoch_batches
 from pipeline.doctor.diagnosis import Diagnosis, diagnose
 from pipeline.doctor.evidence import Groups, History, decayed_scales
 from pipeline.models.bodies import rows_of_real_bodies
@@ -83,15 +83,21 @@ def history(config: Config, folder: Path, model: nn.Module, clips: int) -> Histo
     )
 
 
-def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
-    """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
-    config, clips, splits, model = load_run(folder, distributed.join())
+def judged_on(folder: Path, config: Config, splits: Splits, split: str) -> tuple[str, Tensor]:
+    """The split (auto: val when it was held out, else test) and its clips. ValueError when it has none."""
     held_out = splits.held_out(config.input.fit)
     if split == "auto":
         split = "val" if len(held_out) else "test"
     judged = held_out if split == "val" else splits.test
     if not len(judged):
         raise ValueError(f"{folder} has no {split} clips; name the other split")
+    return split, judged
+
+
+def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
+    """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
+    config, clips, splits, model = load_run(folder, distributed.join())
+    split, judged = judged_on(folder, config, splits, split)
     fitted = splits.fit(config.input.fit)
     size = max(1, config.train.batch_size // config.train.accumulate)
     train = ClipBatches(clips, evaluate.probe(fitted), config.input.frames, size, config.input.order)

@@ -4,18 +4,20 @@
     python tests/bench/doctor.py --quick
     python tests/bench/doctor.py --out bench/doctor --cases 50
     python tests/bench/doctor.py --calibrate
+    python tests/bench/doctor.py --runs runs/loop-0 runs/loop-1
 
 Each case is one JSON line in OUT/cases.jsonl; the same command again goes on where it was stopped. Networks are trained
 once (OUT/networks) and most causes planted in copies of them. Data: the demo's synthetic clips, Northwestern-UCLA and
 UTD-MHAD where they are (SKELNORM_REAL_DATA; else it says so and goes on), scikit-learn's digits. Three of the four
-architectures are plain torch. --calibrate prints what the checks' quantities are on healthy networks, of seeds that are
-never reported.
+architectures are plain torch. --calibrate prints what the checks' quantities are on healthy networks of data sets and
+seeds that are never reported: SBU (two real bodies a clip), other synthetic clips, scikit-learn's breast cancer table.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -35,16 +37,20 @@ from torch.optim.swa_utils import update_bn
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME)]
 
-from pipeline.data import InputConfig, load  # noqa: E402 - the path is set above
-from pipeline.doctor import Diagnosis, History, diagnose  # noqa: E402
+from pipeline import evaluate  # noqa: E402 - the path is set above
+from pipeline.data import Batch, InputConfig, load  # noqa: E402
+from pipeline.doctor import Diagnosis, History, checks, diagnose  # noqa: E402
 from pipeline.doctor.diagnosis import apply_first, first_is_right  # noqa: E402
-from pipeline.doctor.evidence import gather, ratio, shift  # noqa: E402
+from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio, shift  # noqa: E402
+from pipeline.doctor.intervals import paired  # noqa: E402
+from pipeline.doctor.runs import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
-from pipeline.norms import NormConfig, batch_norms  # noqa: E402
+from pipeline.norms import BatchNorm, NormConfig, batch_norms  # noqa: E402
+from pipeline.train import load_run  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
-SEEDS, CALIBRATION_SEEDS = (0, 1, 2), (100, 101, 102)
+SEEDS, CALIBRATION_SEEDS = (0, 1, 2), (100, 101, 102, 103, 104)
 Batches = list[tuple[Tensor, Tensor]]
 
 
@@ -57,6 +63,8 @@ class Data:
     y: Tensor
     x_eval: Tensor
     y_eval: Tensor
+    order: int = 0
+    """Seed of the training loader's shuffle."""
 
     @property
     def skeletons(self) -> bool:
@@ -68,10 +76,11 @@ class Data:
         """Number of classes."""
         return int(self.y.max()) + 1
 
-    def train(self, size: int = BATCH, order: Tensor | None = None, seed: int = 0) -> Batches:
+    def train(self, size: int = BATCH, order: Tensor | None = None, seed: int | None = None) -> Batches:
         """Training batches, shuffled or in an order."""
         if order is None:
-            order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+            draw = torch.Generator().manual_seed(self.order if seed is None else seed)
+            order = torch.randperm(len(self.x), generator=draw)
         # No batch of one: that would be another cause.
         return [(self.x[i], self.y[i]) for i in order.tensor_split(max(1, len(order) // size))]
 
@@ -112,39 +121,58 @@ def clips(name: str, source: Path, out: Path) -> Data:
     return Data(name, *some(splits.fit("train+val")), *some(splits.test))
 
 
-def data_sets(out: Path) -> Iterator[Data]:
-    """All that are at hand."""
-    raw = out / "raw"
+def table_of_cells() -> Data:
+    """scikit-learn's 569 breast cancer samples of 30 numbers, standardised."""
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    x = torch.from_numpy(x).float()
+    x, y = (x - x.mean(0)) / x.std(0), torch.from_numpy(y).long()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    a, b = order[:400], order[400:]
+    return Data("cells", x[a], y[a], x[b], y[b])
+
+
+def synthetic(out: Path, name: str, seed: int) -> Data:
+    """The demo's clips, or others like them."""
+    raw = out / f"{name}-raw"
     if not raw.exists():
-        made = [sys.executable, "-m", "preprocessing.synthetic", str(raw), "--clips", "720"]
+        made = [sys.executable, "-m", "preprocessing.synthetic", str(raw), "--clips", "720", "--seed", str(seed)]
         subprocess.run(made, check=True, cwd=HOME, capture_output=True)
-    yield clips("demo", raw, out)
+    return clips(name, raw, out)
+
+
+def data_sets(out: Path, calibration: bool = False) -> Iterator[Data]:
+    """All that are at hand of those that are reported, or of those that thresholds are set on."""
+    yield synthetic(out, "other", 100) if calibration else synthetic(out, "demo", 0)
     real = Path(os.environ.get("SKELNORM_REAL_DATA", HOME.parent / "shared" / "data")) / "benchmarks"
-    for name in ("nw_ucla", "utd_mhad"):
+    for name in ("sbu",) if calibration else ("nw_ucla", "utd_mhad"):
         if (real / f"{name}.npz").exists():
             yield clips(name, real / f"{name}.npz", out)
         else:
             print(f"{name}: skipped, {real} is not there")
     try:
-        yield digits()
+        yield table_of_cells() if calibration else digits()
     except ImportError:
-        print("digits: skipped, scikit-learn is not installed (pip install scikit-learn)")
+        print("digits, cells: skipped, scikit-learn is not installed (pip install scikit-learn)")
 
 
 # --- architectures ----------------------------------------------------------------------------------------------------
 
 
 class OnClips(nn.Module):
-    """One of our networks as a module of x_NCTVM alone."""
+    """The question's network, half as wide, as a module of x_NCTVM alone."""
 
     def __init__(self, data: Data, persons: str, kind: str, momentum: float) -> None:
         super().__init__()
         norm = NormConfig(kind=kind, persons=persons, momentum=momentum, mask_max=persons == "fold")
-        self.network = build_model(ModelConfig(dropout=0.2), norm, FRAMES, data.x.shape[3], data.classes)
+        self.network = build_model(ModelConfig(dropout=0.2, width=0.5), norm, FRAMES, data.x.shape[3], data.classes)
+        self.fill = 0.0  # metres: where absent joints are put
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.network(x, present(x))
+        there = present(x)
+        return self.network(x.masked_fill(~there.transpose(1, 2)[:, None, :, None], self.fill), there)
 
 
 def present(x: Tensor) -> Tensor:
@@ -243,7 +271,9 @@ HEALTHY = {
     True: ("cnn-masked-bn", "cnn-fold-bn", "cnn-masked-gn", "cnn-masked-none", "tcn-bn", "tcn-gn", "tcn-none"),
     False: ("resnet-bn", "resnet-gn", "resnet-none", "dense-bn", "dense-none"),
 }
+ON_TABLES = ("dense-bn", "dense-none")
 EPOCHS = {"cnn": 6, "tcn": 15, "resnet": 6, "views": 6, "dense": 6}
+LEAST_STEPS = 150  # at momentum 0.1, so that nothing is left of the initial statistics
 
 
 def trained(
@@ -258,8 +288,10 @@ def trained(
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3 if size >= BATCH else 3e-4)
+    epochs = max(EPOCHS[arch.split("-")[0]], -(-LEAST_STEPS * size // len(data.x)))
+    # The rate falls to nothing: with fast last steps a healthy network's statistics would lag behind, which is a cause.
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     model.train()
-    epochs = EPOCHS[arch.split("-")[0]]
     for epoch in range(epochs):
         order = data.y.argsort(stable=True) if sort else None
         batches = data.train(size, order, seed=seed * 1000 + epoch)
@@ -268,6 +300,7 @@ def trained(
             optimizer.zero_grad()
             functional.cross_entropy(model(x), y).backward()
             optimizer.step()
+        schedule.step()
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), path)
     return model.eval()
@@ -498,13 +531,11 @@ def _dropout_in_lists(model: nn.Module, p: float) -> None:
 
 
 def padded(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
-    """A network trained on the bodies that are there, put to work on all rows, its statistics too."""
+    """A network trained on the bodies that are there, its statistics of all rows, absent joints up to 8 m away."""
     other = OnClips(data, "fold", "bn", 0.1)
     other.load_state_dict(model.state_dict())
+    other.fill = 8.0 * strength
     refresh(other.eval(), data.train())
-    mine, theirs = model.state_dict(), other.state_dict()
-    mixed = {k: v if v.dtype == torch.long else mine[k] + strength * (v - mine[k]) for k, v in theirs.items()}
-    other.load_state_dict(mixed)
     return plain(data, other, "padding")
 
 
@@ -579,11 +610,14 @@ def fitting(kind: str, data: Data, strength: float) -> tuple[str, ...]:
         return ("cnn-masked-bn" if data.skeletons else "dense-bn",)
     if kind == "padded":
         return ("cnn-masked-bn",) if data.skeletons else ()
+    if kind == "half" and data.skeletons:
+        return ("tcn-bn",)  # on a CPU half-precision convolutions over planes take a minute
     return ARCHITECTURES[data.skeletons]
 
 
 def case(plan: Plan, data: Data, out: Path) -> Case:
     """The planted network and its loaders."""
+    data = dataclasses.replace(data, order=plan.seed)
     if plan.kind == "loop":
         return plain(data, trained(data, plan.arch, plan.seed, out, strength=plan.strength), "reuse")
     if plan.kind == "sorted_training":
@@ -612,10 +646,28 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     return right.double().mean().item()
 
 
+class TorchBatchNorm(nn.BatchNorm2d):
+    """torch's own, for any number of dimensions."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def torchs_own(model: nn.Module) -> nn.Module:
+    """A copy with torch's BatchNorm for ours: fvcore looks for torch's classes by name and passes over all others."""
+    copied = copy.deepcopy(model)
+    for name, layer in batch_norms(copied).items():
+        if type(layer) is BatchNorm:
+            new = TorchBatchNorm(len(layer.weight), layer.eps, layer.momentum)
+            new.load_state_dict(layer.state_dict())
+            copied.set_submodule(name, new.to(layer.weight.dtype).train(layer.training))
+    return copied
+
+
 def by_others(model: nn.Module, one: Case) -> dict[str, Any]:
     """What the recalibration of torch, and of fvcore where it is installed, makes of a copy: C, or where it crashes."""
     result: dict[str, Any] = {}
-    copied = copy.deepcopy(model)
+    copied = torchs_own(model)
     try:
         update_bn(one.train, copied)
         result["torch"] = accuracy(copied.eval(), one.held_out)
@@ -625,7 +677,7 @@ def by_others(model: nn.Module, one: Case) -> dict[str, Any]:
         from fvcore.nn.precise_bn import update_bn_stats
     except ImportError:
         return result
-    copied = copy.deepcopy(model).train()
+    copied = torchs_own(model).train()
     try:
         update_bn_stats(copied, (x for x, _ in one.train), len(one.train))
         result["fvcore"] = accuracy(copied.eval(), one.held_out)
@@ -738,34 +790,84 @@ def _others(planted: list[dict[str, Any]]) -> list[str]:
     return rows_
 
 
+class OnBatch(nn.Module):
+    """A network of ours as a module of one batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits."""
+        return self.network(batch.x_NCTVM, batch.present_NMT)
+
+
+def compare(folders: list[Path]) -> None:
+    """Evaluation accuracy of run folders: as they are, after the doctor's first remedy, after the others'."""
+    for folder in folders:
+        diagnosis, split = diagnose_run(folder, "test")
+        config, loaded, splits, model = load_run(folder, torch.device("cpu"))
+        index_N, sizes = evaluate.probe(splits.fit(config.input.fit)), (config.input.frames, config.train.batch_size)
+        train, held_out = (
+            [(batch, batch.label_N) for batch in ClipBatches(loaded, part_N, *sizes)]
+            for part_N in (index_N, splits.test)
+        )
+        others = by_others(OnBatch(model), Case(model, train, held_out, ()))
+        best = diagnosis.causes[0] if diagnosis.causes else None
+        ours = f"{best.check} {100 * best.after:.1f}" if best else "nothing named"
+        shown = ", ".join(
+            f"{tool} {100 * value:.1f}" if isinstance(value, float) else f"{tool} {value}"
+            for tool, value in others.items()
+        )
+        print(f"{folder.name}: {split} {100 * diagnosis.accuracies['C']:.1f} %; doctor: {ours}; {shown}", flush=True)
+
+
 def calibrate(names: dict[str, Data], out: Path) -> None:
-    """Largest value of each quantity on healthy networks of seeds that are not reported."""
-    worst: dict[str, list[float]] = defaultdict(list)
+    """The checks' quantities on healthy networks that are not reported: median, largest, and the limit."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for data in names.values():
-        for arch in HEALTHY[data.skeletons]:
+        for arch in HEALTHY[data.skeletons] if data.x.dim() > 2 else ON_TABLES:
             for seed in CALIBRATION_SEEDS:
                 model = trained(data, arch, seed, out)
-                if not batch_norms(model):
-                    continue
-                of_bodies = rows if arch.startswith("cnn") else None
-                how = apply_first, first_is_right, of_bodies
-                _, seen = gather(model, data.train(), data.held_out(), *how)
-                population = seen.train.layers()
-                for name, layer in seen.layers.items():
-                    worst["shift"].append(shift(population[name], layer.running))
-                    worst["ratio"].append(ratio(population[name], layer.running))
-                    drowned = (layer.running_variance_C < 10 * layer.eps).double().mean().item()
-                    worst["variance below 10 eps"].append(drowned)
-                    worst["dead scales"].append((layer.scale_C.abs() < 1e-3).double().mean().item())
-                for site, given in seen.given.batches.items():
-                    whole, shuffled = seen.train.population[site], seen.train.batches[site]
-                    between = given.variance_C + (given.mean_C - whole.mean_C).square()
-                    least = 1e-9 * whole.variance_C + 1e-12
-                    worst["correlated"].append((between / shuffled.variance_C.clamp(min=least)).median().item())
-                worst["gap / threshold"].append(seen.gap / seen.threshold)
-    for name, values in worst.items():
+                if batch_norms(model):
+                    of_bodies = rows if arch.startswith("cnn") else None
+                    how = apply_first, first_is_right, of_bodies
+                    _, seen = gather(model, data.train(seed=seed), data.held_out(), *how)
+                    for quantity, value in quantities(seen):
+                        found[quantity].append((value, f"{data.name} {arch} {seed}"))
+    for quantity, values in found.items():
         ordered = sorted(values)
-        print(f"{name:24} n {len(ordered):4}  median {ordered[len(ordered) // 2]:.3f}  largest {ordered[-1]:.3f}")
+        limit = LIMITS[quantity]
+        above = sum(value > limit for value, _ in ordered)
+        print(
+            f"{quantity:20} n {len(ordered):4}  median {ordered[len(ordered) // 2][0]:6.3f}  largest "
+            f"{ordered[-1][0]:6.3f} ({ordered[-1][1]})  limit {limit:g}, above it {above}"
+        )
+
+
+LIMITS = {
+    "shift": checks.SHIFT, "ratio": checks.RATIO, "variance below eps": EPS_SHARE, "dead scales": checks.DEAD_SHARE,
+    "correlated": 1.0, "gap": 1.0, "given": 1.0,
+}  # fmt: skip
+
+
+def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
+    """What the checks compare with a limit; `correlated`, `gap` and `given` in units of their limit."""
+    population = seen.train.layers()
+    for name, layer in seen.layers.items():
+        assert layer.running is not None
+        assert layer.scale_C is not None
+        yield "shift", shift(population[name], layer.running)
+        yield "ratio", ratio(population[name], layer.running)
+        yield "variance below eps", drowned_share(layer)
+        yield "dead scales", (layer.scale_C.abs() < checks.DEAD_SCALE).double().mean().item()
+    for site in seen.given.batches:
+        between = checks.between_batches(seen, site)
+        if between is not None:
+            yield "correlated", between[0] / between[1]
+    yield "gap", seen.gap / seen.threshold
+    given = paired(seen.score["mixed"], seen.score["given"])
+    yield "given", given.mean / given.threshold
 
 
 def main() -> None:
@@ -775,15 +877,19 @@ def main() -> None:
     parser.add_argument("--cases", type=int, help="only the first so many")
     parser.add_argument("--quick", action="store_true", help="full strength, seed 0 and the digits only")
     parser.add_argument("--calibrate", action="store_true", help="print healthy quantities, seeds 100 and up")
+    parser.add_argument("--runs", type=Path, nargs="+", help="compare recalibrations on these run folders instead")
     parser.add_argument("--kind", help="only cases of this kind")
     parser.add_argument("--data", help="only cases on this data set: demo, nw_ucla, utd_mhad, digits")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    if options.runs:
+        compare(options.runs)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     names = (
         {"digits": digits()}
         if options.quick or options.data == "digits"
-        else {data.name: data for data in data_sets(options.out)}
+        else {data.name: data for data in data_sets(options.out, options.calibrate)}
     )
     if options.calibrate:
         calibrate(names, options.out)

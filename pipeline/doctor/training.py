@@ -1,0 +1,145 @@
+"""Short trainings of a copy of a run, for what no statistics can show: is the rate too high, would another norm do?
+
+The run itself is only read. Every training starts from the run's network, with a fresh optimizer, and is judged as
+the other remedies are: evaluation accuracy before and after, on the same clips, with the interval of the gain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline import distributed, evaluate, norms, optim
+from pipeline.config import Config
+from pipeline.data import Clips, Splits
+from pipeline.doctor.intervals import paired
+from pipeline.doctor.runs import judged_on
+from pipeline.doctor.samples import random_state_kept
+from pipeline.models import build_model
+from pipeline.norms import batch_norms
+from pipeline.train import State, fit, load_run
+
+# The probe's share of the run's last learning rate.
+DROP = 0.1
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is changed for it, and what to do if it helps."""
+
+    advice: str
+    change: Callable[[Config], Config]
+
+
+def at_rate(config: Config, lr: float, schedule: str) -> Config:
+    """The settings with another learning rate from first epoch to last."""
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr, schedule=schedule, warmup=0.0))
+
+
+def last_rate(config: Config) -> float:
+    """Learning rate in the middle of the last epoch."""
+    return optim.rate(config.optim, config.train.epochs - 0.5, config.train.epochs)
+
+
+def with_norm(kind: str) -> Callable[[Config], Config]:
+    """Changes the kind of norm; the rate falls from the run's own to zero."""
+    return lambda config: dataclasses.replace(
+        at_rate(config, config.optim.lr, "cosine"), norm=dataclasses.replace(config.norm, kind=kind, freeze_after=0)
+    )
+
+
+LOWER_RATE = Training(
+    "the learning rate was not decayed: let it fall (optim.schedule cosine or step)",
+    lambda config: at_rate(config, DROP * last_rate(config), "constant"),
+)
+
+FINE_TUNES: dict[str, Training] = {
+    # What the epochs alone bring: the others are to be read against it.
+    "train_on": Training("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
+    "freeze": Training("freeze the statistics for the last epochs (norm.kind frozen_bn)", with_norm("frozen_bn")),
+    "swap": Training("a norm of one sample (norm.kind gn), which no batch can mislead", with_norm("gn")),
+}
+
+
+@random_state_kept()
+def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
+    """What a few epochs at a tenth of the last rate bring, and in words whether the rate was not decayed.
+
+    Judged by batch statistics (D): running ones also catch up when the weights slow down, which is not learning.
+    """
+    config, clips, splits, model = load_run(folder, distributed.join())
+    if last_rate(config) <= DROP * config.optim.lr:
+        text = (
+            f"learning rate decayed: {last_rate(config):.2g} in the last epoch, {config.optim.lr:.2g} before; no probe"
+        )
+        return {"text": text}
+    _, index_N = judged_on(folder, config, splits, split)
+    entry = measured(LOWER_RATE, epochs, config, clips, splits, model, index_N)
+    gains = entry["gain"]["D"]["significant"]
+    verdict = "learning rate not decayed" if gains else "no sign of a learning rate too high"
+    return entry | {
+        "text": f"{verdict}: {epochs} epochs at a tenth of it take D {moved(entry, 'D')}, C {moved(entry, 'C')}"
+    }
+
+
+@random_state_kept()
+def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
+    """Each of FINE_TUNES: accuracies before and after. ValueError for a network without batch norm."""
+    config, clips, splits, model = load_run(folder, distributed.join())
+    if not batch_norms(model):
+        raise ValueError(f"{folder} has no batch norm: there are no statistics to freeze and no layer to swap")
+    _, index_N = judged_on(folder, config, splits, split)
+    tried = {name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in FINE_TUNES.items()}
+    return {name: entry | {"text": f"{name}, {epochs} epochs: C {moved(entry, 'C')}"} for name, entry in tried.items()}
+
+
+def measured(
+    way: Training, epochs: int, config: Config, clips: Clips, splits: Splits, model: nn.Module, index_N: Tensor
+) -> dict[str, Any]:
+    """Accuracy on clips `index_N` before and after a training of a copy: C by running, D by batch statistics."""
+
+    def correct(network: nn.Module) -> dict[str, Tensor]:
+        ask = clips, index_N, config.input.frames, config.train.batch_size
+        by = {"C": None, "D": evaluate.batch_statistics if batch_norms(network) else None}
+        return {name: evaluate.predict(network, *ask, source).correct_N.cpu() for name, source in by.items()}
+
+    before = correct(model)
+    after = correct(trained(way.change(config), epochs, clips, splits, model))
+    gains = {name: paired(before[name], after[name]) for name in before}
+    return {
+        "advice": way.advice,
+        "epochs": epochs,
+        "before": {name: right_N.double().mean().item() for name, right_N in before.items()},
+        "after": {name: right_N.double().mean().item() for name, right_N in after.items()},
+        "gain": {n: {"mean": g.mean, "interval": g.interval, "significant": g.significant} for n, g in gains.items()},
+    }
+
+
+def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
+    """A copy of the network, in the norm of these settings, after so many epochs. ValueError where nothing fits it."""
+    config = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, ema=0.0),
+        train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
+    )
+    sizes = config.input.frames, clips.joints, clips.classes
+    new = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream).to(clips.device)
+    state, old = new.state_dict(), model.state_dict()
+    if lacking := sorted(set(state) - set(old)):
+        raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
+    new.load_state_dict({name: old[name] for name in state})
+    scales = norms.norm_parameters(new) if config.norm.decay else []
+    for _ in fit(config, clips, splits, State(new, optim.optimizer(new, config.optim, scales), None)):
+        pass
+    return new.eval()
+
+
+def moved(entry: dict[str, Any], name: str) -> str:
+    """An accuracy before and after, and the interval of the gain."""
+    low, high = (100 * bound for bound in entry["gain"][name]["interval"])
+    return f"{100 * entry['before'][name]:.1f} -> {100 * entry['after'][name]:.1f} % ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,101 @@
+"""training: short trainings of a copy find a rate that was not decayed and norms that heal; the run stays as it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import train
+from pipeline.config import from_dict
+from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate
+from tests.conftest import write_file
+from tests.pipeline.conftest import SMALL
+from tests.pipeline.doctor.test_fix import contents
+
+
+def run_at(data: Path, out: Path, lr: float, schedule: str) -> Path:
+    """A finished run at this learning rate."""
+    values = {"norm": {"persons": "masked"}, "optim": {"lr": lr, "schedule": schedule}}
+    config = from_dict({"data": data, "out": out, **values, **SMALL})
+    train.claim(config)
+    train.run(config)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tuned(runs: Path) -> dict[str, dict[str, Any]]:
+    """The loop run, a few epochs in each way; neither folder nor random state may change."""
+    before, state = contents(runs / "bn-loop"), torch.get_rng_state()
+    result = fine_tunes(runs / "bn-loop", "test", 4)
+    assert contents(runs / "bn-loop") == before
+    assert torch.equal(torch.get_rng_state(), state)
+    return result
+
+
+def test_a_rate_that_was_too_high_is_told(tmp_path: Path) -> None:
+    """A tenth of it brings evaluation accuracy beyond noise, by batch statistics too."""
+    data = write_file(tmp_path / "many.h5", clips=600)
+    entry = probe_rate(run_at(data, tmp_path / "hot", 1.0, "constant"), "test", 3)
+    assert entry["text"].startswith("learning rate not decayed: 3 epochs at a tenth of it"), entry["text"]
+    assert entry["gain"]["D"]["interval"][0] > 0.02
+
+
+def test_statistics_that_catch_up_are_not_taken_for_learning(data_file: Path, tmp_path: Path) -> None:
+    """Weights that move too fast for the running statistics: slowed down, C rises, but the network is no better."""
+    entry = probe_rate(run_at(data_file, tmp_path / "fast", 0.05, "constant"), "test", 4)
+    assert entry["gain"]["C"]["significant"], entry["text"]
+    assert entry["text"].startswith("no sign of a learning rate too high"), entry["text"]
+
+
+def test_a_rate_that_was_low_brings_nothing(data_file: Path, tmp_path: Path) -> None:
+    """Negative control: at a tenth of next to nothing, nothing moves."""
+    entry = probe_rate(run_at(data_file, tmp_path / "cold", 1e-6, "constant"), "test", 1)
+    assert entry["text"].startswith("no sign of a learning rate too high")
+    assert not entry["gain"]["D"]["significant"]
+
+
+def test_a_rate_that_fell_needs_no_probe(data_file: Path, tmp_path: Path) -> None:
+    """Cosine ends at zero."""
+    entry = probe_rate(run_at(data_file, tmp_path / "cosine", 1e-3, "cosine"), "test", 1)
+    assert entry["text"].startswith("learning rate decayed")
+    assert "after" not in entry
+
+
+def test_frozen_statistics_and_a_swapped_layer_heal_the_loop(tuned: dict[str, dict[str, Any]]) -> None:
+    """Both train with what they evaluate with; training on as before does not heal."""
+    assert set(tuned) == set(FINE_TUNES)
+    for name in ("freeze", "swap"):
+        assert tuned[name]["gain"]["C"]["significant"], tuned[name]["text"]
+        assert tuned[name]["after"]["C"] > tuned["train_on"]["after"]["C"] + 0.1, tuned[name]["text"]
+
+
+def test_without_batch_norm_there_is_nothing_to_swap(runs: Path) -> None:
+    """One line."""
+    with pytest.raises(ValueError, match="no batch norm: there are no statistics to freeze"):
+        fine_tunes(runs / "none", "test", 1)
+
+
+def test_the_command_writes_and_tells_both(runs: Path) -> None:
+    """In words, in doctor.json and on the page."""
+    out = runs / "trained.html"
+    command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-masked"), "--split", "test"]
+    command += ["--probe-lr", "1", "--fine-tune", "1", "--html", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads((runs / "bn-masked" / "doctor.json").read_text())
+    said = " ".join(result.stdout.split())
+    for entry in (answer["probe_lr"], *answer["fine_tune"].values()):
+        assert " ".join(entry["text"].split()) in said
+        assert entry["text"].split(":")[0] in out.read_text()
+
+
+def test_less_than_no_epoch_is_refused(runs: Path) -> None:
+    """Exit 2."""
+    command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-masked"), "--fine-tune=-1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "numbers of epochs" in result.stderr
