@@ -60,7 +60,7 @@ bench: setup
 	$(BIN)/python tests/bench/train.py
 	$(BIN)/python tests/bench/models.py
 
-# Hours; each case is a line, and the same command goes on where it was stopped.
+# Half an hour of one core; each case is a line, and the same command goes on where it was stopped.
 bench-doctor: setup
 	$(BIN)/python tests/bench/doctor.py --out bench-doctor
 
