@@ -20,9 +20,8 @@ from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import paired
 from pipeline.doctor.runs import judged_on
 from pipeline.doctor.samples import random_state_kept
-from pipeline.models import build_model
 from pipeline.norms import batch_norms
-from pipeline.train import State, fit, load_run
+from pipeline.train import State, fit, load_run, network
 
 # The probe's share of the run's last learning rate.
 DROP = 0.1
@@ -103,10 +102,10 @@ def measured(
 ) -> dict[str, Any]:
     """Accuracy on clips `index_N` before and after a training of a copy: C by running, D by batch statistics."""
 
-    def correct(network: nn.Module) -> dict[str, Tensor]:
+    def correct(one: nn.Module) -> dict[str, Tensor]:
         ask = clips, index_N, config.input.frames, config.train.batch_size
-        by = {"C": None, "D": evaluate.batch_statistics if batch_norms(network) else None}
-        return {name: evaluate.predict(network, *ask, source).correct_N.cpu() for name, source in by.items()}
+        by = {"C": None, "D": evaluate.batch_statistics if batch_norms(one) else None}
+        return {name: evaluate.predict(one, *ask, source).correct_N.cpu() for name, source in by.items()}
 
     before = correct(model)
     after = correct(trained(way.change(config), epochs, clips, splits, model))
@@ -127,8 +126,7 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
         optim=dataclasses.replace(config.optim, ema=0.0),
         train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
     )
-    sizes = config.input.frames, clips.joints, clips.classes
-    new = build_model(config.model, config.norm, *sizes, clips.bones, config.input.stream).to(clips.device)
+    new = network(config, clips.joints, clips.classes, clips.bones).to(clips.device)
     state, old = new.state_dict(), model.state_dict()
     if lacking := sorted(set(state) - set(old)):
         raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
