@@ -149,7 +149,8 @@ def between_batches(evidence: Evidence, site: Site) -> tuple[float, float] | Non
         return None
     error = math.sqrt(sum(2 / (n - 1) for n in passes))
     between = given.variance_C + (given.mean_C - whole.mean_C).square()
-    expected = shuffled.variance_C.clamp(min=1e-9 * whole.variance_C + 1e-12)
+    # Means that differ by less than a thousandth of a standard deviation are rounding (calls on empty bodies alone).
+    expected = shuffled.variance_C.clamp(min=1e-6 * whole.variance_C + 1e-12)
     return (between / expected).median().item(), max(CORRELATED, math.exp(CORRELATED_ERRORS * error))
 
 

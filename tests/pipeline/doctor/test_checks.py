@@ -1,7 +1,9 @@
 """checks: each planted cause is named first, the healthy network it was planted in gets nothing."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.doctor import Diagnosis, History, decayed_scales, diagnose
 from pipeline.doctor.checks import CHECKS, REST
+from pipeline.doctor.evidence import Seen
+from pipeline.evaluate import Moments
 from tests.pipeline.doctor.planted import Batches, Small, data, in_class_order, norms, refreshed, trained
 
 TRAIN, HELD_OUT = data(0), data(1)
@@ -238,3 +242,22 @@ def test_learned_by_heart_is_overfit_not_normalization() -> None:
     diagnosis = diagnose(trained(Small(), train, 400), train, held_out)
     assert "overfit" in diagnosis.named
     assert diagnosis.causes == []
+
+
+@pytest.mark.parametrize(
+    ("variance", "batches", "fires"),
+    [(1e-3, 16, True), (1e-3, 4, False), (1e-9, 16, False)],
+    ids=["many", "few batches", "rounding"],
+)
+def test_what_chance_and_rounding_do_to_means_of_batches_is_no_order(
+    variance: float, batches: int, fires: bool
+) -> None:
+    """Means six times as far apart as shuffled ones (in variance): an order, unless so few or so near."""
+
+    def seen(between: float) -> Seen:
+        site, zero = ("norm", 0), torch.zeros(8)
+        means = Moments(zero, zero + between, 1.0)
+        return Seen({site: Moments(zero, zero + 1, 1.0)}, {}, {site: means}, Counter({site: batches}), Counter())
+
+    evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance))
+    assert (CHECKS["correlated"](evidence) is not None) == fires  # type: ignore[arg-type]
