@@ -83,9 +83,13 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     model = network(config, clips.joints, clips.classes, clips.bones).to(device)
     if config.train.channels_last:
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return clips, splits, fresh_state(config, model)
+
+
+def fresh_state(config: Config, model: nn.Module) -> State:
+    """What training starts with from this network: an optimizer that has not stepped, and the average if any."""
     scales = norms.norm_parameters(model) if config.norm.decay else []
-    optimizer = optim.optimizer(model, config.optim, scales)
-    return clips, splits, State(model, optimizer, optim.averaged(model, config.optim))
+    return State(model, optim.optimizer(model, config.optim, scales), optim.averaged(model, config.optim))
 
 
 def network(config: Config, joints: int, classes: int, bones: Bones) -> nn.Module:
@@ -110,11 +114,11 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
         batches = epoch_batches(train_N, key_N, settings.batch_size, settings.seed, epoch, order)
-        draws = [
+        draws = (
             Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
             for index_N in batches
             for part_N in index_N.tensor_split(settings.accumulate)
-        ]
+        )
         made = ahead(partial(training_batch, config, clips, mirror_V), draws, clips.workers)
         for step, index_N in enumerate(batches):
             middle = epoch - 1 + (step + 0.5) / len(batches)

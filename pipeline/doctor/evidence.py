@@ -493,11 +493,11 @@ def _by_group(bench: Bench, train: Seen, by_running_N: Tensor, groups: Groups) -
         result[division] = {}
         for group in group_N.unique().tolist():
             members = (group_N == group).nonzero().squeeze(1)
-            site, moments = _first_input(bench, samples.composed(members[:GROUP_SAMPLES].split(bench.train.size)))
+            site, seen = _first_input(bench, samples.composed(members[:GROUP_SAMPLES].split(bench.train.size)))
             result[division][group] = (
                 len(members),
                 by_running_N[members].double().mean().item(),
-                shift(train.population[site], moments),
+                shift(train.population[site], seen),
             )
     return result
 

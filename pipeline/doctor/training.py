@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline import distributed, evaluate, norms, optim
+from pipeline import distributed, evaluate, optim
 from pipeline.config import Config
 from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import paired
 from pipeline.doctor.runs import judged_on
 from pipeline.doctor.samples import random_state_kept
 from pipeline.norms import batch_norms
-from pipeline.train import State, fit, load_run, network
+from pipeline.train import fit, fresh_state, load_run, network
 
 # The probe's share of the run's last learning rate.
 DROP = 0.1
@@ -131,8 +131,7 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
     if lacking := sorted(set(state) - set(old)):
         raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
     new.load_state_dict({name: old[name] for name in state})
-    scales = norms.norm_parameters(new) if config.norm.decay else []
-    for _ in fit(config, clips, splits, State(new, optim.optimizer(new, config.optim, scales), None)):
+    for _ in fit(config, clips, splits, fresh_state(config, new)):
         pass
     return new.eval()
 
