@@ -1,11 +1,11 @@
 """What the doctor costs: `python -m pipeline.doctor` on the question's network, seconds, CPU-seconds and peak memory.
 
     python tests/bench/cost.py
-    python tests/bench/cost.py --clips 4000 8000 --rounds 3
+    python tests/bench/cost.py --clips 6000 12000 --rounds 3
 
-For each number of recordings (half are trained on, half judged): built, trained for an epoch, diagnosed. The doctor
-keeps 2,000 clips of each half, so beyond 4,000 recordings neither time nor memory may grow but by the reading.
-Recordings are those of tests/bench/recordings.py.
+For each number of synthetic recordings (half are trained on, a third judged): built, trained until the loop has left a
+normalization gap, whose remedies the doctor then measures too, and diagnosed. The doctor keeps 2,000 clips of each
+part, so beyond 6,000 recordings neither time nor memory may grow but by the reading.
 """
 
 from __future__ import annotations
@@ -22,41 +22,49 @@ HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
 from build import Run  # noqa: E402 - the path is set above
-from recordings import link, recordings  # noqa: E402
 
 TRAIN = ("--wandb", "off", "--norm.persons", "loop", "--norm.momentum", "0.01", "--input.fit", "train+val")
-SHORT = ("--train.epochs", "1", "--train.no-self-test")
+SHORT = ("--train.eval-every", "100", "--train.no-self-test")
+STEPS, BATCH = 190, 64
 WHAT = ("seconds", "cpu", "memory")
 
 
-def run_of(data: Path, out: Path) -> Path:
-    """The question's network after an epoch."""
-    Run(sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out), *TRAIN, *SHORT)
-    return out
+def command(module: str, *words: object) -> Run:
+    """A command of ours, to its end."""
+    return Run(sys.executable, "-m", module, *map(str, words))
+
+
+def run_of(recordings: int, work: Path) -> tuple[Path, Path]:
+    """Data file and run folder of the question's network after some 190 steps."""
+    raw, data, out = (work / f"{name}{recordings}" for name in ("raw", "data", "run"))
+    data = data.with_suffix(".h5")
+    command("preprocessing.synthetic", raw, "--clips", recordings)
+    command("preprocessing.build", raw, "--out", data)
+    epochs = max(1, round(STEPS * BATCH / (recordings / 2)))
+    command("pipeline.train", "default", "--data", data, "--out", out, *TRAIN, *SHORT, "--train.epochs", epochs)
+    return data, out
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=[1000, 4000, 8000], help="recordings")
+    parser.add_argument("--clips", type=int, nargs="+", default=[1500, 6000, 12000], help="recordings")
     parser.add_argument("--rounds", type=int, default=3, help="of the doctor, for each number of recordings")
     options = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"medians of {options.rounds}, start-up of Python and torch included")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        work = Path(name)
-        base, kind = recordings(work)
-        print(f"hard links of {kind}; medians of {options.rounds}, start-up of Python and torch included")
         for clips in options.clips:
-            folder, data = link(base, work / f"raw{clips}", clips), work / f"{clips}.h5"
-            Run(sys.executable, "-m", "preprocessing.build", str(folder), "--out", str(data), "--allow-rejects")
-            run = run_of(data, work / f"run{clips}")
-            doctor = sys.executable, "-m", "pipeline.doctor", str(run), "--split", "test"
-            runs = [Run(*doctor) for _ in range(options.rounds)]
-            samples = json.loads((run / "doctor.json").read_text())["samples"]
+            data, out = run_of(clips, Path(name))
+            runs = [command("pipeline.doctor", out, "--split", "test") for _ in range(options.rounds)]
+            found = json.loads((out / "doctor.json").read_text())
+            samples, gap = found["samples"], found["gap"]["normalization"]
             seconds, busy, memory = (statistics.median(getattr(r, what) for r in runs) for what in WHAT)
             print(
-                f"{clips:6} recordings ({samples['train']} + {samples['eval']} clips measured on): {seconds:5.1f} s, "
-                f"{busy:5.1f} CPU-seconds, at most {memory / 1e6:.0f} MB ({data.stat().st_size / 1e6:.0f} of file)"
+                f"{clips:6} recordings ({samples['train']} + {samples['eval']} clips measured on, normalization gap "
+                f"{100 * gap:.1f} points): {seconds:5.1f} s, {busy:5.1f} CPU-seconds, at most {memory / 1e6:.0f} MB "
+                f"({data.stat().st_size / 1e6:.0f} of file)",
+                flush=True,
             )
 
 
