@@ -541,7 +541,7 @@ def _dropout_in_lists(model: nn.Module, p: float) -> None:
 
 def padded(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
     """A network trained on the bodies that are there, its statistics of all rows, absent joints up to 8 m away."""
-    other = OnClips(data, "fold", "bn", 0.1)
+    other = OnClips(data, "cnn", "fold", "bn", 0.1)
     other.load_state_dict(model.state_dict())
     other.fill = 8.0 * strength
     refresh(other.eval(), data.train())
