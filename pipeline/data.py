@@ -37,7 +37,7 @@ class InputConfig:
     """Split to train on: train, or train+val once all choices are made."""
     stream: str = "joint"
     """What the network sees of it: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
-    (difference to the next frame)."""
+    (difference to the next frame), or all four side by side."""
     order: str = "reshuffle"
     """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 

@@ -144,19 +144,52 @@ def probe(index_N: Tensor) -> Tensor:
     return index_N[::step][:TRAIN_PROBE]
 
 
-def four_accuracies(
-    model: nn.Module, clips: Clips, train_N: Tensor, held_out_N: Tensor, frames: int, size: int
-) -> dict[str, float]:
+class Evaluation(NamedTuple):
+    """What an evaluation of a network finds."""
+
+    accuracies: dict[str, float]
     """A, B and, when there are held-out clips, C and D, as fractions."""
+    norms: dict[str, dict[str, float]]
+    """Layer with running statistics -> mean_shift: how far the running mean is from that of the training clips, in
+    standard deviations (`shift`), of the layer's worst call."""
+
+
+def evaluation(
+    model: nn.Module, clips: Clips, train_N: Tensor, held_out_N: Tensor, frames: int, size: int
+) -> Evaluation:
+    """Accuracies A to D, and how far each norm's running mean is from the training clips: both of the same passes."""
     model.eval()
+    table: dict[Site, Moments] = {}
 
-    sources = [None, batch_statistics] if batch_norms(model) else [None]
+    def watched(site: Site, x: Tensor) -> None:
+        mean, variance, count = moments(x)
+        count_in(table, site, Moments(mean, variance, float(count)))
 
-    def measure(names: str, index_N: Tensor) -> dict[str, float]:
+    def measure(names: str, index_N: Tensor, batchwise: Statistics) -> dict[str, float]:
+        sources = [None, batchwise] if batch_norms(model) else [None]
         seen = [one.top1 for one in predict_each(model, clips, index_N, frames, size, sources)]
         return {names[0]: seen[0], names[1]: seen[-1]}
 
-    return measure("AB", train_N) | (measure("CD", held_out_N) if len(held_out_N) else {})
+    four = measure("AB", train_N, watched)
+    if len(held_out_N):
+        four |= measure("CD", held_out_N, batch_statistics)
+    return Evaluation(four, _mean_shifts(model, table))
+
+
+def _mean_shifts(model: nn.Module, table: dict[Site, Moments]) -> dict[str, dict[str, float]]:
+    """`Evaluation.norms`, from what this rank saw of the training clips."""
+    result: dict[str, dict[str, float]] = {}
+    layers: dict[str, Any] = batch_norms(model)
+    for name, layer in layers.items():
+        if layer.running_mean is None:
+            continue
+        running = Moments(layer.running_mean, layer.running_var, 1.0)
+        _, calls = _over_ranks(
+            None, 1 + max((call for site, call in table if site == name), default=-1), layer.running_mean
+        )
+        each = [_over_ranks(table.get((name, call)), 0, layer.running_mean)[0] for call in range(calls)]
+        result[name] = {"mean_shift": max((shift(one, running) for one in each if one.count), default=0.0)}
+    return result
 
 
 def gaps(accuracies: dict[str, float]) -> dict[str, float]:
@@ -184,6 +217,12 @@ class Moments:
         mean = a * self.mean_C + b * other.mean_C
         between = a * b * (self.mean_C - other.mean_C).square()
         return Moments(mean, a * self.variance_C + b * other.variance_C + between, count)
+
+
+def shift(a: Moments, b: Moments) -> float:
+    """Median over channels of |mean a - mean b| in pooled standard deviations."""
+    spread = ((a.variance_C + b.variance_C.to(a.variance_C)) / 2).clamp(min=1e-12).sqrt()
+    return ((a.mean_C - b.mean_C.to(a.mean_C)).abs() / spread).median().item()
 
 
 def population(

@@ -33,6 +33,8 @@ MODEL_BYTES = 200_000_000  # a larger checkpoint is an artifact by its sha256 al
 TRAIN_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "train/top1", "val/top1"
 FOUR = {name: f"accuracies/{name}" for name in "ABCD"}
 GAPS = {name: f"gap/{name}" for name in ("normalization", "generalization")}
+# Of every layer with running statistics: evaluate.Evaluation.norms, and of the doctor.
+MEAN_SHIFTS = "norm/.*/mean_shift"
 # What the driver of a search or a study calls the same figures (tuning.attempt).
 OF_TRIALS = {"train": TRAIN_TOP1, "val": VAL_TOP1, **FOUR, **{f"{name}_gap": full for name, full in GAPS.items()}}
 

@@ -154,10 +154,11 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
             begin = time.perf_counter()
             with low_precision:
                 sizes = frames, settings.batch_size
-                four = evaluate.four_accuracies(state.judged, clips, probe_N, held_out_N, *sizes)
+                found = evaluate.evaluation(state.judged, clips, probe_N, held_out_N, *sizes)
             record |= {
-                "accuracies": four,
-                "gap": evaluate.gaps(four),
+                "accuracies": found.accuracies,
+                "gap": evaluate.gaps(found.accuracies),
+                "norm": found.norms,
                 "evaluation_seconds": time.perf_counter() - begin,
             }
         yield record
@@ -189,7 +190,7 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     train_N = evaluate.probe(splits.fit(config.input.fit))
     held_out_N = splits.held_out(config.input.fit)
     judged_N = splits.test if len(splits.test) else held_out_N
-    four = evaluate.four_accuracies(model, clips, train_N, judged_N, frames, size)
+    found = evaluate.evaluation(model, clips, train_N, judged_N, frames, size)
     several = {}
     if config.train.test_clips > 1:
         crops = evaluate.crops(config.augment.crop, config.train.test_clips)
@@ -205,8 +206,9 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "test": {} if test is None else metrics(test.logits_NK, test.label_N),
         "calibration": calibrate(val, test),
         "confusion": [] if judged is None else confusion(judged.logits_NK, judged.label_N).tolist(),
-        "accuracies": four,
-        "gap": evaluate.gaps(four),
+        "accuracies": found.accuracies,
+        "gap": evaluate.gaps(found.accuracies),
+        "norm": found.norms,
         "eval": "test" if len(splits.test) else "val",
         "protocol": splits.protocol,
         "clips": {"train": len(splits.fit(config.input.fit)), "val": len(held_out_N), "test": len(splits.test)},

@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from pipeline.report import FOUR, GAPS, TRAIN_LOSS, VAL_TOP1
+from pipeline.report import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
 
@@ -61,6 +61,9 @@ def workspace(entity: str, project: str) -> Any:
                 panels.LinePlot(title="C: held-out subjects, running statistics", x="epoch", y=[VAL_TOP1]),
                 panels.LinePlot(title="A to D", x="epoch", y=list(FOUR.values())),
                 panels.LinePlot(title="Gaps: B - A and B - D", x="epoch", y=list(GAPS.values())),
+                panels.LinePlot(
+                    title="Running means' distance from the training clips", x="epoch", metric_regex=MEAN_SHIFTS
+                ),
                 panels.LinePlot(title="Training loss", x="epoch", y=[TRAIN_LOSS]),
             ],
         ),

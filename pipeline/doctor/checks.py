@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.doctor.evidence import EPS_FACTOR, EPS_SHARE, Evidence, Layer, drowned_share, ratio, shift
+from pipeline.doctor.evidence import EPS_FACTOR, EPS_SHARE, Evidence, Layer, drowned_share, ratio
 from pipeline.doctor.intervals import ERRORS, LEAST, Difference, paired, spread
-from pipeline.evaluate import Moments, Site, union
+from pipeline.evaluate import Moments, Site, shift, union
 
 # Medians over channels beyond which two sets of statistics are not of the same distribution
 # (reference measurements: reused layers .76 to 1.04 and 2.0 to 2.2; one call below .1).

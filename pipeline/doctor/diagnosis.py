@@ -21,12 +21,11 @@ from pipeline.doctor.evidence import (
     gather,
     quantised,
     ratio,
-    shift,
 )
 from pipeline.doctor.intervals import Difference, paired
 from pipeline.doctor.remedies import REMEDIES
 from pipeline.doctor.samples import random_state_kept
-from pipeline.evaluate import gaps
+from pipeline.evaluate import gaps, shift
 
 # Below this share of the gap, what is left is called unexplained.
 EXPLAINED = 0.8

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.doctor.intervals import Difference, paired, spread
 from pipeline.doctor.samples import Samples, take
-from pipeline.evaluate import Moments, Site, Statistics, batch_statistics, count_in, statistics, union
+from pipeline.evaluate import Moments, Site, Statistics, batch_statistics, count_in, shift, statistics, union
 from pipeline.norms import batch_norms, by_moments_alone, moments
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
@@ -536,12 +536,6 @@ def finite(scores_N: Tensor) -> Tensor:
         return scores_N
     worst = scores_N[good_N].min() if bool(good_N.any()) else torch.zeros((), dtype=scores_N.dtype)
     return torch.where(good_N, scores_N, worst)
-
-
-def shift(a: Moments, b: Moments) -> float:
-    """Median over channels of |mean a - mean b| in pooled standard deviations."""
-    spread = ((a.variance_C + b.variance_C.to(a.variance_C)) / 2).clamp(min=1e-12).sqrt()
-    return ((a.mean_C - b.mean_C.to(a.mean_C)).abs() / spread).median().item()
 
 
 def ratio(a: Moments, b: Moments) -> float:

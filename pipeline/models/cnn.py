@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +28,11 @@ class Cnn(nn.Module):
             raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, joints)
-        self.input_norm = norm.input(3 * joints, BODIES)
+        self.input_norm = norm.input(self.stream.channels * joints, BODIES)
         widths = [plan.channels(width) for width in WIDTHS]
         self.convolutions = nn.ModuleList(
-            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1)) for a, b in zip((3, *widths), widths, strict=False)
+            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1))
+            for a, b in pairwise((self.stream.channels, *widths))
         )
         self.norms = nn.ModuleList(SlotNorms(norm, width, plan.persons) for width in widths)
         hidden = plan.channels(HIDDEN)

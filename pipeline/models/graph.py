@@ -122,10 +122,10 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
-        self.input_norm = plan.norm.input(3 * plan.joints, BODIES)
+        self.input_norm = plan.norm.input(self.stream.channels * plan.joints, BODIES)
         a_KVV = adjacency(plan.bones, plan.joints)
         blocks: list[nn.Module] = []
-        inside = 3
+        inside = self.stream.channels
         for published, stride in BLOCKS:
             outside = plan.channels(published, 8 * BRANCHES)
             blocks.append(

@@ -20,11 +20,11 @@ HALVINGS = 4
 class Branch(nn.Module):
     """Positions or motion of a body: features of each joint, then of all joints together."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, inside: int) -> None:
         super().__init__()
         point, coordinates, together, paired = map(plan.channels, (POINT, COORDINATES, TOGETHER, PAIRED))
         convolutions = (
-            nn.Conv2d(3, point, 1),
+            nn.Conv2d(inside, point, 1),
             nn.Conv2d(point, coordinates, (3, 1), padding=(1, 0)),
             nn.Conv2d(plan.joints, together, 3, padding=1),
             nn.Conv2d(together, paired, 3, padding=1),
@@ -57,8 +57,8 @@ class Hcn(nn.Module):
             raise ValueError(f"hcn halves frames {HALVINGS} times: it needs {least}, got input.frames {plan.frames}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
-        self.input_norm = plan.norm.input(3 * plan.joints, BODIES)
-        self.branches = nn.ModuleList(Branch(plan) for _ in range(2))
+        self.input_norm = plan.norm.input(self.stream.channels * plan.joints, BODIES)
+        self.branches = nn.ModuleList(Branch(plan, self.stream.channels) for _ in range(2))
         paired, fifth, sixth = map(plan.channels, (PAIRED, FIFTH, SIXTH))
         self.convolutions = nn.ModuleList(
             plan.norm.weighted(nn.Conv2d(a, b, 3, padding=1)) for a, b in ((2 * paired, fifth), (fifth, sixth))
@@ -75,7 +75,7 @@ class Hcn(nn.Module):
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features of B bodies, (B, 256, T/16, 2), from positions and motion in (B, 6, T, V)."""
+        """Features of B bodies, (B, 256, T/16, 2), from positions and motion in (B, 2 C, T, V)."""
         parts = zip(self.branches, x_BCTV.chunk(2, dim=1), strict=True)
         y = torch.cat([branch(part, slot) for branch, part in parts], dim=1)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):

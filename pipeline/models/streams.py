@@ -1,7 +1,9 @@
 """STREAMS: what of a clip a network sees: joints, bones, or their motion; computed on the device, batch by batch.
 
-Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. The
-streams are linear, so augmentation of joints in front of them is augmentation of what they give.
+Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. `all` is
+the four side by side, so that one network sees what an ensemble of four does (inputs fused early, as in Song et al.
+2022, EfficientGCN, arXiv 2106.15125). The streams are linear, so augmentation of joints in front of them is
+augmentation of what they give.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-STREAMS = ("joint", "bone", "joint_motion", "bone_motion")
+STREAMS = ("joint", "bone", "joint_motion", "bone_motion", "all")
 
 
 class Stream(nn.Module):
-    """x_NCTVM in metres -> the stream, in the same shape; where a body is absent it stays zero."""
+    """x_NCTVM in metres -> the stream, in the same shape but for its `channels`; where a body is absent it stays zero.
+
+    `channels`: 3; of `all` 12, in the order of STREAMS.
+    """
 
     parent_V: Tensor
 
@@ -22,15 +27,23 @@ class Stream(nn.Module):
         if name not in STREAMS:
             raise ValueError(f"input.stream {name!r} is unknown; choose one of {', '.join(STREAMS)}")
         self.name = name
-        parents = parents_of(bones, joints) if name.startswith("bone") else list(range(joints))
-        # Not part of the state: it follows from the data file, and a joint stream's weights fit any of the four.
+        self.channels = 12 if name == "all" else 3
+        parents = list(range(joints)) if name.startswith("joint") else parents_of(bones, joints)
+        # Not part of the state: it follows from the data file, and a joint stream's weights fit any of three channels.
         self.register_buffer("parent_V", torch.tensor(parents), persistent=False)
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """The stream of clips; present_NMT says in which frames a body was tracked."""
+        if self.name == "all":
+            still = torch.cat([x_NCTVM, self.bone(x_NCTVM)], dim=1)
+            return torch.cat([still, motion(still, present_NMT)], dim=1)
         if self.name.startswith("bone"):
-            x_NCTVM = x_NCTVM - x_NCTVM[..., self.parent_V, :]
+            x_NCTVM = self.bone(x_NCTVM)
         return motion(x_NCTVM, present_NMT) if self.name.endswith("motion") else x_NCTVM
+
+    def bone(self, x_NCTVM: Tensor) -> Tensor:
+        """Each joint relative to the one its bone hangs on."""
+        return x_NCTVM - x_NCTVM[..., self.parent_V, :]
 
 
 def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:

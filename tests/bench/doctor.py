@@ -45,7 +45,7 @@ from pipeline import evaluate  # noqa: E402 - the path is set above
 from pipeline.data import Batch, InputConfig, load  # noqa: E402
 from pipeline.doctor import Diagnosis, History, checks, diagnose  # noqa: E402
 from pipeline.doctor.diagnosis import apply_first, first_is_right  # noqa: E402
-from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio, shift  # noqa: E402
+from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio  # noqa: E402
 from pipeline.doctor.intervals import paired  # noqa: E402
 from pipeline.doctor.runs import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
@@ -869,7 +869,7 @@ def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
     for name, layer in seen.layers.items():
         assert layer.running is not None
         assert layer.scale_C is not None
-        yield "shift", shift(population[name], layer.running)
+        yield "shift", evaluate.shift(population[name], layer.running)
         yield "ratio", ratio(population[name], layer.running)
         yield "variance below eps", drowned_share(layer)
         yield "dead scales", (layer.scale_C.abs() < checks.DEAD_SCALE).double().mean().item()

@@ -41,6 +41,12 @@ BATCH, FRAMES, CPU = 64, 64, torch.device("cpu")
 PLAIN = {"norm": {"kind": "bn", "persons": "loop"}}
 MASKED = {"norm": {"kind": "bn", "persons": "masked"}}
 FAST = {"train": {"precision": "bf16", "channels_last": True}}
+# What two ranks exchange: gradients alone, or batch statistics too; a larger batch has fewer steps to exchange in.
+EXCHANGES = {
+    "batch 64, statistics synchronised": [],
+    "batch 128, statistics synchronised": ["--train.batch-size", "128"],
+    "batch 128, each rank its own statistics": ["--train.batch-size", "128", "--norm.no-sync"],
+}
 WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED, "bf16, channels last, masked": MASKED | FAST}
 
 
@@ -129,13 +135,13 @@ def our_epochs(
     return rates, seconds / evaluated * statistics.median(rates)
 
 
-def command(data: Path, out: Path, ranks: int, epochs: int) -> tuple[float, int]:
-    """The command as a user runs it, on `ranks` ranks: clips a second after the first epoch; bytes of the data file
-    that all its processes hold together, at most (PSS)."""
+def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> tuple[float, int]:
+    """The command as a user runs it, on `ranks` ranks, with `more` settings: clips a second after the first epoch;
+    bytes of the data file that all its processes hold together, at most (PSS)."""
     line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
     line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked", "--train.precision", "bf16"]
     line += ["--train.channels-last", "--train.epochs", str(epochs + 1), "--train.eval-every", str(epochs + 1)]
-    line += ["--input.fit", "train+val", "--train.no-self-test"]
+    line += ["--input.fit", "train+val", "--train.no-self-test", *more]
     child = subprocess.Popen(line, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mapped = 0
     while child.poll() is None:
@@ -186,18 +192,19 @@ def main() -> None:
                 f"{way:30} a clip evaluated costs {cost:.2f} of one trained on: A to D on NTU60 {100 * whole:.0f} % "
                 "of an epoch"
             )
-        one, held = zip(
-            *(command(data, work / f"one{i}", 1, options.epochs) for i in range(options.rounds)), strict=True
-        )
-        two, both = zip(
-            *(command(data, work / f"two{i}", 2, options.epochs) for i in range(options.rounds)), strict=True
-        )
-        ratio = statistics.median(two) / statistics.median(one)
-        print(f"one process {statistics.median(one):.0f} clips/s, two ranks {statistics.median(two):.0f}: {ratio:.2f}")
         size = data.stat().st_size
-        print(
-            f"of the data file's {size / 1e6:.0f} MB one process holds {max(held) / 1e6:.0f}, two {max(both) / 1e6:.0f}"
-        )
+        for number, (exchange, more) in enumerate(EXCHANGES.items()):
+            runs = {
+                ranks: [
+                    command(data, work / f"{number}-{ranks}-{i}", ranks, options.epochs, more)
+                    for i in range(options.rounds)
+                ]
+                for ranks in (1, 2)
+            }
+            one, two = (statistics.median(rate for rate, _ in runs[ranks]) for ranks in (1, 2))
+            print(f"{exchange}: one process {one:.0f} clips/s, two ranks {two:.0f}: {two / one:.2f}")
+            one, two = (max(held for _, held in runs[ranks]) for ranks in (1, 2))
+            print(f"of the data file's {size / 1e6:.0f} MB one process holds {one / 1e6:.0f}, two {two / 1e6:.0f}")
 
 
 if __name__ == "__main__":

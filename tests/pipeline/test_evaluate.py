@@ -16,7 +16,7 @@ from pipeline.evaluate import (
     Moments,
     batch_statistics,
     crops,
-    four_accuracies,
+    evaluation,
     gaps,
     joint,
     per_call,
@@ -194,9 +194,35 @@ def test_a_site_that_saw_no_row_takes_its_layers_union() -> None:
 def test_without_batch_statistics_a_is_b(clips: Clips, kind: str, same: bool) -> None:
     """A norm that is one function in training and evaluation has no normalization gap."""
     model = network(clips, kind=kind, persons="loop")
-    four = four_accuracies(model, clips, torch.arange(0, 96, 2), torch.arange(1, 96, 2), FRAMES, SIZE)
+    four = evaluation(model, clips, torch.arange(0, 96, 2), torch.arange(1, 96, 2), FRAMES, SIZE).accuracies
     assert (four["A"] == four["B"] and four["C"] == four["D"]) is same
     assert gaps(four) == {"normalization": four["B"] - four["A"], "generalization": four["B"] - four["D"]}
+
+
+def test_the_mean_shift_tells_stale_statistics_from_true_ones(clips: Clips) -> None:
+    """Statistics of the start are far from the clips; recalibrated ones are theirs; a norm without any is
+    left out."""
+    train_N, none_N = torch.arange(0, 96, 2), torch.arange(0)
+    model = network(clips, kind="bn", persons="fold")
+    stale = evaluation(model, clips, train_N, none_N, FRAMES, SIZE).norms
+    assert set(stale) == set(batch_norms(model))
+    assert max(layer["mean_shift"] for layer in stale.values()) > 0.3
+    recalibrate(model, clips, train_N, FRAMES, SIZE)
+    fresh = evaluation(model, clips, train_N, none_N, FRAMES, SIZE).norms
+    assert max(layer["mean_shift"] for layer in fresh.values()) < 1e-3
+    assert evaluation(network(clips, kind="gn"), clips, train_N, none_N, FRAMES, SIZE).norms == {}
+
+
+def test_the_mean_shift_is_that_of_the_worst_call(clips: Clips) -> None:
+    """One set of statistics for two calls, an empty second body among them, fits neither; their mixture fits itself."""
+    train_N = torch.arange(0, 96, 2)
+    shifts = {}
+    for persons in ("loop", "fold"):
+        model = network(clips, kind="bn", persons=persons)
+        recalibrate(model, clips, train_N, FRAMES, SIZE)
+        found = evaluation(model, clips, train_N, train_N[:0], FRAMES, SIZE)
+        shifts[persons] = found.norms["norms.2.0"]["mean_shift"]
+    assert shifts["loop"] > 0.1 > 1e-3 > shifts["fold"]
 
 
 def test_crops_are_spread_evenly_from_end_to_end() -> None:

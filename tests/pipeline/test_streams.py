@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models import ModelConfig, build_model
+from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.streams import STREAMS, Stream, motion, parents_of
 from pipeline.norms import NormConfig
 
@@ -51,7 +51,7 @@ def test_an_absent_body_stays_zero(name: str) -> None:
     """Wherever it is not tracked."""
     x, present = clip()
     y = Stream(name, BONES, JOINTS)(x, present)
-    assert y.shape == x.shape
+    assert y.shape == (2, Stream(name, BONES, JOINTS).channels, FRAMES, JOINTS, 2)
     assert y[(~present).transpose(1, 2)[:, None, :, None, :].expand_as(y)].abs().sum() == 0
     assert y.abs().sum() > 0
 
@@ -62,7 +62,7 @@ def test_only_the_joints_depend_on_where_the_clip_takes_place(name: str) -> None
     x, present = clip()
     moved = (x + 1) * present.transpose(1, 2)[:, None, :, None, :]
     stream = Stream(name, BONES, JOINTS)
-    assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (name != "joint")
+    assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (name not in ("joint", "all"))
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -72,7 +72,29 @@ def test_a_stream_is_linear_so_turning_the_clip_turns_it(name: str) -> None:
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
     stream = Stream(name, BONES, JOINTS)
     before = stream(torch.einsum("ij,njtvm->nitvm", turn, x), present)
-    torch.testing.assert_close(before, torch.einsum("ij,njtvm->nitvm", turn, stream(x, present)))
+    after = torch.einsum("ij,nsjtvm->nsitvm", turn, stream(x, present).unflatten(1, (-1, 3)))
+    torch.testing.assert_close(before, after.flatten(1, 2))
+
+
+def test_all_is_the_four_streams_side_by_side() -> None:
+    """In the order of STREAMS."""
+    x, present = clip()
+    four = [Stream(name, BONES, JOINTS)(x, present) for name in STREAMS if name != "all"]
+    assert torch.equal(Stream("all", BONES, JOINTS)(x, present), torch.cat(four, dim=1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("input_norm", ["none", "vc", "mvc"])
+def test_every_network_takes_all_streams(name: str, input_norm: str) -> None:
+    """Twelve channels, under every norm of the input; the coordinates of each matter."""
+    bones = tuple((v - 1, v) for v in range(1, 10))
+    norm = NormConfig(input=input_norm)
+    network = build_model(ModelConfig(name, width=0.5), norm, 16, 10, 5, bones, "all").eval()
+    x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
+    logits = network(x, present)
+    assert logits.shape == (2, 5)
+    for channel in range(3):
+        assert not torch.allclose(network(x.index_fill(1, torch.tensor([channel]), 0.0), present), logits)
 
 
 def test_the_bones_motion_is_the_motions_bone() -> None:
@@ -84,11 +106,11 @@ def test_the_bones_motion_is_the_motions_bone() -> None:
 
 
 def test_a_stream_changes_what_a_network_sees_and_nothing_of_its_state() -> None:
-    """The same weights in all four; the logits differ."""
+    """The same weights in all four that have three channels; the logits differ."""
     bones = tuple((v - 1, v) for v in range(1, 10))
     x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
     reference = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones).eval()
-    for name in STREAMS:
+    for name in STREAMS[:4]:
         network = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones, name).eval()
         network.load_state_dict(reference.state_dict())
         assert torch.allclose(network(x, present), reference(x, present)) is (name == "joint")

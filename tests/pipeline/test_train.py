@@ -65,6 +65,7 @@ def test_the_ledger_has_one_line_an_epoch_and_four_accuracies_at_each_evaluation
     lines = report.read(finished)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["epoch"] for line in lines if set(line.get("accuracies", {})) == set("ABCD")] == [2, 4]
+    assert all(set(line["norm"]["norms.0.0"]) == {"mean_shift"} for line in lines if "accuracies" in line)
 
 
 def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path: Path) -> None:

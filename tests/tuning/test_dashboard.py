@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -57,10 +58,13 @@ def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
         "train": {"top1": 0.5, "loss": 1.0},
         "accuracies": dict.fromkeys("ABCD", 0.5),
         "gap": {"normalization": 0.0, "generalization": 0.0},
+        "norm": {"norms.0.0": {"mean_shift": 0.5}},
     }
     sent_by_trials, sent_by_trainings = set(figures(measured(line))), set(figures(line))
     assert drawn == {*OF_TRIALS.values(), TRAIN_LOSS} - {"train/top1"}
     assert drawn <= sent_by_trainings
+    (regex,) = {plot["metricRegex"] for plot in panels(spec, "Run History Line Plot") if plot.get("useMetricRegex")}
+    assert [name for name in sent_by_trainings if re.fullmatch(regex, name)] == ["norm/norms.0.0/mean_shift"]
     assert drawn - {TRAIN_LOSS} <= sent_by_trials
     assert {plot["xAxis"] for plot in panels(spec, "Run History Line Plot")} == {"epoch"}
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data import Batch, Clips
-from pipeline.doctor.evidence import Bench, Collector, _first_input, shift
+from pipeline.doctor.evidence import Bench, Collector, _first_input
 from pipeline.doctor.runs import correct, forward, rows
 from pipeline.doctor.samples import take
+from pipeline.evaluate import shift
 from pipeline.models import ModelConfig, build_model
 from pipeline.norms import NormConfig
 from preprocessing.hdf5 import open_file
