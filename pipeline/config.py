@@ -32,7 +32,8 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that a batch is put through the network in, with one step after the last; BatchNorm sees a part alone."""
     precision: str = "fp32"
-    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss, weights and last test stay fp32)."""
+    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss, weights and last test stay fp32).
+    bf16 is faster on a GPU and on a CPU that has instructions for it, slower on others, which the start tells."""
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False

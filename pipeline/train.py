@@ -294,7 +294,10 @@ def run(config: Config, read_test: bool = True) -> None:
 
 def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> None:
     train_N = splits.fit(config.input.fit)
-    notes = [startup.statistics_note(config, state.model, len(train_N), distributed.world_size())]
+    notes = [
+        startup.statistics_note(config, state.model, len(train_N), distributed.world_size()),
+        startup.precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
+    ]
     if config.train.self_test:
         notes.append(startup.self_test(config, clips, state.model, train_N))
     for note in filter(None, notes if distributed.rank() == 0 else []):

@@ -69,3 +69,27 @@ def test_a_network_that_is_blind_is_told(data_file: Path) -> None:
     message = startup.self_test(chosen, clips, Blind(), splits.train)
     assert "ln K = 1.39" in message
     assert "does not learn" in message
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capabilities", "told"),
+    [
+        ("bf16", "cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("bf16", "cpu", {}, True),
+        ("bf16", "cpu", {"avx512_bf16": True}, False),
+        ("bf16", "cpu", {"avx512_bf16": False, "amx_bf16": True}, False),
+        ("bf16", "cuda", {}, False),
+        ("fp32", "cpu", {}, False),
+    ],
+)
+def test_bf16_that_the_cpu_has_to_imitate_is_told(
+    precision: str, device: str, capabilities: dict[str, bool], told: bool
+) -> None:
+    """Only where it is asked for, and only on a CPU."""
+    assert ("--train.precision fp32" in startup.precision_note(precision, torch.device(device), capabilities)) == told
+
+
+def test_torch_says_what_the_cpu_can() -> None:
+    """The names that the note looks for are torch's."""
+    if torch.backends.cpu.get_cpu_capability() != "DEFAULT" and "x86" in str(torch.cpu.get_capabilities()):
+        assert {"avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
