@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -68,8 +69,9 @@ def as_a_study(data: Path, out: Path, seeds: int, epochs: int, at_once: int) -> 
     return time.perf_counter() - began, held
 
 
-def overhead(data: Path, work: Path, seeds: int, epochs: int) -> None:
+def overhead(data: Path, work: Path, options: argparse.Namespace) -> None:
     """Print the first part."""
+    seeds, epochs = options.seeds, options.epochs
     plain = one_after_the_other(data, work, seeds, epochs)
     print(f"{seeds} fresh processes, one after the other: {plain:.0f} s, {plain / seeds:.0f} s a trial", flush=True)
     single, memory = as_a_study(data, work / "one", seeds, epochs, 1)
@@ -109,24 +111,27 @@ def best(outcomes: list[Outcome]) -> Outcome:
     return max(outcomes, key=lambda outcome: (outcome.last["epoch"], outcome.last["val"]))
 
 
-def asha(data: Path, work: Path, seeds: int, epochs: int) -> None:
-    """Print the second part."""
+def asha(data: Path, work: Path, options: argparse.Namespace) -> None:
+    """Print the second part. A search meets norms in any order, and ASHA lets the first ones pass: so in several."""
+    epochs = options.epochs
     tasks = [Task(name, arm.settings, 0, arm=name) for name, arm in read("norms").trained().items()]
     grid = run(data, work / "grid", tasks, epochs, None)
-    halved = run(data, work / "asha", tasks, epochs, Halving(max(1, epochs // 10), epochs))
-    cost = [sum(outcome.last["epoch"] for outcome in outcomes) for outcomes in (grid, halved)]
-    full, quick = best(grid), best(halved)
-    value = {outcome.task.name: outcome.last["val"] for outcome in grid}
-    again = [Task(f"{full.task.name}-{seed}", full.task.settings, seed) for seed in range(1, seeds)]
+    full, value = best(grid), {outcome.task.name: outcome.last["val"] for outcome in grid}
+    again = [Task(f"{full.task.name}-{seed}", full.task.settings, seed) for seed in range(1, options.seeds)]
     spread = [full.last["val"], *(one.last["val"] for one in run(data, work / "seeds", again, epochs, None))]
     mean, std = statistics.mean(spread), statistics.stdev(spread)
-    print(f"grid of {len(tasks)} norms, {epochs} epochs: best {full.task.name}, val {100 * full.last['val']:.1f} %")
-    print(f"... over {len(spread)} seeds {100 * mean:.1f} ± {100 * std:.1f} %")
-    print(
-        f"ASHA: best {quick.task.name}, val {100 * quick.last['val']:.1f} % (in the grid "
-        f"{100 * value[quick.task.name]:.1f} %), at {100 * cost[1] / cost[0]:.0f} % of the grid's epochs"
-    )
     print(json.dumps({name: round(100 * figure, 1) for name, figure in sorted(value.items(), key=lambda x: -x[1])}))
+    print(f"grid of {len(tasks)} norms, {epochs} epochs: best {full.task.name}, val {100 * full.last['val']:.1f} %")
+    print(f"... over {len(spread)} seeds {100 * mean:.1f} ± {100 * std:.1f} %", flush=True)
+    for order in range(options.orders):
+        shuffled = random.Random(order).sample(tasks, len(tasks))
+        halved = run(data, work / f"asha-{order}", shuffled, epochs, Halving(options.grace, epochs))
+        quick, cost = best(halved), sum(outcome.last["epoch"] for outcome in halved) / (len(tasks) * epochs)
+        print(
+            f"ASHA, order {order}: best {quick.task.name}, val {100 * quick.last['val']:.1f} % (in the grid "
+            f"{100 * value[quick.task.name]:.1f} %), at {100 * cost:.0f} % of the grid's epochs",
+            flush=True,
+        )
 
 
 PARTS = {"overhead": overhead, "asha": asha}
@@ -139,12 +144,14 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one of them; else both")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--grace", type=int, default=1, help="epochs that ASHA gives every norm")
+    parser.add_argument("--orders", type=int, default=3, help="in which ASHA meets the norms")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         for part in [options.part] if options.part else PARTS:
             work = Path(name) / part
             work.mkdir()
-            PARTS[part](options.data, work, options.seeds, options.epochs)
+            PARTS[part](options.data, work, options)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from torch.nn import functional  # noqa: E402
 
 from pipeline import evaluate  # noqa: E402
 from pipeline.config import from_dict  # noqa: E402
+from pipeline.startup import precision_note  # noqa: E402
 from pipeline.train import fit, setup  # noqa: E402
 from preprocessing.build import main as build  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
@@ -47,7 +48,12 @@ EXCHANGES = {
     "batch 128, statistics synchronised": ["--train.batch-size", "128"],
     "batch 128, each rank its own statistics": ["--train.batch-size", "128", "--norm.no-sync"],
 }
-WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED, "bf16, channels last, masked": MASKED | FAST}
+# A CPU without instructions for bf16 imitates it, so slowly that there is nothing to compare.
+NATIVE = not precision_note("bf16", CPU, torch.cpu.get_capabilities())
+WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED} | (
+    {"bf16, channels last, masked": MASKED | FAST} if NATIVE else {}
+)
+PRECISIONS = {"fp32": []} | ({"bf16": ["--train.precision", "bf16", "--train.channels-last"]} if NATIVE else {})
 
 
 class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -139,8 +145,8 @@ def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> 
     """The command as a user runs it, on `ranks` ranks, with `more` settings: clips a second after the first epoch;
     bytes of the data file that all its processes hold together, at most (PSS)."""
     line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
-    line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked", "--train.precision", "bf16"]
-    line += ["--train.channels-last", "--train.epochs", str(epochs + 1), "--train.eval-every", str(epochs + 1)]
+    line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked"]
+    line += ["--train.epochs", str(epochs + 1), "--train.eval-every", str(epochs + 1)]
     line += ["--input.fit", "train+val", "--train.no-self-test", *more]
     child = subprocess.Popen(line, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mapped = 0
@@ -153,58 +159,76 @@ def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> 
     return statistics.median([line["clips_per_second"] for line in ledger if line.get("epoch", 0) > 1]), mapped
 
 
+def ways(work: Path, data: Path, options: argparse.Namespace) -> None:
+    """Print the ways' speeds side by side, and what the four accuracies cost."""
+    dense = work / "dense.h5"
+    export([str(data), "--format", "dense", "--out", str(dense), "--frames", str(FRAMES)])
+    clips, splits, _ = setup(from_dict(settings(data, work / "x", 1, MASKED)), CPU)
+    train_N = splits.fit("train+val")
+    bodies = (clips.start_NM[train_N] >= 0).sum().item() / len(train_N)
+    print(f"{len(train_N)} training clips, {bodies:.2f} bodies a clip; load {os.getloadavg()[0]:.1f}")
+    rates: dict[str, list[float]] = {"plain": []} | {way: [] for way in WAYS}
+    share: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(options.rounds):
+        rates["plain"] += plain_epochs(dense, train_N, clips.classes, options.epochs)
+        for way, what in WAYS.items():
+            measured, cost = our_epochs(data, what, options.epochs)
+            rates[way] += measured
+            share[way].append(cost)
+    middle = {way: statistics.median(values) for way, values in rates.items()}
+    for way, value in middle.items():
+        print(f"{way:30} {value:8.0f} clips/s {value / middle['plain']:6.2f} times the plain way")
+    # A and B on 2,000 clips, C and D on a tenth of the training clips, as on NTU RGB+D 60.
+    for way, costs in share.items():
+        cost = statistics.median(costs)
+        whole = cost * (2 * evaluate.TRAIN_PROBE + 2 * NTU60 / 10) / NTU60
+        print(
+            f"{way:30} a clip evaluated costs {cost:.2f} of one trained on: A to D on NTU60 {100 * whole:.0f} % of an "
+            "epoch"
+        )
+
+
+def ranks(work: Path, data: Path, options: argparse.Namespace) -> None:
+    """Print what two ranks make of one process with as many threads, and how much of the data all of them hold."""
+    for precision, numbers in PRECISIONS.items():
+        for number, (exchange, more) in enumerate(EXCHANGES.items()):
+            runs: dict[int, list[tuple[float, int]]] = {1: [], 2: []}
+            for i in range(options.rounds):
+                for count, measured in runs.items():
+                    out = work / f"{precision}-{number}-{count}-{i}"
+                    measured.append(command(data, out, count, options.epochs, numbers + more))
+            one, two = (statistics.median(rate for rate, _ in runs[count]) for count in (1, 2))
+            print(
+                f"{precision}, {exchange}: one process {one:.0f} clips/s, two ranks {two:.0f}: {two / one:.2f}",
+                flush=True,
+            )
+    one, two = (max(held for _, held in runs[count]) for count in (1, 2))
+    size = data.stat().st_size
+    print(f"of the data file's {size / 1e6:.0f} MB one process holds {one / 1e6:.0f}, two {two / 1e6:.0f}")
+
+
+PARTS = {"ways": ways, "ranks": ranks}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=2000, help="recordings, about half of them trained on")
     parser.add_argument("--rounds", type=int, default=3, help="of each way, interleaved")
     parser.add_argument("--epochs", type=int, default=2, help="measured in each round, after one to warm up")
+    parser.add_argument("--part", choices=PARTS, help="one of them; else both")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         work = Path(name)
         base, kind = recordings(work)
+        print(f"{kind}; {'bf16 in hardware' if NATIVE else 'no instructions for bf16: fp32 alone'}")
         link(base, work / "clips", options.clips)
-        data, dense = work / "clips.h5", work / "dense.h5"
+        data = work / "clips.h5"
         if build([str(work / "clips"), "--out", str(data), "--allow-rejects"]):
             raise SystemExit("the build failed")
-        export([str(data), "--format", "dense", "--out", str(dense), "--frames", str(FRAMES)])
-        clips, splits, _ = setup(from_dict(settings(data, work / "x", 1, MASKED)), CPU)
-        train_N = splits.fit("train+val")
-        bodies = (clips.start_NM[train_N] >= 0).sum().item() / len(train_N)
-        print(f"{kind}; {len(train_N)} training clips, {bodies:.2f} bodies a clip; load {os.getloadavg()[0]:.1f}")
-        rates: dict[str, list[float]] = {"plain": []} | {way: [] for way in WAYS}
-        share: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(options.rounds):
-            rates["plain"] += plain_epochs(dense, train_N, clips.classes, options.epochs)
-            for way, what in WAYS.items():
-                measured, cost = our_epochs(data, what, options.epochs)
-                rates[way] += measured
-                share[way].append(cost)
-        middle = {way: statistics.median(values) for way, values in rates.items()}
-        for way, value in middle.items():
-            print(f"{way:30} {value:8.0f} clips/s {value / middle['plain']:6.2f} times the plain way")
-        # A and B on 2,000 clips, C and D on a tenth of the training clips, as on NTU RGB+D 60.
-        for way, costs in share.items():
-            cost = statistics.median(costs)
-            whole = cost * (2 * evaluate.TRAIN_PROBE + 2 * NTU60 / 10) / NTU60
-            print(
-                f"{way:30} a clip evaluated costs {cost:.2f} of one trained on: A to D on NTU60 {100 * whole:.0f} % "
-                "of an epoch"
-            )
-        size = data.stat().st_size
-        for number, (exchange, more) in enumerate(EXCHANGES.items()):
-            runs = {
-                ranks: [
-                    command(data, work / f"{number}-{ranks}-{i}", ranks, options.epochs, more)
-                    for i in range(options.rounds)
-                ]
-                for ranks in (1, 2)
-            }
-            one, two = (statistics.median(rate for rate, _ in runs[ranks]) for ranks in (1, 2))
-            print(f"{exchange}: one process {one:.0f} clips/s, two ranks {two:.0f}: {two / one:.2f}")
-            one, two = (max(held for _, held in runs[ranks]) for ranks in (1, 2))
-            print(f"of the data file's {size / 1e6:.0f} MB one process holds {one / 1e6:.0f}, two {two / 1e6:.0f}")
+        for part in [options.part] if options.part else PARTS:
+            PARTS[part](work, data, options)
 
 
 if __name__ == "__main__":
