@@ -25,11 +25,11 @@ def test_settings_survive_a_trip_through_json() -> None:
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_preset_is_a_short_document_that_only_overrides_defaults(path: Path) -> None:
-    """It loads, is 25 lines at most, begins with what it is and its command, and repeats no default."""
+    """It loads, is 40 lines at most, begins with what it is and its command, and repeats no default."""
     text = path.read_text()
     assert text.startswith("# ")
     assert "python -m pipeline.train" in text
-    assert len(text.splitlines()) <= 25
+    assert len(text.splitlines()) <= 40
     values, default = preset(path.stem), as_dict(from_dict(NEEDED))
     from_dict(NEEDED | values)
     repeated = [f"{s}.{k}" for s, section in values.items() for k, v in section.items() if default[s][k] == v]
