@@ -37,7 +37,8 @@ class InputConfig:
     """Split to train on: train, or train+val once all choices are made."""
     stream: str = "joint"
     """What the network sees of it: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
-    (difference to the next frame), or all four side by side."""
+    (difference to the next frame), partner (each joint minus the other person's root), all (the first four side by
+    side), pair (all and partner)."""
     order: str = "reshuffle"
     """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 

@@ -1,9 +1,8 @@
-"""STREAMS: what of a clip a network sees: joints, bones, or their motion; computed on the device, batch by batch.
+"""STREAMS: what of a clip a network sees: joints, bones, their motion, the other person; on the device, batch by batch.
 
-Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. `all` is
-the four side by side, so that one network sees what an ensemble of four does (inputs fused early, as in Song et al.
-2022, EfficientGCN, arXiv 2106.15125). The streams are linear, so augmentation of joints in front of them is
-augmentation of what they give.
+Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. Several
+side by side let one network see what an ensemble of as many does (inputs fused early, as in Song et al. 2022,
+EfficientGCN, arXiv 2106.15125). All are linear, so augmentation of joints in front of them is augmentation of them.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-STREAMS = ("joint", "bone", "joint_motion", "bone_motion", "all")
+FOUR = ("joint", "bone", "joint_motion", "bone_motion")
+# Name -> the parts of three channels each that it is made of.
+STREAMS = {name: (name,) for name in (*FOUR, "partner")} | {"all": FOUR, "pair": (*FOUR, "partner")}
 
 
 class Stream(nn.Module):
     """x_NCTVM in metres -> the stream, in the same shape but for its `channels`; where a body is absent it stays zero.
 
-    `channels`: 3; of `all` 12, in the order of STREAMS.
+    `channels`: three for each of its parts, in the order of STREAMS[name].
     """
 
     parent_V: Tensor
@@ -26,24 +27,35 @@ class Stream(nn.Module):
         super().__init__()
         if name not in STREAMS:
             raise ValueError(f"input.stream {name!r} is unknown; choose one of {', '.join(STREAMS)}")
-        self.name = name
-        self.channels = 12 if name == "all" else 3
-        parents = list(range(joints)) if name.startswith("joint") else parents_of(bones, joints)
+        self.parts = STREAMS[name]
+        self.channels = 3 * len(self.parts)
+        needs_bones = any(not part.startswith("joint") for part in self.parts)
+        parents = parents_of(bones, joints) if needs_bones else list(range(joints))
+        self.root = next(joint for joint, parent in enumerate(parents) if joint == parent)
         # Not part of the state: it follows from the data file, and a joint stream's weights fit any of three channels.
         self.register_buffer("parent_V", torch.tensor(parents), persistent=False)
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """The stream of clips; present_NMT says in which frames a body was tracked."""
-        if self.name == "all":
-            still = torch.cat([x_NCTVM, self.bone(x_NCTVM)], dim=1)
-            return torch.cat([still, motion(still, present_NMT)], dim=1)
-        if self.name.startswith("bone"):
-            x_NCTVM = self.bone(x_NCTVM)
-        return motion(x_NCTVM, present_NMT) if self.name.endswith("motion") else x_NCTVM
+        parts = [self.part(name, x_NCTVM, present_NMT) for name in self.parts]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def bone(self, x_NCTVM: Tensor) -> Tensor:
-        """Each joint relative to the one its bone hangs on."""
-        return x_NCTVM - x_NCTVM[..., self.parent_V, :]
+    def part(self, name: str, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+        """Three channels, in the shape of x."""
+        if name == "partner":
+            return self.partner(x_NCTVM, present_NMT)
+        if name.startswith("bone"):
+            x_NCTVM = x_NCTVM - x_NCTVM[..., self.parent_V, :]
+        return motion(x_NCTVM, present_NMT) if name.endswith("motion") else x_NCTVM
+
+    def partner(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+        """Each joint relative to the other body's root; zero wherever not both are tracked.
+
+        Nothing else tells a body how far the other one is: each goes through the network by itself.
+        """
+        both_NMT = present_NMT & present_NMT.flip(1)
+        root_NCT1M = x_NCTVM[..., self.root, :].unsqueeze(3)
+        return (x_NCTVM - root_NCT1M.flip(-1)) * both_NMT.transpose(1, 2)[:, None, :, None, :]
 
 
 def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:

@@ -62,7 +62,7 @@ def test_only_the_joints_depend_on_where_the_clip_takes_place(name: str) -> None
     x, present = clip()
     moved = (x + 1) * present.transpose(1, 2)[:, None, :, None, :]
     stream = Stream(name, BONES, JOINTS)
-    assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (name not in ("joint", "all"))
+    assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (not {"joint"} & {*STREAMS[name]})
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -76,20 +76,34 @@ def test_a_stream_is_linear_so_turning_the_clip_turns_it(name: str) -> None:
     torch.testing.assert_close(before, after.flatten(1, 2))
 
 
-def test_all_is_the_four_streams_side_by_side() -> None:
-    """In the order of STREAMS."""
+@pytest.mark.parametrize("name", ["all", "pair"])
+def test_several_streams_are_side_by_side(name: str) -> None:
+    """In the order of STREAMS, each as it is alone."""
     x, present = clip()
-    four = [Stream(name, BONES, JOINTS)(x, present) for name in STREAMS if name != "all"]
-    assert torch.equal(Stream("all", BONES, JOINTS)(x, present), torch.cat(four, dim=1))
+    alone = [Stream(part, BONES, JOINTS)(x, present) for part in STREAMS[name]]
+    assert len(alone) == {"all": 4, "pair": 5}[name]
+    assert torch.equal(Stream(name, BONES, JOINTS)(x, present), torch.cat(alone, dim=1))
+
+
+def test_the_partner_stream_is_each_joint_minus_the_other_bodys_root() -> None:
+    """By hand, in the frames in which both are tracked; a lone body has no partner, and zeros are not taken for one."""
+    x, present = clip()
+    partner = Stream("partner", BONES, JOINTS)(x, present)
+    for t in (1, 2, 3):
+        torch.testing.assert_close(partner[0, :, t, :, 0], x[0, :, t, :, 0] - x[0, :, t, :1, 1])
+        torch.testing.assert_close(partner[0, :, t, :, 1], x[0, :, t, :, 1] - x[0, :, t, :1, 0])
+    assert partner[0, :, [0, 4]].abs().sum() == 0
+    assert partner[1].abs().sum() == 0
+    assert x[0, :, [0, 4], :, 0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("input_norm", ["none", "vc", "mvc"])
-def test_every_network_takes_all_streams(name: str, input_norm: str) -> None:
-    """Twelve channels, under every norm of the input; the coordinates of each matter."""
+def test_every_network_takes_streams_side_by_side(name: str, input_norm: str) -> None:
+    """Fifteen channels, under every norm of the input; the coordinates of each matter."""
     bones = tuple((v - 1, v) for v in range(1, 10))
     norm = NormConfig(input=input_norm)
-    network = build_model(ModelConfig(name, width=0.5), norm, 16, 10, 5, bones, "all").eval()
+    network = build_model(ModelConfig(name, width=0.5), norm, 16, 10, 5, bones, "pair").eval()
     x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
     logits = network(x, present)
     assert logits.shape == (2, 5)
@@ -106,11 +120,11 @@ def test_the_bones_motion_is_the_motions_bone() -> None:
 
 
 def test_a_stream_changes_what_a_network_sees_and_nothing_of_its_state() -> None:
-    """The same weights in all four that have three channels; the logits differ."""
+    """The same weights in all that have three channels; the logits differ."""
     bones = tuple((v - 1, v) for v in range(1, 10))
     x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
     reference = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones).eval()
-    for name in STREAMS[:4]:
+    for name in (name for name, parts in STREAMS.items() if len(parts) == 1):
         network = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones, name).eval()
         network.load_state_dict(reference.state_dict())
         assert torch.allclose(network(x, present), reference(x, present)) is (name == "joint")
