@@ -96,7 +96,7 @@ def wrap(model: nn.Module, device: torch.device, same_buffers: bool) -> nn.Modul
         return model
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=not same_buffers, gradient_as_bucket_view=True
+        model, device_ids=ids, forward_sync_buffers=not same_buffers, gradient_as_bucket_view=True
     )
 
 
