@@ -214,17 +214,22 @@ def runs_table(runs: list[Run]) -> str:
 
 
 def confusion_figure(run: Run, class_names: list[str]) -> go.Figure:
-    """Share of each class's clips (row) that got each class (column); on the diagonal each class's own accuracy."""
+    """Share of each class's clips (row) that got each class (column); on the diagonal each class's own accuracy.
+
+    Classes that neither a clip has nor an answer named are left out: part of a data set has few of its classes.
+    """
     counts_KK = np.array(run.summary["confusion"])
-    share_KK = counts_KK / counts_KK.sum(axis=1, keepdims=True).clip(min=1)
+    there_C = np.flatnonzero(counts_KK.sum(axis=0) + counts_KK.sum(axis=1))
+    counts_CC, names = counts_KK[np.ix_(there_C, there_C)], [class_names[k] for k in there_C]
+    share_CC = counts_CC / counts_CC.sum(axis=1, keepdims=True).clip(min=1)
     figure = go.Figure(
         go.Heatmap(
-            x=class_names, y=class_names, z=100 * share_KK, zmin=0, zmax=100, colorscale="Blues",
+            x=names, y=names, z=100 * share_CC, zmin=0, zmax=100, colorscale="Blues",
             hovertemplate="%{y} taken for %{x}: %{z:.0f} %<extra></extra>",
         )
     )  # fmt: skip
     # Long names of many classes are read by pointing at a square; beside the axes they would leave no room for it.
-    shown = len(class_names) <= 30
+    shown = len(names) <= 30
     return style(figure, f"What {run.name} takes for what (%)").update_layout(
         height=560, margin={"l": 160, "b": 160} if shown else {},
         xaxis={"showticklabels": shown, "title": "first choice"},

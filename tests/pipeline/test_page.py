@@ -114,6 +114,15 @@ def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
     assert page.classes_section([run], page.open_file(Path(run.summary["config"]["data"]))) == ""
 
 
+def test_the_confusion_figure_leaves_out_classes_that_do_not_occur(runs: Path) -> None:
+    """Neither a clip's nor an answer's; one that only an answer names stays, its row empty."""
+    run = page.read_run(runs / "none")
+    run.summary["confusion"] = [[3, 0, 0, 1], [0, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    shown = page.confusion_figure(run, ["walk", "sit", "run", "fall"]).data[0]
+    assert list(shown.x) == list(shown.y) == ["walk", "run", "fall"]
+    assert shown.z.tolist() == [[75, 0, 25], [0, 100, 0], [0, 0, 0]]
+
+
 def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
     """Every class with its accuracy on the test clips."""
     text = (made / "report.html").read_text()
