@@ -437,7 +437,7 @@ def main() -> int:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
         files.publish_text(out, page(runs, study, file))
-    except (IntegrityError, ValueError) as error:
+    except (IntegrityError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 6 if isinstance(error, IntegrityError) else 2
     print(out.resolve())

@@ -11,6 +11,7 @@ epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 d
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import sys
@@ -376,7 +377,8 @@ def parse(arguments: list[str]) -> Config:
         prog=f"python -m pipeline.train {name}",
         description=__doc__,
     )
-    return config
+    # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
+    return dataclasses.replace(config, data=config.data.resolve())
 
 
 def claim(config: Config) -> None:

@@ -27,6 +27,7 @@ from pipeline.doctor import page, training
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
 from pipeline.doctor.fix import fix_run
 from pipeline.doctor.runs import diagnose_run
+from pipeline.train import exit_code
 from preprocessing import files
 from preprocessing.hdf5 import IntegrityError
 
@@ -93,15 +94,15 @@ def main() -> int:
         if command.fix:
             answer["fix"] = fix_run(command.run, command.out)
             console.print(described(answer["fix"]))
-    except (IntegrityError, ValueError) as error:
+        files.publish_json(command.run / "doctor.json", answer)
+        print(f"written: {command.run / 'doctor.json'}")
+        report.record_diagnosis(command.run, answer, command.wandb)
+        if command.html is not None:
+            files.publish_text(command.html, page.page(command.run.name, answer))
+            print(command.html.resolve())
+    except (IntegrityError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 6 if isinstance(error, IntegrityError) else 2
-    files.publish_json(command.run / "doctor.json", answer)
-    print(f"written: {command.run / 'doctor.json'}")
-    report.record_diagnosis(command.run, answer, command.wandb)
-    if command.html is not None:
-        files.publish_text(command.html, page.page(command.run.name, answer))
-        print(command.html.resolve())
+        return exit_code(error)
     return 0
 
 

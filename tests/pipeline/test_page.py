@@ -150,6 +150,18 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, arguments: list[str
     assert result.stderr.strip().count("\n") == 0
 
 
+def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
+    """Exit 2 and the file's name."""
+    run = shutil.copytree(runs / "none", tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    summary["config"]["data"] = str(tmp_path / "gone.h5")
+    (run / "summary.json").write_text(json.dumps(summary))
+    result = command(run, "--out", tmp_path / "a.html")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'gone.h5'} does not exist")
+    assert result.stderr.strip().count("\n") == 0
+
+
 def test_the_clip_it_plays_is_one_with_everybody_in_it(data_file: Path) -> None:
     """Two bodies, if any clip has two."""
     file = page.open_file(data_file)

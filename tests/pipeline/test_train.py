@@ -18,7 +18,7 @@ from pipeline import checkpoint, report
 from pipeline.augment import Draw
 from pipeline.config import from_dict
 from pipeline.data import epoch_batches
-from pipeline.train import Best, claim, fit, setup, training_batch
+from pipeline.train import Best, claim, fit, parse, setup, training_batch
 from tests.conftest import write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train", "default"]
@@ -357,3 +357,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_clips(dat
     named = json.loads((tmp_path / "run" / "nonfinite.json").read_text())["clips"]
     assert 1 <= len(named) <= 16
     assert "Traceback" not in result.stderr
+
+
+def test_a_run_remembers_its_data_from_wherever_it_is_looked_at(
+    data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named relative to one folder, found from another."""
+    monkeypatch.chdir(data_file.parent)
+    config = parse(["default", "--data", data_file.name, "--out", str(tmp_path / "run")])
+    monkeypatch.chdir(tmp_path)
+    assert config.data.samefile(data_file)

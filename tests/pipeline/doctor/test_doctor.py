@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,18 @@ def test_the_command_names_a_folder_that_is_no_run(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "is not a run folder" in result.stderr
+
+
+def test_the_command_tells_that_the_data_is_gone(runs: Path, tmp_path: Path) -> None:
+    """One line with the file that the run was trained on, no traceback."""
+    run = shutil.copytree(runs / "bn-loop", tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone.h5")}))
+    command = [sys.executable, "-m", "pipeline.doctor", str(run)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert f"error: {tmp_path / 'gone.h5'} does not exist" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # --- models and loaders of all kinds ----------------------------------------------------------------------------------
