@@ -210,6 +210,9 @@ class Tracker:
 
     def _bounded(self, action: Callable[[Any], object]) -> None:
         """An action that asks the server and waits: after FINISH seconds it is left, and others are not begun."""
+        if self._words is None:  # on disk there is no server to give up: a busy machine may take its time
+            self._do(action)
+            return
         if self._told is not None:
             self._told.append(action)
         if not self._hung:
