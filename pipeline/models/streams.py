@@ -37,16 +37,18 @@ class Stream(nn.Module):
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """The stream of clips; present_NMT says in which frames a body was tracked."""
-        parts = [self.part(name, x_NCTVM, present_NMT) for name in self.parts]
+        places = {"joint": x_NCTVM}
+        if any(name.startswith("bone") for name in self.parts):  # once for bones and their motion
+            places["bone"] = x_NCTVM - x_NCTVM[..., self.parent_V, :]
+        parts = []
+        for name in self.parts:
+            if name == "partner":
+                parts.append(self.partner(x_NCTVM, present_NMT))
+            elif name.endswith("_motion"):
+                parts.append(motion(places[name.removesuffix("_motion")], present_NMT))
+            else:
+                parts.append(places[name])
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-    def part(self, name: str, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """Three channels, in the shape of x."""
-        if name == "partner":
-            return self.partner(x_NCTVM, present_NMT)
-        if name.startswith("bone"):
-            x_NCTVM = x_NCTVM - x_NCTVM[..., self.parent_V, :]
-        return motion(x_NCTVM, present_NMT) if name.endswith("motion") else x_NCTVM
 
     def partner(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """Each joint relative to the other body's root; zero wherever not both are tracked.
