@@ -16,12 +16,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from preprocessing import exits
+
 # A rank that died is noticed at once (its connection resets); a rank that hangs, after this time.
 TIMEOUT = timedelta(minutes=10)
 
 
 class WorkerDied(RuntimeError):
     """A rank ended with an error; the message names it."""
+
+    exit_code = exits.WORKER
 
 
 def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:

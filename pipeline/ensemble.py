@@ -27,8 +27,7 @@ from pipeline.config import Config
 from pipeline.data import Clips, Splits
 from pipeline.metrics import metrics
 from pipeline.train import data_identity, load_run
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError
+from preprocessing import exits, files
 
 STEPS = 100
 PULL = 1e-3  # towards equal weights, so that they stay finite where the val clips are all right
@@ -148,12 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, prog="python -m pipeline.ensemble", description=__doc__, args=arguments)
     try:
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
-    except (IntegrityError, ValueError, OSError) as error:
+        if options.out is not None:
+            files.publish_json(options.out, result)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 6 if isinstance(error, IntegrityError) else 2
+        return exits.code(error)
     show(result, Console())
     if options.out is not None:
-        files.publish_json(options.out, result)
         print(f"written: {options.out}")
     return 0
 

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.bodies import BODIES
-from preprocessing import files
+from preprocessing import exits, files
 
 TOLERANCE = 1e-4  # of a probability
 
 
 class ExportDiffers(RuntimeError):
     """The exported network does not say what torch's says; nothing was written."""
+
+    exit_code = exits.INTEGRITY
 
 
 class _MaskedInput(nn.Module):

@@ -20,8 +20,8 @@ import tyro
 from plotly.offline import get_plotlyjs
 
 from pipeline import report
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError, SkeletonFile, open_file
+from preprocessing import exits, files
+from preprocessing.hdf5 import SkeletonFile, open_file
 
 LEGEND = (
     "A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips, running; "
@@ -437,9 +437,9 @@ def main() -> int:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
         files.publish_text(out, page(runs, study, file))
-    except (IntegrityError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 6 if isinstance(error, IntegrityError) else 2
+        return exits.code(error)
     print(out.resolve())
     return 0
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from pipeline import card, distributed, evaluate, export
 from pipeline.data import Clips
 from pipeline.train import network, settings_of, weights_of
-from preprocessing import files, ntu
+from preprocessing import exits, files, ntu
 from preprocessing.arrays import array_clip
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile
 from preprocessing.skeleton import RawClip, SkeletonError, parse
@@ -201,13 +201,10 @@ def main(arguments: list[str] | None = None) -> int:
         _answer_all(predictor, cleaned, options)
         if options.onnx is not None:
             _export(predictor, list(cleaned.values()), options.onnx)
-    except export.ExportDiffers as error:
+    except (export.ExportDiffers, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 6
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 2 if faults else 0
+        return exits.code(error)
+    return exits.USAGE if faults else 0
 
 
 def _clean_all(predictor: Predictor, paths: Sequence[Path]) -> tuple[dict[str, Clip], int]:

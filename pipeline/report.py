@@ -187,7 +187,7 @@ class Tracker:
     def go_on_offline(self) -> None:
         """Tell a run on disk all that this one was told: W&B's process keeps records back when it is ended."""
         told, self._told = self._told or [], None
-        words = dict(self._words or {}) | {"id": self._run.id}
+        words, self._words = dict(self._words or {}) | {"id": self._run.id}, None
         shutil.rmtree(self._run.settings.sync_dir, ignore_errors=True)
         self._run, self._hung = None, False
         try:

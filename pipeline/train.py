@@ -12,7 +12,6 @@ epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 d
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import sys
 import time
@@ -39,12 +38,14 @@ from pipeline.models import build_model
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
 from pipeline.models.plan import Bones
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError, open_file
+from preprocessing import exits, files
+from preprocessing.hdf5 import open_file
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss of a step was not finite on some rank; no rank has taken the step. `clips` names the batch."""
+
+    exit_code = exits.NON_FINITE
 
     def __init__(self, epoch: int, clips: list[str]) -> None:
         shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
@@ -418,7 +419,7 @@ def main() -> int:
             run(config)
     except (ValueError, OSError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; the same command resumes'}", file=sys.stderr)
-        return exit_code(error)
+        return exits.code(error)
     return 0
 
 
@@ -428,15 +429,7 @@ def main_of_rank(values: dict[str, Any]) -> None:
         run(from_dict(values))
     except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
-
-
-def exit_code(error: BaseException) -> int:
-    """The exit code that an error stands for."""
-    if isinstance(error, OSError):
-        return 7 if error.errno == errno.ENOSPC else 2
-    codes = {IntegrityError: 6, distributed.WorkerDied: 3, NonFiniteLoss: 5, KeyboardInterrupt: 130}
-    return codes.get(type(error), 2)
+        sys.exit(exits.code(error))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from preprocessing import engines
+from preprocessing import engines, exits
 from preprocessing.batches import Batch, Refusal, Work, cut, make
 from preprocessing.entries import Source, SourceError
 from preprocessing.files import LockedError, lock, require_space, sweep
@@ -30,7 +29,6 @@ from preprocessing.sources import open_sources
 from preprocessing.splits import CountError, coverage
 from preprocessing.stages import RECIPES, Marks, describe, recipe
 
-EXIT_USAGE, EXIT_WORKER, EXIT_REJECTS, EXIT_INTEGRITY, EXIT_NO_SPACE = 2, 3, 4, 6, 7
 MAX_REJECTED = 0.05
 TEXT_PER_ROW = 10.0  # bytes of text to a byte of rows: 9 in real recordings, so what is asked for is surely needed
 
@@ -74,6 +72,8 @@ class Options:
 
 class TooManyRejects(RuntimeError):
     """More clips were unreadable than a healthy download has."""
+
+    exit_code = exits.REJECTS
 
 
 class Stopped(BaseException):
@@ -263,19 +263,14 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.build", description=EXAMPLES, args=arguments)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    code, message = EXIT_USAGE, ""
     try:
         manifest = build(options, Console(stderr=True))
         print(summarise(manifest, options.out))
         return 0
-    except (SourceError, LockedError, engines.EngineError) as error:
-        code, message = EXIT_WORKER if isinstance(error, engines.WorkerDied) else EXIT_USAGE, str(error)
-    except TooManyRejects as error:
-        code, message = EXIT_REJECTS, str(error)
-    except (IntegrityError, CountError) as error:
-        code, message = EXIT_INTEGRITY, str(error)
+    except (SourceError, LockedError, engines.EngineError, TooManyRejects, IntegrityError, CountError) as error:
+        code, message = exits.code(error), str(error)
     except OSError as error:
-        code, message = _disk_trouble(error, options.out)
+        code, message = exits.code(error), _disk_trouble(error, options.out)
     except Stopped as error:
         code, message = error.args[0], f"stopped; the same command goes on where it was, {options.out} is untouched"
     finally:
@@ -285,12 +280,12 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _disk_trouble(error: OSError, out: Path) -> tuple[int, str]:
-    """Exit code and message; a full disk is told with what was needed, or at least with what is left."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return EXIT_USAGE, str(error)
+def _disk_trouble(error: OSError, out: Path) -> str:
+    """The message; a full disk is told with what was needed, or at least with what is left."""
+    if not exits.no_space(error):
+        return str(error)
     told = "" if "needed" in str(error) else f"; {shutil.disk_usage(out.parent).free / 1e6:.1f} MB are left"
-    return EXIT_NO_SPACE, f"{error}{told}. {out} is untouched; free some space and run the same command: it goes on"
+    return f"{error}{told}. {out} is untouched; free some space and run the same command: it goes on"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from preprocessing import exits
+
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
@@ -33,6 +35,8 @@ class EngineError(RuntimeError):
 
 class WorkerDied(EngineError):
     """A worker ended again and again before its task did."""
+
+    exit_code = exits.WORKER
 
 
 def processes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from numpy.lib import format as npy
 from rich.console import Console
 from rich.progress import track
 
-from preprocessing import ntu
+from preprocessing import exits, ntu
 from preprocessing.files import publish, require_space
-from preprocessing.hdf5 import SLOTS, IntegrityError, SkeletonFile, open_file, write_dense
+from preprocessing.hdf5 import SLOTS, SkeletonFile, open_file, write_dense
 
-EXIT_USAGE, EXIT_INTEGRITY, EXIT_NO_SPACE = 2, 6, 7
 SECOND = ("zeros", "copy")
 
 DESCRIPTION = """Write a built file as other programs take it.
@@ -185,18 +183,12 @@ def run(options: Options, console: Console) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.export", description=DESCRIPTION, args=arguments)
-    code = EXIT_USAGE
     try:
         print(f"{options.out}: {run(options, Console(stderr=True))}")
         return 0
-    except IntegrityError as error:
-        code, message = EXIT_INTEGRITY, str(error)
-    except OSError as error:
-        code, message = EXIT_NO_SPACE if error.errno == errno.ENOSPC else EXIT_USAGE, str(error)
-    except ValueError as error:
-        message = str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return code
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exits.code(error)
 
 
 if __name__ == "__main__":

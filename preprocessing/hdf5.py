@@ -29,6 +29,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from preprocessing import exits
 from preprocessing.files import publish, require_space, sync_file
 
 SCHEMA = "skelnorm/1"
@@ -44,11 +45,12 @@ ROOT_KEYS = (
 SPOOLED = ("joints", "present")
 BLOCK = 1 << 20
 SYNC = 64 << 20
-EXIT_NO_SPACE = 7
 
 
 class IntegrityError(ValueError):
     """The file is not what was written; the message names the array and the remedy."""
+
+    exit_code = exits.INTEGRITY
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
     if code:
         last = (message.strip().splitlines() or ["no message"])[-1]
         # On a full disk the library may crash, but it says why before.
-        full = code == EXIT_NO_SPACE or f"errno = {errno.ENOSPC}," in message
+        full = code == exits.NO_SPACE or f"errno = {errno.ENOSPC}," in message
         reason = errno.ENOSPC if full else errno.EIO
         raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
     # The child has hashed what the disk gave back; what is left is whether the numbers fit each other.
@@ -600,4 +602,4 @@ if __name__ == "__main__":
         _complete(Path(sys.argv[1]))
     except (OSError, IntegrityError) as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_NO_SPACE if getattr(error, "errno", None) == errno.ENOSPC else 1)
+        sys.exit(exits.NO_SPACE if exits.no_space(error) else 1)

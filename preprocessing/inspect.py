@@ -15,15 +15,14 @@ import tyro
 from rich.console import Console
 from rich.progress import track as progress
 
-from preprocessing.entries import SourceError
+from preprocessing import exits
 from preprocessing.export import clip_present, clip_rows
 from preprocessing.files import publish_text
-from preprocessing.hdf5 import IntegrityError, open_file
+from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import open_sources
 from preprocessing.view import read_manifest
 
-EXIT_USAGE, EXIT_INTEGRITY = 2, 6
 BINS = 24
 
 DESCRIPTION = """Count what is there: clips, bodies, frames, rejects, and how far coordinates reach.
@@ -190,7 +189,7 @@ def _lines(survey: Survey) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.inspect", description=DESCRIPTION, args=arguments)
-    code, console = EXIT_USAGE, Console(stderr=True)
+    console = Console(stderr=True)
     try:
         if not options.sources:
             raise ValueError("nothing to inspect; name a built file, a folder, a .zip or an array .npz")
@@ -204,12 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             publish_text(options.out, page(survey))
         return 0
-    except IntegrityError as error:
-        code, message = EXIT_INTEGRITY, str(error)
-    except (OSError, ValueError, SourceError) as error:
-        message = str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return code
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exits.code(error)
 
 
 if __name__ == "__main__":

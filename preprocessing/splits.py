@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing import exits
 from preprocessing.ntu import PUBLISHED_CLIPS, PUBLISHED_SPLITS, VAL_SUBJECTS, is_train
 
 VAL_SHARE = 0.2
@@ -111,6 +112,8 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
 
 class CountError(ValueError):
     """As many clips as a whole benchmark, but not its split; one line for the user."""
+
+    exit_code = exits.INTEGRITY
 
 
 def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Splits) -> str:

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from preprocessing import exits
 from preprocessing.files import publish_bytes, publish_json
 from preprocessing.ntu import BONES, CLASS_NAMES
 
@@ -30,7 +31,7 @@ examples:
   python -m preprocessing.synthetic demo/raw --clips 720 --seed 1
   python -m preprocessing.build demo/raw --out demo/clips.h5
 
-exit codes: 0 written, 2 usage
+exit codes: 0 written, 2 usage, 7 no space
 """
 
 JOINTS = 25
@@ -416,17 +417,19 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.synthetic", description=DESCRIPTION, args=arguments)
-    if options.clips < 1 or options.seed < 0:
-        print(f"error: --clips {options.clips} must be 1 or more, --seed {options.seed} 0 or more", file=sys.stderr)
-        return 2
-    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
-        print(f"error: {options.folder} is not an empty folder; name another or delete it", file=sys.stderr)
-        return 2
-    written = write_clips(options.folder, options.clips, options.seed)
-    performances = -(-options.clips // CAMERAS)
-    progress = track(written, "synthetic", total=performances, console=Console(stderr=True), transient=True)
-    truths = sorted((truth for group in progress for truth in group), key=lambda truth: truth["name"])
-    publish_json(options.folder / "truth.json", {"seed": options.seed, "clips": truths})
+    try:
+        if options.clips < 1 or options.seed < 0:
+            raise ValueError(f"--clips {options.clips} must be 1 or more, --seed {options.seed} 0 or more")
+        if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+            raise ValueError(f"{options.folder} is not an empty folder; name another or delete it")
+        written = write_clips(options.folder, options.clips, options.seed)
+        performances = -(-options.clips // CAMERAS)
+        progress = track(written, "synthetic", total=performances, console=Console(stderr=True), transient=True)
+        truths = sorted((truth for group in progress for truth in group), key=lambda truth: truth["name"])
+        publish_json(options.folder / "truth.json", {"seed": options.seed, "clips": truths})
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exits.code(error)
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")
     return 0
 

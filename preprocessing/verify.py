@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from preprocessing import hdf5
+from preprocessing import exits, hdf5
 
 DESCRIPTION = """Check every array of a built file against its sha256, and all numbers against each other.
 
@@ -34,13 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, prog="python -m preprocessing.verify", description=DESCRIPTION, args=arguments)
     if not options.file.is_file():
         print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
-        return 2
+        return exits.USAGE
     faults = hdf5.verify(options.file)
     for fault in faults:
         print(f"{options.file}: {fault}")
     if not faults:
         print(f"{options.file}: whole")
-    return 6 if faults else 0
+    return exits.INTEGRITY if faults else 0
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from preprocessing import exits
 from preprocessing.entries import Source, SourceError
 from preprocessing.export import clip_present, clip_rows
 from preprocessing.files import publish_text
-from preprocessing.hdf5 import IntegrityError, SkeletonFile, open_file
+from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import manifest_path
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources import open_sources
 
-EXIT_USAGE, EXIT_INTEGRITY = 2, 6
 MOST = 200  # clips of a page: each is some 100 kB of it
 DROPPING = ("length", "spread", "motion", "actors")
 
@@ -185,7 +185,6 @@ def render(file: SkeletonFile, clips: list[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.view", description=DESCRIPTION, args=arguments)
-    code = EXIT_USAGE
     try:
         if options.out.suffix != ".html":
             raise ValueError(f"--out {options.out} must end in .html")
@@ -198,12 +197,9 @@ def main(arguments: list[str] | None = None) -> int:
         for note in sorted({clip["note"] for clip in clips if clip["note"]}):
             print(f"  {note}")
         return 0
-    except IntegrityError as error:
-        code, message = EXIT_INTEGRITY, str(error)
     except (OSError, ValueError) as error:
-        message = str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return code
+        print(f"error: {error}", file=sys.stderr)
+        return exits.code(error)
 
 
 if __name__ == "__main__":

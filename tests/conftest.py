@@ -1,6 +1,10 @@
 """A small data file for every test that trains (four classes, one or two bodies, six subjects); real recordings."""
 
+import contextlib
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,4 +92,33 @@ def real_data() -> Path:
     folder = Path(os.environ.get("SKELNORM_REAL_DATA", default))
     if not folder.is_dir():
         pytest.skip("no real recordings: set SKELNORM_REAL_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of a few kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(kilobytes: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small file system can be mounted by root only")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def full_disk(small_disk: Callable[[int], Path]) -> Path:
+    """A folder in which files can be made, but nothing written."""
+    folder = small_disk(64)
+    with open(folder / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
     return folder

@@ -26,8 +26,8 @@ import optuna
 import tyro
 
 from pipeline.data import InputConfig
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError, open_file
+from preprocessing import exits, files
+from preprocessing.hdf5 import open_file
 from tuning import page, results
 from tuning.engine import EngineError, Halving, Resources, run_all
 from tuning.ledger import Ledger, Outcome, Task
@@ -230,15 +230,15 @@ def main() -> int:
             command = {key: str(value) for key, value in asdict(settings).items()}
             results.write(settings.out, {"command": command, "trials": rows})
             page.write_search(settings.out, command, outcomes)
-    except (IntegrityError, ValueError, EngineError, files.LockedError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
-        return {IntegrityError: 6, KeyboardInterrupt: 130}.get(type(error), 2)
+        return exits.code(error)
     finished = [row for row in rows if row["val"] is not None and row["outcome"] != "failed"]
     print(f"{len(finished)} of {len(rows)} trials finished; {settings.out / 'results.json'}")
     best = {outcome.task.name: outcome for outcome in outcomes}
     for row in finished[:5]:
         print(f"  val {100 * row['val']:.1f} %  {describe(best[row['trial']].task)}")
-    return 0 if finished else 3
+    return 0 if finished else exits.WORKER
 
 
 if __name__ == "__main__":

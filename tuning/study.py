@@ -25,8 +25,7 @@ from rich.table import Table
 
 from pipeline.config import TrainConfig
 from pipeline.data import InputConfig
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError
+from preprocessing import exits, files
 from tuning import page, results
 from tuning.arms import Arms, read
 from tuning.engine import EngineError, Resources, run_all
@@ -167,13 +166,13 @@ def main() -> int:
             document = results.of_arms(arms, outcomes)
             results.write(settings.out, {"command": command, **document}, table="trials")
             page.write_study(settings.out, command, document, outcomes)
-    except (IntegrityError, ValueError, EngineError, files.LockedError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
-        return {IntegrityError: 6, KeyboardInterrupt: 130}.get(type(error), 2)
+        return exits.code(error)
     show(document["arms"], document["judged"], Console(width=None if sys.stdout.isatty() else 160))
     print(f"{settings.out / 'results.json'}  {settings.out / 'report.html'}")
     baseline = next(row for row in document["arms"] if row["arm"] == arms.baseline)
-    return 0 if baseline["n"] else 3
+    return 0 if baseline["n"] else exits.WORKER
 
 
 if __name__ == "__main__":

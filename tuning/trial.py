@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from preprocessing import exits
+
 WATCH = 0.5  # seconds
 
 
@@ -76,7 +78,7 @@ def rank(order: dict[str, Any]) -> None:
         train.run(config, read_test=order["test"])
     except (ValueError, OSError, train.NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(train.exit_code(error))
+        sys.exit(exits.code(error))
 
 
 def main() -> int:
@@ -91,7 +93,7 @@ def main() -> int:
         run(folder, order)
     except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        return train.exit_code(error)
+        return exits.code(error)
     return 0
 
 

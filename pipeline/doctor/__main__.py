@@ -27,9 +27,7 @@ from pipeline.doctor import page, training
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
 from pipeline.doctor.fix import fix_run
 from pipeline.doctor.runs import diagnose_run
-from pipeline.train import exit_code
-from preprocessing import files
-from preprocessing.hdf5 import IntegrityError
+from preprocessing import exits, files
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,9 @@ def main() -> int:
         if command.html is not None:
             files.publish_text(command.html, page.page(command.run.name, answer))
             print(command.html.resolve())
-    except (IntegrityError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return exit_code(error)
+        return exits.code(error)
     return 0
 
 

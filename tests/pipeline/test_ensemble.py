@@ -125,3 +125,9 @@ def test_runs_on_other_data_are_refused(runs: Path, tmp_path: Path) -> None:
     other = trained_run(write_file(tmp_path / "other.h5", clips=48, seed=9), tmp_path / "run", kind="none")
     with pytest.raises(ValueError, match="was trained on another data file than"):
         ensemble.members([runs / "none", other], CPU)
+
+
+def test_a_full_disk_is_told(runs: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(runs / "none"), str(runs / "bn-masked"), "--out", str(full_disk / "together.json")]
+    assert ensemble.main(words) == 7
+    assert "No space left on device" in capsys.readouterr().err

@@ -190,3 +190,10 @@ def test_the_pairs_that_are_taken_for_each_other_move_side_by_side(made: Path, d
     lengths = sorted(file.clips["frames"][file.clips["label"] == label])
     assert file.clips["frames"][page.typical(file, label)] == lengths[len(lengths) // 2]
     assert text.count("<figure class=clip>") == 2 * len(pairs) + 1
+
+
+def test_a_full_disk_is_told_and_leaves_no_page(runs: Path, full_disk: Path) -> None:
+    result = command(runs / "none", "--out", full_disk / "report.html")
+    assert (result.returncode, len(result.stderr.splitlines())) == (7, 1), result.stderr
+    assert "No space left on device" in result.stderr
+    assert not (full_disk / "report.html").exists()

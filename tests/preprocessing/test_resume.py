@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -237,25 +237,6 @@ def test_the_order_of_the_sources_and_the_workers_change_no_byte(many: Path, tmp
         assert build.main([*map(str, sources), "--out", str(out), "--workers", str(workers), "--allow-rejects"]) == 0
         made.append(out)
     assert same(*made)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a file system of a few kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = []
-
-    def mount(kilobytes: int) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-        if os.getuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small file system can be mounted by root only")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.parametrize("foresight", [2, 1, 0])

@@ -197,3 +197,9 @@ def test_arms_to_start_from_must_exist(tmp_path: Path) -> None:
     path.write_text('from = "questions"\n')
     with pytest.raises(ValueError, match=r"'questions'.*question, norms, persons"):
         read(str(path))
+
+
+def test_a_full_disk_is_told_in_one_line(data_file: Path, full_disk: Path) -> None:
+    result = study(data_file, full_disk / "out", "persons", timeout=120)
+    assert (result.returncode, result.stderr.strip().count("\n")) == (7, 0), result.stderr
+    assert "No space left on device" in result.stderr
