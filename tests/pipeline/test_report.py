@@ -60,13 +60,13 @@ SUMMARY = {
     "confusion": [[3, 1], [0, 4]],
     "config": {"nproc": 1},
 }
-# Trains one epoch as the trainer reports it. The server has no more patience than this of ours; a run on disk has no
+# Trains one epoch as the trainer reports it, with so many seconds of patience with the server; a run on disk has no
 # server, and none is needed.
 CLIENT = f"""
 import sys, time
 from pathlib import Path
 from pipeline import report
-report.PROBE, report.START, report.FINISH = 1, 3, 0 if sys.argv[2] == "offline" else 2
+report.PROBE, report.START, report.FINISH = 1, 3, int(sys.argv[3])
 ledger = report.Ledger(Path(sys.argv[1]), {{"lr": 0.5}}, sys.argv[2], 0)
 ledger.write({EPOCH})
 print("logged", flush=True)
@@ -97,12 +97,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def client(run: Path, mode: str, between: Callable[[], None] = lambda: None, **more: str) -> tuple[str, float]:
+def client(
+    run: Path, mode: str, between: Callable[[], None] = lambda: None, patience: int = 2, **more: str
+) -> tuple[str, float]:
     """What a training says to the user on W&B's account, and the seconds that its end takes."""
     root = Path(__file__).parents[2]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment = clean | {"PYTHONPATH": str(root), "NETRC": "/nowhere", "PRIVATE": f"{KEY}-private"} | more
-    words = [sys.executable, "-c", CLIENT, str(run), mode, f"--token={KEY}-argument"]
+    words = [sys.executable, "-c", CLIENT, str(run), mode, str(patience), f"--token={KEY}-argument"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, text=True, env=environment, **pipes) as process:
         assert process.stdout is not None
@@ -134,7 +136,7 @@ def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 def test_an_offline_run_read_back_has_figures_matrix_and_lineage(run: Path) -> None:
     """Names, group, job type; the data by its hash alone, the checkpoint as what was made of it; an end."""
-    said, _ = client(run, "offline")
+    said, _ = client(run, "offline", patience=0)
     assert said == ""
     found = records(run)
     (about, *_) = of_kind(found, "run")
@@ -162,7 +164,7 @@ def test_an_offline_run_read_back_has_figures_matrix_and_lineage(run: Path) -> N
 
 def test_online_the_server_gets_all_of_it(run: Path, stub: Stub) -> None:
     """Rows under stable names, the artifacts with their lineage, the end; no word to the user."""
-    said, _ = client(run, "online", WANDB_BASE_URL=stub.url, WANDB_API_KEY=KEY)
+    said, _ = client(run, "online", patience=30, WANDB_BASE_URL=stub.url, WANDB_API_KEY=KEY)
     assert "Recorded here" not in said
     (row,) = [row for row in stub.rows if "train/loss" in row]
     assert (row["epoch"], row["train/loss"], row["val/top1"], row["gap/normalization"]) == (1, 1.5, 0.3, 0.1)
@@ -178,7 +180,7 @@ def test_the_key_may_be_in_netrc(run: Path, stub: Stub, tmp_path: Path) -> None:
     """Nowhere else, and it is used."""
     (tmp_path / "netrc").write_text(f"machine {stub.url.removeprefix('http://')} login user password {KEY}\n")
     (tmp_path / "netrc").chmod(0o600)
-    said, _ = client(run, "online", WANDB_BASE_URL=stub.url, NETRC=str(tmp_path / "netrc"))
+    said, _ = client(run, "online", patience=30, WANDB_BASE_URL=stub.url, NETRC=str(tmp_path / "netrc"))
     assert stub.complete, said
 
 
