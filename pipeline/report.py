@@ -1,42 +1,29 @@
 """Where a run's numbers go: the JSONL ledger always, W&B if asked. The only door to wandb.
 
-Nothing here can stop a run or hold it up for long: W&B starts after one question to the server that has PROBE seconds,
-falls back to a run on disk (offline) where there is no good answer, and leaves the server after FINISH seconds of
-waiting, with all that the run was told on disk. `wandb sync` sends that later.
+Nothing here can stop a run or hold it up for long: W&B starts after one question to the server (wandb_server), falls
+back to a run on disk (offline) where there is no good answer, and leaves the server after FINISH seconds of waiting,
+with all that the run was told on disk. `wandb sync` sends that later.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
-import netrc
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-PROJECT = "skelnorm"
-SERVER = "https://api.wandb.ai"
-PROBE, START, FINISH = 5, 15, 30  # seconds that the server gets: one question, the start of a run, an upload
-MODEL_BYTES = 200_000_000  # a larger checkpoint is an artifact by its sha256 alone
+from pipeline import figures, wandb_server
 
-# The names of figures on W&B, which tuning.dashboard draws. A figure of another name keeps it.
-TRAIN_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "train/top1", "val/top1"
-FOUR = {name: f"accuracies/{name}" for name in "ABCD"}
-GAPS = {name: f"gap/{name}" for name in ("normalization", "generalization")}
-# Of every layer with running statistics: evaluate.Evaluation.norms, and of the doctor.
-MEAN_SHIFTS = "norm/.*/mean_shift"
-# What the driver of a search or a study calls the same figures (tuning.attempt).
-OF_TRIALS = {"train": TRAIN_TOP1, "val": VAL_TOP1, **FOUR, **{f"{name}_gap": full for name, full in GAPS.items()}}
+PROJECT = "skelnorm"
+START, FINISH = 15, 30  # seconds that the server gets: the start of a run, an upload
+MODEL_BYTES = 200_000_000  # a larger checkpoint is an artifact by its sha256 alone
 
 
 class Ledger:
@@ -64,7 +51,7 @@ class Ledger:
         """End the W&B run with the summary's figures, the confusion matrix and the network."""
         self._wandb.confusion(self.path.parent, summary)
         self._wandb.made_model(self.path.parent, summary)
-        self._wandb.finish(final_figures(summary))
+        self._wandb.finish(figures.final(summary))
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -82,63 +69,6 @@ def last_id(run: Path) -> str | None:
     return names[-1].split("-")[1] if names else None
 
 
-def figures(record: dict[str, Any]) -> dict[str, float]:
-    """A ledger's line, or what a trial's driver was told of an epoch, under W&B's names. What is no number is left out.
-
-    C after an epoch is the accuracy on held-out clips, so it is `val/top1` too.
-    """
-    named = {OF_TRIALS.get(name, name): value for name, value in flat(record).items() if _is_number(value)}
-    if FOUR["C"] in named:
-        named.setdefault(VAL_TOP1, named[FOUR["C"]])
-    return named
-
-
-def final_figures(summary: dict[str, Any]) -> dict[str, float]:
-    """The figures of a run's summary.json. A to D and their gaps stand under `final/`: unlike those after an epoch they
-    are of the test split, where the file has one."""
-    rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
-    final = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
-    return {name: value for name, value in flat(rest | {"final": final}).items() if _is_number(value)}
-
-
-def diagnosis_figures(answer: dict[str, Any]) -> dict[str, float]:
-    """The figures of doctor.json; `norm/<layer>/mean_shift` is how far the running mean is from that of the training
-    clips, in standard deviations (median over channels), of the layer's worst call."""
-    named = figures({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
-    for entry in answer.get("layers", []):
-        for part, suffix in (("train", ""), ("eval", "_eval")):
-            shift = entry.get(part, {}).get("shift")
-            name = f"norm/{entry['layer']}/mean_shift{suffix}"
-            if shift is not None:
-                named[name] = max(shift, named.get(name, 0.0))
-    return named
-
-
-VERDICT = ("kind", "check", "recovered", "before", "after", "evidence", "remedy")
-
-
-def verdict_rows(answer: dict[str, Any]) -> list[list[Any]]:
-    """doctor.json as rows of VERDICT: causes, suspicions, the rest, in the order of blame."""
-    kinds = {"causes": "cause", "suspicions": "suspicion", "rest": "rest"}
-    return [
-        [kind, *(entry.get(column) for column in VERDICT[1:])]
-        for key, kind in kinds.items()
-        for entry in answer.get(key, [])
-    ]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures under names joined by a slash."""
-    result: dict[str, Any] = {}
-    for key, value in record.items():
-        result |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
-    return result
-
-
 class Tracker:
     """One run on W&B; a run that is off, failed to start, or failed later, swallows everything."""
 
@@ -150,7 +80,7 @@ class Tracker:
 
     def log(self, record: dict[str, Any]) -> None:
         """Figures after an epoch."""
-        self._do(lambda run: run.log(figures(record), step=record["epoch"]))
+        self._do(lambda run: run.log(figures.named(record), step=record["epoch"]))
 
     def uses_data(self, folder: Path) -> None:
         """The data file, as what this run was made from: by content hash and facts alone.
@@ -161,7 +91,7 @@ class Tracker:
 
     def made_model(self, folder: Path, summary: dict[str, Any]) -> None:
         """The checkpoint in `folder` as what this run has made; sent where it is, not copied."""
-        self._bounded(lambda run: run.log_artifact(_model(folder, final_figures(summary))))
+        self._bounded(lambda run: run.log_artifact(_model(folder, figures.final(summary))))
 
     def confusion(self, folder: Path, summary: dict[str, Any]) -> None:
         """The confusion matrix of the split that was judged."""
@@ -205,7 +135,7 @@ class Tracker:
         try:
             action(self._run)
         except Exception as error:  # whatever W&B raises: a training goes on without it
-            hung = f"{os.environ.get('WANDB_BASE_URL', SERVER)} did not take all in {FINISH} s"
+            hung = f"{wandb_server.address()} did not take all in {FINISH} s"
             _tell(hung if isinstance(error, TimeoutError) else said(error), Path(self._run.settings.wandb_dir))
 
     def _bounded(self, action: Callable[[Any], object]) -> None:
@@ -282,7 +212,7 @@ def start_wandb(
         return Tracker()
     words = {"dir": str(folder), "name": name, "config": config, "job_type": job_type, "group": group, "id": run_id}
     if mode == "online" and not _REFUSED:
-        reason = refusal() or ""
+        reason = wandb_server.refusal() or ""
         if not reason:
             try:
                 _ONLINE.append(Tracker(_init("online", words | {"resume": "allow"}), words))
@@ -311,55 +241,6 @@ def said(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
 
 
-def refusal() -> str | None:
-    """Why the server cannot be used now, None when it can; an answer takes at most PROBE seconds."""
-    server = os.environ.get("WANDB_BASE_URL", SERVER).rstrip("/")
-    secret = _key(server)
-    if secret is None:
-        return "no key in WANDB_API_KEY or netrc"
-    found: list[str | None] = []
-    # A thread: looking up a name has no time limit of its own, nor has a server that answers a byte a second.
-    asker = threading.Thread(target=lambda: found.append(_ask(server, secret)), daemon=True)
-    asker.start()
-    asker.join(PROBE)
-    return found[0] if found else f"{server} gave no answer in {PROBE} s"
-
-
-def _key(server: str) -> str | None:
-    """The key in the environment, or in netrc; it is never stored."""
-    if os.environ.get("WANDB_API_KEY"):
-        return os.environ["WANDB_API_KEY"]
-    try:
-        known = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
-    except (OSError, netrc.NetrcParseError):
-        return None
-    entry = known.authenticators(urllib.parse.urlsplit(server).netloc)
-    return entry[2] if entry else None
-
-
-def _ask(server: str, secret: str) -> str | None:
-    request = urllib.request.Request(
-        f"{server}/graphql",
-        data=json.dumps({"query": "query Viewer { viewer { id } }"}).encode(),
-        headers={
-            "Content-Type": "application/json",
-            "Authorization": "Basic " + base64.b64encode(f"api:{secret}".encode()).decode(),
-        },
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE) as answer:
-            viewer = (json.load(answer).get("data") or {}).get("viewer")
-    except urllib.error.HTTPError as error:
-        return f"{server} refused the key (401)" if error.code == 401 else f"{server} answered {error.code}"
-    except TimeoutError:
-        return f"{server} gave no answer in {PROBE} s"
-    except OSError as error:
-        return f"no connection to {server} ({getattr(error, 'reason', error)})"
-    except (ValueError, AttributeError):
-        return f"{server} gave an answer that is not W&B's"
-    return None if viewer else f"{server} does not know the key"
-
-
 def _init(mode: Any, words: dict[str, Any]) -> Any:
     # Its usage reports go to the server from offline runs too, and hold up the end of a process where none answers.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -369,7 +250,7 @@ def _init(mode: Any, words: dict[str, Any]) -> Any:
     # No program, its arguments, host, console or code are recorded: they may hold secrets.
     settings = wandb.Settings(
         silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True,
-        x_disable_machine_info=True, host="", program=PROJECT, base_url=os.environ.get("WANDB_BASE_URL", SERVER),
+        x_disable_machine_info=True, host="", program=PROJECT, base_url=wandb_server.address(),
         init_timeout=START,
     )  # fmt: skip
     # create_new: a search has many runs open at once in its driver.
@@ -422,10 +303,10 @@ def _confusion(run: Any, folder: Path, summary: dict[str, Any]) -> None:
 def _diagnosis(run: Any, answer: dict[str, Any]) -> None:
     import wandb
 
-    columns: list[str | int] = [*VERDICT]
-    table = wandb.Table(columns=columns, data=verdict_rows(answer))
+    columns: list[str | int] = [*figures.VERDICT]
+    table = wandb.Table(columns=columns, data=figures.verdict_rows(answer))
     run.log({"doctor/verdict": table})
-    run.summary.update({"verdict": answer.get("verdict", ""), **diagnosis_figures(answer)})
+    run.summary.update({"verdict": answer.get("verdict", ""), **figures.of_diagnosis(answer)})
 
 
 def record_diagnosis(folder: Path, answer: dict[str, Any], mode: str) -> None:

@@ -73,7 +73,8 @@ def test_every_public_name_is_documented(path: Path) -> None:
 TOGETHER = {
     "manifest": "build", "verify": "build", "ledger": "resume", "batches": "resume", "entries": "sources",
     "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view", "card": "predict",
-    "attempt": "trial", "engine": "search", "progress": "search", "variants": "study", "arms": "study",
+    "wandb_server": "report", "attempt": "trial", "engine": "search", "progress": "search", "variants": "study",
+    "arms": "study",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from pipeline.report import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
+from pipeline.figures import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.report import Tracker, figures, start_wandb
+from pipeline.figures import named
+from pipeline.report import Tracker, start_wandb
 from tuning.ledger import Ledger, Outcome, Task
 
 
@@ -47,7 +48,7 @@ class Board:
         """The end of a trial."""
         last = outcome.last
         self.best = max(self.best, last.get("val") or 0.0)
-        self.runs.pop(outcome.task.name, Tracker()).finish(figures(last))
+        self.runs.pop(outcome.task.name, Tracker()).finish(named(last))
         how = f"val {100 * (last.get('val') or 0.0):5.1f} %  epoch {last['epoch']}" if last else outcome.outcome
         if outcome.outcome == "failed":
             how = f"failed ({outcome.cause})"

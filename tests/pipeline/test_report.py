@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import report
+from pipeline import figures, report, wandb_server
 from pipeline.report import Ledger, start_wandb
+from tests.pipeline.test_figures import ANSWER, EPOCH, SUMMARY
 from tests.pipeline.wandb_stub import Stub
-from tuning.attempt import measured
 
 
 def line(epoch: int) -> dict:
@@ -42,31 +42,13 @@ def test_epochs_that_will_be_trained_again_are_not_kept_twice(tmp_path: Path) ->
 
 
 KEY = "hunter2hunter2hunter2hunter2hunter2hunt2"
-EPOCH = {
-    "epoch": 1,
-    "train": {"top1": 0.5, "loss": 1.5},
-    "accuracies": {"A": 0.1, "B": 0.2, "C": 0.3, "D": 0.4},
-    "gap": {"normalization": 0.1, "generalization": -0.2},
-    "norm": {"norms.0": {"mean_shift": 0.5}},
-    "reused": ["norms.0"],
-}
-SUMMARY = {
-    "train": {"top1": 0.5},
-    "val": {"top1": 0.3},
-    "test": {"top1": 0.75},
-    "accuracies": {"A": 0.1, "C": 0.75},
-    "gap": {"normalization": 0.25},
-    "eval": "test",
-    "confusion": [[3, 1], [0, 4]],
-    "config": {"nproc": 1},
-}
 # Trains one epoch as the trainer reports it, with so many seconds of patience with the server; a run on disk has no
 # server, and none is needed.
 CLIENT = f"""
 import sys, time
 from pathlib import Path
-from pipeline import report
-report.PROBE, report.START, report.FINISH = 1, 3, int(sys.argv[3])
+from pipeline import report, wandb_server
+wandb_server.PROBE, report.START, report.FINISH = 1, 3, int(sys.argv[3])
 ledger = report.Ledger(Path(sys.argv[1]), {{"lr": 0.5}}, sys.argv[2], 0)
 ledger.write({EPOCH})
 print("logged", flush=True)
@@ -233,7 +215,7 @@ def test_a_search_is_held_up_once_not_once_a_trial(
     monkeypatch.setenv("WANDB_BASE_URL", stub.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(report, "_REFUSED", [])
-    monkeypatch.setattr(report, "PROBE", 1)
+    monkeypatch.setattr(wandb_server, "PROBE", 1)
     stub.mode = "hang"
     begin = time.monotonic()
     for trial in range(4):
@@ -273,25 +255,6 @@ def test_a_resumed_training_goes_on_under_its_id(tmp_path: Path) -> None:
     assert {folder.name.rpartition("-")[2] for folder in tmp_path.glob("wandb/offline-run-*")} > {first}
 
 
-ANSWER = {
-    "verdict": "norms.0 is called twice.",
-    "judged": "test",
-    "accuracies": {"A": 0.1, "B": 0.9},
-    "gap": {"normalization": 0.8},
-    "unexplained": 0.0,
-    "causes": [
-        {"check": "reuse", "recovered": 1.0, "evidence": "twice", "remedy": "masked", "before": 0.1, "after": 0.9}
-    ],
-    "suspicions": [{"check": "decay", "evidence": "decayed", "remedy": "do not"}],
-    "rest": [],
-    "layers": [
-        {"layer": "norms.0", "call": 0, "train": {"shift": 1.25, "ratio": 2.0}, "eval": {"shift": 0.5}},
-        {"layer": "norms.0", "call": 1, "train": {"shift": 0.25, "ratio": None}},
-        {"layer": "norms.1", "call": 0, "train": {"shift": None}},
-    ],
-}
-
-
 def test_the_doctors_answer_is_a_run_with_a_table(run: Path) -> None:
     """Beside the training's, of job type doctor."""
     report.record_diagnosis(run, ANSWER, "offline")
@@ -300,7 +263,7 @@ def test_the_doctors_answer_is_a_run_with_a_table(run: Path) -> None:
     assert (about["job_type"], about["run_group"], about["display_name"]) == ("doctor", "study", "run")
     (table,) = run.glob("wandb/offline-run-*/files/media/table/doctor/*.json")
     written = json.loads(table.read_text())
-    assert written["columns"] == list(report.VERDICT)
+    assert written["columns"] == list(figures.VERDICT)
     assert written["data"] == [
         ["cause", "reuse", 1.0, 0.1, 0.9, "twice", "masked"],
         ["suspicion", "decay", None, None, None, "decayed", "do not"],
@@ -320,48 +283,6 @@ def test_the_doctors_command_records_its_verdict(runs: Path, tmp_path: Path) -> 
     assert '"job_type": "doctor"' in text
     assert "norm/norms.0.0/mean_shift" in text
     assert json.loads((folder / "doctor.json").read_text())["verdict"][:40] in text
-
-
-def test_the_doctors_figures() -> None:
-    """A layer's shift is that of its worst call; one that is not finite is left out."""
-    assert report.diagnosis_figures(ANSWER) == {
-        "accuracies/A": 0.1,
-        "accuracies/B": 0.9,
-        "gap/normalization": 0.8,
-        "unexplained": 0.0,
-        "norm/norms.0/mean_shift": 1.25,
-        "norm/norms.0/mean_shift_eval": 0.5,
-    }
-
-
-def test_stable_names_for_a_training_and_for_a_trial() -> None:
-    """The same figure has one name, whoever reports it; words and lists are none."""
-    of_training = report.figures(EPOCH)
-    assert of_training == {
-        "epoch": 1, "train/top1": 0.5, "train/loss": 1.5, "val/top1": 0.3, "accuracies/A": 0.1, "accuracies/B": 0.2,
-        "accuracies/C": 0.3, "accuracies/D": 0.4, "gap/normalization": 0.1, "gap/generalization": -0.2,
-        "norm/norms.0/mean_shift": 0.5,
-    }  # fmt: skip
-    of_trial = report.figures(measured(EPOCH))
-    of_training_alone = ("train/loss", "norm/norms.0/mean_shift")
-    assert of_trial == {name: value for name, value in of_training.items() if name not in of_training_alone}
-
-
-def test_final_figures_do_not_overwrite_those_of_the_last_epoch() -> None:
-    """A to D after an epoch are of held-out training subjects, the summary's of the test split."""
-    assert report.final_figures(SUMMARY) == {
-        "train/top1": 0.5, "val/top1": 0.3, "test/top1": 0.75, "final/accuracies/A": 0.1, "final/accuracies/C": 0.75,
-        "final/gap/normalization": 0.25,
-    }  # fmt: skip
-
-
-def test_nested_figures_get_flat_names() -> None:
-    """As dashboards want them."""
-    assert report.flat({"epoch": 1, "gap": {"normalization": 0.5, "by": {"layer": 2}}}) == {
-        "epoch": 1,
-        "gap/normalization": 0.5,
-        "gap/by/layer": 2,
-    }
 
 
 def test_a_ledgers_lines_are_json(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import OF_TRIALS, TRAIN_LOSS, figures
+from pipeline.figures import OF_TRIALS, TRAIN_LOSS, named
 from tuning.attempt import measured
 from tuning.space import SPACE
 
@@ -60,7 +60,7 @@ def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
         "gap": {"normalization": 0.0, "generalization": 0.0},
         "norm": {"norms.0.0": {"mean_shift": 0.5}},
     }
-    sent_by_trials, sent_by_trainings = set(figures(measured(line))), set(figures(line))
+    sent_by_trials, sent_by_trainings = set(named(measured(line))), set(named(line))
     assert drawn == {*OF_TRIALS.values(), TRAIN_LOSS} - {"train/top1"}
     assert drawn <= sent_by_trainings
     (regex,) = {plot["metricRegex"] for plot in panels(spec, "Run History Line Plot") if plot.get("useMetricRegex")}
