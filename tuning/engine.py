@@ -21,12 +21,13 @@ from tuning.attempt import RESULT, Attempt
 from tuning.ledger import Outcome, Task
 
 ATTEMPTS = 2  # of a trial
+KEEP = 3  # one in so many goes on from a rung, which is so many times as far as the one before
 STARTS = 3  # of Ray
 
 
 @dataclass(frozen=True)
 class Halving:
-    """ASHA (Li et al. 2020, arXiv 1810.05934): of those that have come as far, a quarter goes on."""
+    """ASHA (Li et al. 2020, arXiv 1810.05934): of those that have come as far, one in KEEP goes on."""
 
     grace: int
     """Epochs that every trial gets."""
@@ -138,7 +139,12 @@ def run_all(
 
     # max_t is one more than there are epochs: a trial that gets through them all ends by itself and leaves its files.
     scheduler = (
-        ASHAScheduler(time_attr="epoch", max_t=halving.epochs + 1, grace_period=min(halving.grace, halving.epochs))
+        ASHAScheduler(
+            time_attr="epoch",
+            max_t=halving.epochs + 1,
+            grace_period=min(halving.grace, halving.epochs),
+            reduction_factor=KEEP,
+        )
         if halving
         else FIFOScheduler()
     )
