@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,10 @@ def as_a_study(data: Path, out: Path, seeds: int, epochs: int, at_once: int) -> 
         [*line, "--at-once", str(at_once)], cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while child.poll() is None:
-        # Seldom: looking at a process's memory takes a core and holds it up.
-        with suppress(subprocess.TimeoutExpired):
+        try:
             child.wait(LOOK)
-        held = max(held, memory_of(child.pid)) if child.poll() is None else held
+        except subprocess.TimeoutExpired:  # seldom: looking at a process's memory holds it up
+            held = max(held, memory_of(child.pid))
     if child.returncode:
         raise SystemExit(f"the study failed with exit code {child.returncode}")
     return time.perf_counter() - began, held
@@ -120,13 +119,12 @@ def best(outcomes: list[Outcome]) -> Outcome:
 
 
 def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tuple[str, int]:
-    """Where ASHA would end on trainings whose accuracies are known, two at a time, and after how many epochs in all.
+    """Where ASHA would end on equally fast trainings of known accuracies, two at a time; after how many epochs in all.
 
     A training that was stopped had come as far as the same one in the grid: one core, same seed, same bits.
     """
     epochs = len(curves[order[0]])
-    rungs = [grace * KEEP**k for k in range(epochs) if grace * KEEP**k <= epochs]
-    met: dict[int, list[float]] = {rung: [] for rung in rungs}
+    met: dict[int, list[float]] = {rung: [] for k in range(epochs) if (rung := grace * KEEP**k) <= epochs}
     waiting, come = deque(order), dict.fromkeys(order, 0)
     under_way: list[str] = []
     while waiting or under_way:
@@ -135,11 +133,9 @@ def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tu
         for name in list(under_way):
             come[name] += 1
             value = curves[name][come[name] - 1]
-            behind = False
-            if come[name] in met:
-                earlier = met[come[name]]
-                behind = bool(earlier) and value < np.percentile(earlier, 100 * (1 - 1 / KEEP))
-                earlier.append(value)
+            earlier = met.get(come[name], [])  # none but at a rung
+            behind = bool(earlier) and value < np.percentile(earlier, 100 * (1 - 1 / KEEP))
+            earlier.append(value)
             if behind or come[name] == epochs:
                 under_way.remove(name)
     return max(order, key=lambda name: (come[name], curves[name][come[name] - 1])), sum(come.values())
@@ -158,10 +154,9 @@ def asha(data: Path, work: Path, options: argparse.Namespace) -> None:
     print(f"grid of {len(tasks)} norms, {epochs} epochs: best {full.task.name}, val {100 * full.last['val']:.1f} %")
     print(f"... over {len(spread)} seeds {100 * mean:.1f} ± {100 * std:.1f} %", flush=True)
     curves = {outcome.task.name: [figures["val"] for figures in outcome.curve] for outcome in grid}
-    ends = [
-        replayed(curves, random.Random(order).sample(list(curves), len(curves)), options.grace)
-        for order in range(REPLAYS)
-    ]
+    # In the orders of the searches below: of the tasks, not of their ends, which is how the ledger has them.
+    names = [task.name for task in tasks]
+    ends = [replayed(curves, random.Random(order).sample(names, len(names)), options.grace) for order in range(REPLAYS)]
     shares = [100 * all_epochs / (len(tasks) * epochs) for _, all_epochs in ends]
     near = sum(value[name] >= min(spread) for name, _ in ends)
     print(
