@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from preprocessing.hdf5 import Contents, Spool, write
+from tests.wandb_stub import Stub
 
 CLASSES, SUBJECTS, JOINTS = 4, 6, 10
+Answer = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def moving_body(rng: np.random.Generator, label: int, frames: int) -> np.ndarray:
@@ -122,3 +125,30 @@ def full_disk(small_disk: Callable[[int], Path]) -> Path:
         while filler.write(bytes(4096)):
             pass
     return folder
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A W&B server on loopback."""
+    server = Stub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
+    """A command's `main` with these words, in this process: for mistakes, which end before a process would be loaded.
+
+    A traceback is an exception here, and fails the test.
+    """
+
+    def call(main: Callable[[], int], *words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["python -m", *map(str, words)])
+        capfd.readouterr()
+        try:
+            code = main()
+        except SystemExit as end:  # tyro's
+            code = end.code if isinstance(end.code, int) else 1
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return call

@@ -1,27 +1,31 @@
 """One attempt at a trial: a process of its own, watched by its parent, so that nothing it does can hurt the search.
 
 The parent reads the run folder's ledger as it grows. Whatever ends the child ends as one line: `Failed`. This module
-is all that a Ray worker needs, so it imports no torch.
+is all that a Ray worker needs, so it imports no torch; the processes are forked from one that has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.report import read
 from preprocessing import files
+from tuning import trial
+from tuning.trial import LOG, ORDER
 
-ORDER, LOG, RESULT = "order.json", "log.txt", "result.json"
-POLL = 0.05  # seconds
+POLL = 0.2  # seconds; what it costs, another trial does not get
 CAUSES = {2: "settings", 3: "worker died", 5: "non-finite", 6: "damaged file", 7: "no space"}
+# Loading torch, and what its optimizers load at their first use, takes a core 3 to 7 s: once a Ray worker, not once a
+# trial. __main__ is Ray's own file, which each child would load otherwise. A name that cannot be loaded is passed over.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.train", "tuning.variants"])
 MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
 
 
@@ -36,20 +40,15 @@ class Attempt:
         self.folder, self.limit, self.begun, self.seen = folder, limit, time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
         files.publish_json(folder / ORDER, order)
-        threads = str(order["threads"])
-        # sys.path: on a cluster the packages lie wherever Ray has put them.
-        path = os.pathsep.join(part for part in sys.path if part)
-        with open(folder / LOG, "wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tuning.trial", str(folder), str(os.getpid())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads, "COLUMNS": "300"},
-            )  # fmt: skip
+        (folder / LOG).write_bytes(b"")
+        # Daemonic: a Ray worker that ends does not wait for it.
+        self.process = FORKS.Process(target=trial.start, args=(str(folder),), daemon=True)
+        self.process.start()
 
     def next(self) -> dict[str, Any] | None:
         """Figures of the next epoch that was evaluated; None when the training is done. Failed when it ended badly."""
         while True:
-            code = self.process.poll()  # before reading, so that nothing written before the end is missed
+            code = self.process.exitcode  # before reading, so that nothing written before the end is missed
             for line in read(self.folder):
                 if line["epoch"] > self.seen and "accuracies" in line:
                     self.seen = line["epoch"]
@@ -65,9 +64,10 @@ class Attempt:
 
     def stop(self) -> None:
         """End the child and its ranks, if they still run."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
 
 
 def measured(line: dict[str, Any]) -> dict[str, Any]:

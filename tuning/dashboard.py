@@ -11,7 +11,6 @@ Exit codes: 0 ok, 2 wrong settings or no server.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from pipeline import wandb_server
 from pipeline.figures import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
@@ -99,9 +99,13 @@ def _without_ids(value: Any) -> Any:
 
 
 def save(made: Any) -> str:
-    """Make it on the server; its address."""
-    if not os.environ.get("WANDB_API_KEY") and not Path(os.environ.get("NETRC", "~/.netrc")).expanduser().exists():
-        raise ValueError("no W&B key in WANDB_API_KEY or netrc; set one, or write the workspace with --spec FILE")
+    """Make it on the server; its address. ValueError, which says the way out, where there is none.
+
+    The server is asked first: where none answers, W&B's own client can take minutes to give up and longer to end.
+    """
+    refused = wandb_server.refusal()
+    if refused is not None:
+        raise ValueError(f"no workspace: {refused}; mend it, or write the workspace with --spec FILE")
     try:
         made.save()
     except Exception as error:  # whatever the client raises: the server is not ours

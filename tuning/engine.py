@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from preprocessing.engines import knock
-from tuning.attempt import RESULT, Attempt
+from tuning.attempt import Attempt
 from tuning.ledger import Outcome, Task
+from tuning.trial import RESULT
 
 ATTEMPTS = 2  # of a trial
 KEEP = 3  # one in so many goes on from a rung, which is so many times as far as the one before

@@ -1,34 +1,34 @@
 """One trial, in a process of its own: a training as pipeline.train does it, resumed from its checkpoint.
 
-    python -m tuning.trial FOLDER PARENT
-
-FOLDER/order.json says what to train; PARENT is the pid without which the trial ends. A search's trials never see the
-test split; a study's read it once, when all is done. Exit codes are those of pipeline.train.
+FOLDER/order.json says what to train. A search's trials never see the test split; a study's read it once, when all is
+done. Exit codes are those of pipeline.train.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from preprocessing import exits
 
-WATCH = 0.5  # seconds
+ORDER, LOG, RESULT = "order.json", "log.txt", "result.json"
 
 
-def end_with(parent: int) -> None:
-    """End this process and its ranks as soon as `parent` is gone, however it went."""
+def end_with_parent() -> None:
+    """End this process and its ranks as soon as the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH)
+        parent.join()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -48,7 +48,6 @@ def run(folder: Path, order: dict[str, Any]) -> None:
     from pipeline import distributed, train
     from pipeline.config import from_dict
     from preprocessing import files
-    from tuning.attempt import RESULT
     from tuning.space import nested
     from tuning.variants import evaluate_variants
 
@@ -81,11 +80,19 @@ def rank(order: dict[str, Any]) -> None:
         sys.exit(exits.code(error))
 
 
-def main() -> int:
-    """Entry of `python -m tuning.trial`; returns the exit code."""
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
-    end_with(parent)
-    order = json.loads((folder / "order.json").read_text())
+def start(name: str) -> None:
+    """What a trial's process runs, in a group of its own; all that is said goes to the folder's log."""
+    os.setsid()
+    with contextlib.suppress(OSError):  # what ps and top call it, where there is a /proc
+        Path("/proc/self/comm").write_text(f"trial {Path(name).name}")
+    multiprocessing.current_process().daemon = False  # or it could have no ranks
+    folder = Path(name)
+    with open(folder / LOG, "ab") as log:
+        for said in (1, 2):
+            os.dup2(log.fileno(), said)
+    end_with_parent()
+    order = json.loads((folder / ORDER).read_text())
+    os.environ |= {"OMP_NUM_THREADS": str(order["threads"]), "COLUMNS": "300"}
     limit_memory(order["memory"])
     from pipeline import distributed, train
 
@@ -93,12 +100,4 @@ def main() -> int:
         run(folder, order)
     except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
-    return 0
-
-
-if __name__ == "__main__":
-    # Ranks are started by name: they must find this module under its own name, not as __main__.
-    from tuning.trial import main as imported_main
-
-    sys.exit(imported_main())
+        sys.exit(exits.code(error))

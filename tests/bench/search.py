@@ -41,10 +41,10 @@ LOOK = 20  # seconds
 ARM = {"norm.kind": "bn", "norm.persons": "masked"}
 
 
-def one_after_the_other(data: Path, work: Path, seeds: int, epochs: int) -> float:
-    """Seconds of `seeds` trainings, each a fresh process."""
+def one_after_the_other(data: Path, work: Path, seeds: range, epochs: int) -> float:
+    """Seconds of a training a seed, each a fresh process."""
     began = time.perf_counter()
-    for seed in range(seeds):
+    for seed in seeds:
         line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(work / str(seed))]
         line += ["--wandb", "off", "--train.epochs", str(epochs), "--train.eval-every", str(epochs), "--fast-start"]
         line += ["--train.seed", str(seed), "--train.no-self-test"]
@@ -75,12 +75,14 @@ def as_a_study(data: Path, out: Path, seeds: int, epochs: int, at_once: int) -> 
 
 
 def overhead(data: Path, work: Path, options: argparse.Namespace) -> None:
-    """Print the first part."""
+    """Print the first part. Half of the fresh processes come before the studies and half after: machines drift."""
     seeds, epochs = options.seeds, options.epochs
-    plain = one_after_the_other(data, work, seeds, epochs)
-    print(f"{seeds} fresh processes, one after the other: {plain:.0f} s, {plain / seeds:.0f} s a trial", flush=True)
-    for at_once in options.at_once:
-        took, held = as_a_study(data, work / f"study-{at_once}", seeds, epochs, at_once)
+    before = one_after_the_other(data, work, range(seeds // 2), epochs)
+    studies = {n: as_a_study(data, work / f"study-{n}", seeds, epochs, n) for n in options.at_once}
+    after = one_after_the_other(data, work, range(seeds // 2, seeds), epochs)
+    plain = before + after
+    print(f"{seeds} fresh processes, one after the other: {plain:.0f} s ({before:.0f} before, {after:.0f} after)")
+    for at_once, (took, held) in studies.items():
         print(
             f"as a study, {at_once} at a time: {took:.0f} s, {100 * (took / plain - 1):+.0f} %; trials an hour: "
             f"{plain / took:.2f} times; all processes hold {held / 1e6:.0f} MB",

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from pipeline import figures, report, wandb_server
 from pipeline.report import Ledger, start_wandb
 from tests.pipeline.test_figures import ANSWER, EPOCH, SUMMARY
-from tests.pipeline.wandb_stub import Stub
+from tests.wandb_stub import Stub
 
 
 def line(epoch: int) -> dict:
@@ -57,14 +57,6 @@ begin = time.monotonic()
 ledger.close({SUMMARY})
 print(time.monotonic() - begin)
 """
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    """A server on loopback."""
-    server = Stub()
-    yield server
-    server.close()
 
 
 @pytest.fixture

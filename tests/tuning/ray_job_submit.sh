@@ -5,10 +5,10 @@ cd "$1"
 export RAY_AUTH_TOKEN=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 NODE=head start --head --node-ip-address 127.0.0.1 --port 6379 --num-cpus "$3" --dashboard-host 127.0.0.1 --dashboard-port 8265
 NODE=second start --address 127.0.0.1:6379 --node-ip-address 127.0.0.1 --num-cpus "$4"
-# A trial has its environment from its node.
+# A trial, which ps calls by its name, has its environment from its node.
 seen=$(mktemp)
 while sleep 0.3; do
-    for trial in $(pgrep -f tuning.trial); do
+    for trial in $(pgrep '^trial '); do
         tr '\0' '\n' 2>/dev/null < "/proc/$trial/environ" | grep '^NODE=' >> "$seen" || true
     done
 done &

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 from pipeline.figures import OF_TRIALS, TRAIN_LOSS, named
+from tests.conftest import Answer
+from tests.wandb_stub import Stub
 from tuning.attempt import measured
+from tuning.dashboard import main
 from tuning.space import SPACE
+
+KEY = "0" * 40
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed: make setup")
 
@@ -83,17 +88,26 @@ def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("server", "key", "words"),
     [
-        ({}, "no W&B key in WANDB_API_KEY or netrc"),
-        ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "W&B did not take the workspace"),
+        ("200", "", "no key in WANDB_API_KEY or netrc"),
+        ("none", KEY, "no connection to http://127.0.0.1:9"),
+        ("401", KEY, "refused the key (401)"),
+        ("500", KEY, "answered 500"),
+        ("hang", KEY, "gave no answer in"),
     ],
 )
-def test_without_a_server_one_line_tells_the_way_out(environment: dict[str, str], words: str) -> None:
-    """Exit 2."""
-    result = dashboard(**environment)
+def test_without_a_server_one_line_tells_the_way_out(
+    server: str, key: str, words: str, stub: Stub, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2, and W&B's client, which can wait for minutes, is never started."""
+    stub.mode = int(server) if server.isdigit() else server
+    monkeypatch.setenv("NETRC", "/nowhere")
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9" if server == "none" else stub.url)
+    result = answer(main, "--entity", "us")
     assert result.returncode == 2, result.stdout + result.stderr
     assert words in result.stderr
     assert "--spec FILE" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert "0" * 40 not in result.stderr + result.stdout
+    assert result.stderr.count("\n") == 1
+    assert KEY not in result.stderr + result.stdout

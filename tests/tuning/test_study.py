@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from pipeline.config import from_dict
+from tests.conftest import Answer
 from tests.pipeline.conftest import trained_run
 from tuning import arms as arms_module
 from tuning import variants
 from tuning.arms import ARMS, Arms, read
 from tuning.space import nested
-from tuning.study import tasks
+from tuning.study import main, tasks
 
 ROOT = Path(__file__).parents[2]
 MINE = """
@@ -83,9 +84,9 @@ def test_every_arm_has_its_row_and_every_trial_its_line(finished: Path) -> None:
     assert all(0 <= float(row["test"]) <= 1 for row in rows)
 
 
-def test_a_study_of_other_arms_does_not_mix_with_it(data_file: Path, finished: Path) -> None:
+def test_a_study_of_other_arms_does_not_mix_with_it(data_file: Path, finished: Path, answer: Answer) -> None:
     """One line that names what differs."""
-    result = study(data_file, finished / "out", "persons", timeout=120)
+    result = answer(main, "--data", data_file, "--out", finished / "out", "--arms", "persons", "--wandb", "off")
     assert result.returncode == 2
     assert "holds a study with other settings (arms, baseline, epochs, eval_every, frames)" in result.stderr
     assert result.stderr.strip().count("\n") == 0
