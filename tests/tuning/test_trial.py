@@ -92,6 +92,20 @@ def figures_of(attempt: Attempt) -> list[dict[str, Any]]:
     return figures(attempt)
 
 
+def test_attempts_are_forked_from_one_process_that_has_torch_loaded(data_file: Path, attempts: Any) -> None:
+    """Else each would load it, 3 to 7 s: a module that the server cannot load is passed over in silence."""
+    running = [attempts(order(data_file, train__epochs=10_000), name=name) for name in ("one", "two")]
+    assert all(attempt.next() for attempt in running)
+    (server,) = {parent_of(attempt.process.pid) for attempt in running}
+    assert server != os.getpid()
+    assert "libtorch_cpu" in Path(f"/proc/{server}/maps").read_text()
+
+
+def parent_of(pid: int) -> int:
+    """Its parent's pid."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any) -> None:
     """Stopped by a signal, so that it really hangs."""
     attempt = attempts(order(data_file, train__epochs=500))
