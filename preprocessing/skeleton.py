@@ -82,6 +82,12 @@ def _blank(data, at):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _ends(data, at):  # type: ignore[no-untyped-def]
+    """Whether a token may end at `at`: not at NUL, which a damaged disk leaves, nor at another control character."""
+    return at >= data.size or data[at] == 10 or _blank(data, at) > at
+
+
+@njit(nogil=True, cache=True)
 def _rest(data, at, end):  # type: ignore[no-untyped-def]
     """Fields between `at`, the place behind a token, and `end`."""
     # Most bytes of a file pass here. Without branches, without negative indices and with narrow numbers the compiler
@@ -105,7 +111,7 @@ def _integer(data, at):  # type: ignore[no-untyped-def]
             return np.int64(-1), at
         value = value * 10 + digit
         at += 1
-    if at == first or (at < data.size and data[at] > 32):
+    if at == first or not _ends(data, at):
         return np.int64(-1), at
     return value, at
 
@@ -153,7 +159,7 @@ def _float(data, at, power):  # type: ignore[no-untyped-def]  # noqa: C901
         if at == first:
             return 0.0, at, 0
         exponent += sign * power_of_ten
-    if at < size and data[at] > 32:
+    if not _ends(data, at):
         return 0.0, at, 0
     if seen > 19 or mantissa > np.uint64(9007199254740992) or exponent > 22 or exponent < -22:
         return 0.0, at, 2

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ def run_all(
     )
     live = _Live(source)
     scratch = tempfile.mkdtemp(prefix="skelnorm-ray-")
+    before = signal.signal(signal.SIGINT, live.interrupt)
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(), lambda config: _needs(config, resources)),
@@ -173,7 +175,9 @@ def run_all(
             ),
         )
         tuner.fit()
+        live.heed()
     finally:
+        signal.signal(signal.SIGINT, before)
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -192,6 +196,17 @@ class _Live:
         self.source = source
         self.tasks: dict[str, Task] = {}
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
+        self.interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        """Ctrl-C. Python swallows what is raised in a finalizer, and Ray has many: so it is kept as well."""
+        self.interrupted = True
+        self.heed()
+
+    def heed(self) -> None:
+        """Raise what was swallowed."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def __deepcopy__(self, memo: Any) -> _Live:
         return self
@@ -271,6 +286,9 @@ def _callback(live: _Live) -> Any:
     class Tell(tune.Callback):
         def __init__(self, live: _Live) -> None:
             self.live = live
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            self.live.heed()
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any

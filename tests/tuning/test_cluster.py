@@ -66,11 +66,14 @@ def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path
 @needs_root
 @pytest.mark.slow
 def test_a_study_by_ray_job_submit_on_two_nodes_gives_what_one_machine_gives(data_file: Path, tmp_path: Path) -> None:
-    """The same arms and seeds, shared out over both nodes of a cluster: the same figures, bit for bit."""
+    """The same arms and seeds, shared out over both nodes of a cluster: the same figures, bit for bit.
+
+    Long enough that the second node comes into it before the first one has done all.
+    """
     arms = 'baseline = "a"\n[arms.a]\nnorm.persons = "loop"\n[arms.b]\nnorm.kind = "none"\n'
     (tmp_path / "arms.toml").write_text(arms)
     words = (
-        f"python -m tuning.study --data {data_file} --arms {tmp_path / 'arms.toml'} --seeds 2 --epochs 2 --frames 16"
+        f"python -m tuning.study --data {data_file} --arms {tmp_path / 'arms.toml'} --seeds 2 --epochs 150 --frames 16"
     )
     there = script("ray_job_submit.sh", ROOT, f"{words} --wandb off --out {tmp_path / 'there'} --address auto", 1, 1)
     assert there.returncode == 0, there.stdout + there.stderr

@@ -154,6 +154,41 @@ def test_an_interrupted_search_ends_with_130_and_leaves_no_trial_running(data_fi
     assert sum("begun" in line for line in lines(out)) > sum("ended" in line for line in lines(out))
 
 
+SWALLOWED = """
+import os, signal, sys
+from pathlib import Path
+from tuning.engine import Resources, run_all
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass  # where Python handles signals: here what is raised is swallowed
+
+class Source:
+    def next(self):
+        Finalized()
+        print("went on", flush=True)
+
+if __name__ == "__main__":
+    try:
+        run_all(Source(), Path(sys.argv[1]), Resources(1, 0, None, 0.0), None)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_that_a_finalizer_swallows_still_ends_the_search(tmp_path: Path) -> None:
+    """Ray's objects have finalizers, and Ctrl-C comes when it comes."""
+    (tmp_path / "driver.py").write_text(SWALLOWED)
+    said = subprocess.run(
+        [sys.executable, tmp_path / "driver.py", tmp_path], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Exception ignored in" in said.stderr
+    assert said.stdout.splitlines() == ["went on", "interrupted"], said.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
