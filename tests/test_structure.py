@@ -14,7 +14,7 @@ DOORS = {
     "wandb_workspaces": ["tuning/dashboard.py"],  # builds on wandb, but records no run
     "torch.distributed": ["pipeline/distributed.py"],
     "ray": ["preprocessing/engines.py", "tuning/engine.py"],
-    "multiprocessing": ["preprocessing/engines.py"],
+    "multiprocessing": ["preprocessing/engines.py", "tuning/attempt.py"],
     "onnxruntime": ["pipeline/export.py"],
     "onnxscript": ["pipeline/export.py"],
 }

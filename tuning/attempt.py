@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from typing import Any
 from pipeline.report import read
 from preprocessing import files
 from tuning import trial
-from tuning.trial import LOG, ORDER
 
+LOG = "log.txt"
 POLL = 0.2  # seconds; what it costs, another trial does not get
 CAUSES = {2: "settings", 3: "worker died", 5: "non-finite", 6: "damaged file", 7: "no space"}
 # Loading torch, and what its optimizers load at their first use, takes a core 3 to 7 s: once a Ray worker, not once a
@@ -39,11 +41,13 @@ class Attempt:
     def __init__(self, folder: Path, order: dict[str, Any], limit: float | None) -> None:
         self.folder, self.limit, self.begun, self.seen = folder, limit, time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
-        files.publish_json(folder / ORDER, order)
+        files.publish_json(folder / trial.ORDER, order)
         (folder / LOG).write_bytes(b"")
         # Daemonic: a Ray worker that ends does not wait for it.
-        self.process = FORKS.Process(target=trial.start, args=(str(folder),), daemon=True)
+        self.process = FORKS.Process(target=_begin, args=(folder,), daemon=True)
         self.process.start()
+        assert self.process.pid is not None
+        self.group = self.process.pid
 
     def next(self) -> dict[str, Any] | None:
         """Figures of the next epoch that was evaluated; None when the training is done. Failed when it ended badly."""
@@ -65,9 +69,31 @@ class Attempt:
     def stop(self) -> None:
         """End the child and its ranks, if they still run."""
         with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
+            os.killpg(self.group, signal.SIGKILL)
         self.process.kill()
         self.process.join()
+
+
+def _begin(folder: Path) -> None:
+    """What the child runs: a trial, in a process group of its own, that ends with its parent; its words go to a log."""
+    os.setsid()
+    with contextlib.suppress(OSError):  # what ps and top call it, where there is a /proc
+        Path("/proc/self/comm").write_text(f"trial {folder.name}")
+    multiprocessing.current_process().daemon = False  # or it could have no ranks
+    with open(folder / LOG, "ab") as log:
+        for said in (1, 2):
+            os.dup2(log.fileno(), said)
+    os.environ["COLUMNS"] = "300"  # one line stays one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(trial.main(folder))
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, however it goes, then end this process and its ranks."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def measured(line: dict[str, Any]) -> dict[str, Any]:

@@ -6,32 +6,16 @@ done. Exit codes are those of pipeline.train.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
 import resource
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from preprocessing import exits
 
-ORDER, LOG, RESULT = "order.json", "log.txt", "result.json"
-
-
-def end_with_parent() -> None:
-    """End this process and its ranks as soon as the one that started it is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+ORDER, RESULT = "order.json", "result.json"
 
 
 def limit_memory(gigabytes: float) -> None:
@@ -80,19 +64,10 @@ def rank(order: dict[str, Any]) -> None:
         sys.exit(exits.code(error))
 
 
-def start(name: str) -> None:
-    """What a trial's process runs, in a group of its own; all that is said goes to the folder's log."""
-    os.setsid()
-    with contextlib.suppress(OSError):  # what ps and top call it, where there is a /proc
-        Path("/proc/self/comm").write_text(f"trial {Path(name).name}")
-    multiprocessing.current_process().daemon = False  # or it could have no ranks
-    folder = Path(name)
-    with open(folder / LOG, "ab") as log:
-        for said in (1, 2):
-            os.dup2(log.fileno(), said)
-    end_with_parent()
+def main(folder: Path) -> int:
+    """The whole work of a trial's process; returns the exit code."""
     order = json.loads((folder / ORDER).read_text())
-    os.environ |= {"OMP_NUM_THREADS": str(order["threads"]), "COLUMNS": "300"}
+    os.environ["OMP_NUM_THREADS"] = str(order["threads"])  # for ranks, which begin anew
     limit_memory(order["memory"])
     from pipeline import distributed, train
 
@@ -100,4 +75,5 @@ def start(name: str) -> None:
         run(folder, order)
     except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(exits.code(error))
+        return exits.code(error)
+    return 0
