@@ -84,7 +84,7 @@ def _blank(data, at):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _ends(data, at):  # type: ignore[no-untyped-def]
     """Whether a token may end at `at`: not at NUL, which a damaged disk leaves, nor at another control character."""
-    return at >= data.size or data[at] == 10 or _blank(data, at) > at
+    return at >= data.size or data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9
 
 
 @njit(nogil=True, cache=True)
