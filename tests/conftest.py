@@ -139,7 +139,7 @@ def stub() -> Iterator[Stub]:
 def answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
     """A command's `main` with these words, in this process: for mistakes, which end before a process would be loaded.
 
-    A traceback is an exception here, and fails the test.
+    An error that `main` does not catch, a traceback to the user, fails the test.
     """
 
     def call(main: Callable[[], int], *words: object) -> subprocess.CompletedProcess[str]:

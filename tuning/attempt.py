@@ -46,8 +46,6 @@ class Attempt:
         # Daemonic: a Ray worker that ends does not wait for it.
         self.process = FORKS.Process(target=_begin, args=(folder,), daemon=True)
         self.process.start()
-        assert self.process.pid is not None
-        self.group = self.process.pid
 
     def next(self) -> dict[str, Any] | None:
         """Figures of the next epoch that was evaluated; None when the training is done. Failed when it ended badly."""
@@ -68,8 +66,9 @@ class Attempt:
 
     def stop(self) -> None:
         """End the child and its ranks, if they still run."""
+        assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
-            os.killpg(self.group, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
 

@@ -169,6 +169,7 @@ def test_a_users_mistake_gets_words_and_no_traceback(
     """Exit 2; the message names the setting and what is allowed."""
     result = answer(main, *words_of(data_file, tmp_path / "run", *arguments))
     assert result.returncode == 2
+    assert "Traceback" not in result.stderr
     assert all(word in result.stderr + result.stdout for word in words), result.stderr
 
 
@@ -194,10 +195,12 @@ def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, r
         claim(from_dict(values | {"input": values["input"] | {"stream": "bone"}}))
 
 
-def test_a_run_is_not_resumed_on_other_data_of_the_same_name(finished: Path, tmp_path: Path, answer: Answer) -> None:
+def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, answer: Answer) -> None:
     """The file's content counts, not its path."""
-    shutil.copytree(finished, tmp_path / "run")
-    result = answer(main, *words_of(write_file(tmp_path / "small.h5", seed=1), tmp_path / "run"))
+    words = words_of(write_file(tmp_path / "a.h5"), tmp_path / "run")
+    claim(parse(words))
+    write_file(tmp_path / "a.h5", seed=1)
+    result = answer(main, *words)
     assert result.returncode == 2
     assert "other settings (data)" in result.stderr
 

@@ -90,7 +90,7 @@ def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("server", "key", "words"),
     [
-        ("200", "", "no key in WANDB_API_KEY or netrc"),
+        ("ok", "", "no key in WANDB_API_KEY or netrc"),
         ("none", KEY, "no connection to http://127.0.0.1:9"),
         ("401", KEY, "refused the key (401)"),
         ("500", KEY, "answered 500"),
@@ -110,4 +110,16 @@ def test_without_a_server_one_line_tells_the_way_out(
     assert words in result.stderr
     assert "--spec FILE" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert KEY not in result.stderr + result.stdout
+
+
+def test_a_server_that_answers_and_takes_no_workspace_is_told_the_same_way(stub: Stub) -> None:
+    """The stub knows who asks and no more; W&B's client has been started, and the command ends all the same."""
+    result = dashboard(WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "UpsertView2" in stub.asked
+    assert "W&B did not take the workspace" in result.stderr
+    assert "--spec FILE" in result.stderr
+    assert "Traceback" not in result.stderr
     assert KEY not in result.stderr + result.stdout

@@ -30,10 +30,10 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "tuning.search", "--data", str(data), "--out", str(out), *more]
 
 
-def search(data: Path, out: Path, *more: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+def search(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """The command, from another folder than the project's."""
     return subprocess.run(
-        command(data, out, *more), capture_output=True, text=True, timeout=timeout, cwd=data.parent,
+        command(data, out, *more), capture_output=True, text=True, timeout=300, cwd=data.parent,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -207,6 +207,7 @@ def test_a_mistake_gets_words_and_no_traceback(
     result = answer(main, "--data", data_file, "--out", tmp_path / "study", *more)
     assert result.returncode == 2
     assert words in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
 
 
 def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, answer: Answer) -> None:
