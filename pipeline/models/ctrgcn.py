@@ -37,8 +37,13 @@ class RefinedGraph(nn.Module):
         # theta and phi are linear, so averaging over time may come first, which is T times less work.
         x_BCV = x_BCTV.mean(dim=2)
         pair_BRVV = torch.tanh(self.theta(x_BCV).unsqueeze(-1) - self.phi(x_BCV).unsqueeze(-2))
-        q_BKCVV = self.refine(pair_BRVV).unflatten(1, (SUBSETS, -1))
-        return self.alpha_K111 * q_BKCVV + self.shared_KVV.unsqueeze(1)
+        pair_BKRP = pair_BRVV.unflatten(1, (SUBSETS, -1)).flatten(3)  # P: pairs of joints
+        # alpha scales the layer M, not what comes out of it, which is as many numbers as clips and channels have pairs.
+        weight, bias = self.refine.parameters()
+        weight_KCR = self.alpha_K111[..., 0] * weight.reshape(SUBSETS, -1, pair_BKRP.shape[2])
+        offset_KC1 = self.alpha_K111[..., 0] * bias.reshape(SUBSETS, -1, 1)
+        a_BKCP = weight_KCR @ pair_BKRP + (offset_KC1 + self.shared_KVV.flatten(1).unsqueeze(1))
+        return a_BKCP.unflatten(-1, pair_BRVV.shape[-2:])
 
     def forward(self, x_BCTV: Tensor) -> Tensor:
         """Features (B, outside, T, V), not normalised."""
