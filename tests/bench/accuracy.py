@@ -26,6 +26,8 @@ HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
 from preprocessing.hdf5 import open_file  # noqa: E402 - the path is set above
+from tuning.results import plus_minus  # noqa: E402
+from tuning.statistics import mean_std  # noqa: E402
 
 ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -55,12 +57,6 @@ def together(folders: list[Path], out: Path) -> float:
     run("pipeline.ensemble", *map(str, folders), "--out", str(out))
     accuracy: float = json.loads(out.read_text())["test"]["top1"]
     return accuracy
-
-
-def over_seeds(values: list[float]) -> str:
-    """Mean and standard deviation in %."""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:
@@ -93,8 +89,8 @@ def main() -> None:
         if options.seeds > 1
     ]
     cells = {
-        "one clip": over_seeds(a_seed("test")),
-        "ten clips": over_seeds(a_seed("test_10_clips")) if "test_10_clips" in first else "",
+        "one clip": plus_minus(*mean_std(a_seed("test"))),
+        "ten clips": plus_minus(*mean_std(a_seed("test_10_clips"))) if "test_10_clips" in first else "",
         f"{options.seeds} seeds together": f"{100 * statistics.mean(everyone):.1f}" if everyone else "",
         "M parameters": f"{first['model']['params'] / 1e6:.3f}",
         "GFLOPs a body": f"{first['model']['flops_one_body'] / 1e9:.3f}",
