@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def main() -> None:
     if options.source.stem == "sbu":
         factor, shift = SBU_METRES
         arrays["X"] = (arrays["X"] * factor + shift).astype(np.float32)
-    marks = {"joint_names": np.array(names), "shoulders": np.array(shoulders), "spine": np.array(spine)}
+    marks: dict[str, Any] = {"joint_names": np.array(names), "shoulders": np.array(shoulders), "spine": np.array(spine)}
     np.savez(options.out, **arrays, **marks)
 
 

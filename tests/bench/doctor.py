@@ -55,7 +55,7 @@ from pipeline.train import load_run  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
 SEEDS, CALIBRATION_SEEDS = (0, 1, 2), (100, 101, 102, 103, 104)
-Batches = list[tuple[Tensor, Tensor]]
+Batches = list[tuple[Any, Tensor]]  # what the network takes, and labels
 
 
 @dataclass(frozen=True)
@@ -447,9 +447,9 @@ def averaged(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
         for name, p in model.named_parameters():
             if p.dim() > 1 and "out" not in name and "classify" not in name:
                 # Averages of weights on a path are shorter than its ends.
-                p *= 1 - 0.8 * strength
+                p.mul_(1 - 0.8 * strength)
             elif p.dim() == 1:
-                p += 1e-3 * torch.randn(p.shape, generator=draw)
+                p.add_(1e-3 * torch.randn(p.shape, generator=draw))
     return plain(data, model, "averaging", history=History(source=source))
 
 

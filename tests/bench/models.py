@@ -67,7 +67,8 @@ class PlainStGcn(nn.Module):
 
     def __init__(self, bones: Bones, joints: int, classes: int, width: float) -> None:
         super().__init__()
-        a_KVV, blocks, inside = adjacency(bones, joints), [], 3
+        a_KVV, inside = adjacency(bones, joints), 3
+        blocks: list[nn.Module] = []
         for published, stride in BLOCKS:
             outside = round(published * width)
             blocks.append(PlainBlock(a_KVV, inside, outside, stride, skip=bool(blocks)))

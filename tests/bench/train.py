@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
@@ -39,9 +40,10 @@ from preprocessing.export import main as export  # noqa: E402
 
 NTU60 = 40091  # training clips, cross-subject
 BATCH, FRAMES, CPU = 64, 64, torch.device("cpu")
-PLAIN = {"norm": {"kind": "bn", "persons": "loop"}}
-MASKED = {"norm": {"kind": "bn", "persons": "masked"}}
-FAST = {"train": {"precision": "bf16", "channels_last": True}}
+Way = dict[str, dict[str, Any]]  # what it changes in the settings
+PLAIN: Way = {"norm": {"kind": "bn", "persons": "loop"}}
+MASKED: Way = {"norm": {"kind": "bn", "persons": "masked"}}
+FAST: Way = {"train": {"precision": "bf16", "channels_last": True}}
 # What two ranks exchange: gradients alone, or batch statistics too; a larger batch has fewer steps to exchange in.
 EXCHANGES = {
     "batch 64, statistics synchronised": [],
@@ -53,14 +55,17 @@ NATIVE = not precision_note("bf16", CPU, torch.cpu.get_capabilities())
 WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED} | (
     {"bf16, channels last, masked": MASKED | FAST} if NATIVE else {}
 )
-PRECISIONS = {"fp32": []} | ({"bf16": ["--train.precision", "bf16", "--train.channels-last"]} if NATIVE else {})
+PRECISIONS: dict[str, list[str]] = {"fp32": []} | (
+    {"bf16": ["--train.precision", "bf16", "--train.channels-last"]} if NATIVE else {}
+)
 
 
 class PlainDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """One sample at a time from the dense export, each worker with a handle of its own."""
 
     def __init__(self, path: Path, index: Tensor) -> None:
-        self.path, self.index, self.file = path, index, None
+        self.path, self.index = path, index
+        self.file: h5py.File | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -114,7 +119,7 @@ def plain_epochs(
     return rates[1:]
 
 
-def settings(data: Path, out: Path, epochs: int, way: dict[str, dict[str, object]]) -> dict[str, object]:
+def settings(data: Path, out: Path, epochs: int, way: Way) -> dict[str, Any]:
     """What `from_dict` takes: the way, and an evaluation after each epoch, so that it is warm as well."""
     train = {"epochs": epochs, "eval_every": 1, "batch_size": BATCH} | way.get("train", {})
     return {"data": data, "out": out, "wandb": "off", "input": {"frames": FRAMES, "fit": "train+val"}} | way | {
@@ -128,9 +133,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def our_epochs(
-    data: Path, way: dict[str, dict[str, object]], epochs: int, device: torch.device = CPU
-) -> tuple[list[float], float]:
+def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) -> tuple[list[float], float]:
     """Clips a second of each epoch after the first; what evaluating a clip costs, in units of training on one."""
     config = from_dict(settings(data, Path("unused"), epochs + 1, way))
     clips, splits, state = setup(config, device)
@@ -169,7 +172,7 @@ def ways(work: Path, data: Path, options: argparse.Namespace) -> None:
     train_N = splits.fit("train+val")
     bodies = (clips.start_NM[train_N] >= 0).sum().item() / len(train_N)
     print(f"{len(train_N)} training clips, {bodies:.2f} bodies a clip; load {os.getloadavg()[0]:.1f}")
-    rates: dict[str, list[float]] = {"plain": []} | {way: [] for way in WAYS}
+    rates: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS)}
     share: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(options.rounds):
         rates["plain"] += plain_epochs(dense, train_N, clips.classes, options.epochs)
