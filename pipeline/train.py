@@ -271,10 +271,9 @@ def run(config: Config, read_test: bool = True) -> None:
             _start_up(config, clips, splits, state)
         ledger = report.Ledger(config.out, as_dict(config), config.wandb, done) if first else None
         epochs = fit(config, clips, splits, state, done)
-        console = Console(stderr=True)
-        for record in track(
-            epochs, total=config.train.epochs - done, description=config.out.name, console=console, disable=not first
-        ):
+        console, left = Console(stderr=True), config.train.epochs - done
+        silent = not first or not left  # a finished run has no bar to fill
+        for record in track(epochs, total=left, description=config.out.name, console=console, disable=silent):
             best = best.or_this(config.train.choose, record, state.judged)
             if ledger is not None:
                 ledger.write(record)
