@@ -37,7 +37,7 @@ class TrainConfig:
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False
-    """torch.compile: tens of seconds at the start, pays on a GPU."""
+    """torch.compile of the training's forward and backward: a minute at the start, pays on a GPU."""
     seed: int = 0
     """Of weights, order, dropout and augmentation."""
     eval_every: int = 5

@@ -35,11 +35,19 @@ TRAIN_PROBE = 2000
 def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
     """Within the context every batch norm of `model` normalises by `source`'s statistics; None: by its running ones.
 
-    Buffers, modes and parameters stay as they are. Calls are counted anew in each forward pass of `model`.
+    Buffers, modes and parameters stay as they are. Calls are counted anew in each forward pass of `model`. What
+    torch.compile made of the model or of parts of it rests meanwhile: it would not notice that layers are looked at.
     """
-    if source is None:
-        yield
-        return
+    with torch.compiler.set_stance("force_eager"):
+        if source is None:
+            yield
+        else:
+            with _replaced(model, source):
+                yield
+
+
+@contextmanager
+def _replaced(model: nn.Module, source: Statistics) -> Iterator[None]:
     calls: Counter[str] = Counter()
 
     def replace(name: str, layer: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Batch, Clips, Splits, ahead, epoch_batches, load
 from pipeline.metrics import confusion, metrics
-from pipeline.models import build_model
+from pipeline.models import build_model, compile_trunk
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
 from pipeline.models.plan import Bones
@@ -107,9 +107,9 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
     order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
-    parallel = distributed.wrap(state.model, device, same_buffers=config.norm.sync)
     if settings.compile:
-        parallel.compile()
+        compile_trunk(state.model)
+    parallel = distributed.wrap(state.model, device, same_buffers=config.norm.sync)
     low_precision = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     for epoch in range(done + 1, settings.epochs + 1):
         parallel.train()

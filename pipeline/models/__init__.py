@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from pipeline.models.bodies import PERSONS
+from pipeline.models.bodies import PERSONS, Trunk
 from pipeline.models.cnn import Cnn
 from pipeline.models.ctrgcn import CtrGcn
 from pipeline.models.hcn import Hcn
@@ -70,3 +71,18 @@ def build_model(
         stream=stream,
     )
     return MODELS[model.name](plan)
+
+
+def compile_trunk(model: nn.Module) -> None:
+    """Have torch compile what a network does to bodies, once for any number of them; all else stays as it is.
+
+    Which bodies are there is known only on the device, so a graph of the whole network would break there, and in parts
+    be compiled anew with each batch.
+    """
+    fast: Trunk = torch.compile(model.trunk)  # type: ignore[arg-type]
+
+    def trunk(x_BCTV: Tensor, slot: int) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(x_BCTV, 0)
+        return fast(x_BCTV, slot)
+
+    model.trunk = trunk  # type: ignore[assignment]

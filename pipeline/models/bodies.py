@@ -75,11 +75,10 @@ def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = T
 
     They are left out of the call, so this holds for every norm without its knowing, and costs less time.
     """
-    x_BCTV = x_NCTVM.movedim(-1, 1)[present_NM]
-    features = trunk(x_BCTV, 0)
-    full = features.new_zeros(present_NM.numel(), *features.shape[1:])
-    full = full.index_put((present_NM.flatten().nonzero().squeeze(1),), features)
-    return pool(full.unflatten(0, present_NM.shape), present_NM)
+    there = present_NM.nonzero(as_tuple=True)
+    features = trunk(x_NCTVM.movedim(-1, 1)[there], 0)
+    full = features.new_zeros(*present_NM.shape, *features.shape[1:])
+    return pool(full.index_put(there, features), present_NM)
 
 
 def per_person(

@@ -1,5 +1,6 @@
 """evaluate.py: accuracy in a named statistics mode, population statistics, and recalibration of every norm."""
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -337,3 +338,20 @@ def test_an_empty_body_does_not_blow_up_rounding(exact: bool, monkeypatch: pytes
     with torch.no_grad(), statistics(twin, batch_statistics):
         theirs = twin(x_NCTVM.double(), present_NMT)
     assert bool((ours - theirs).abs().max() < 0.02) is exact
+
+
+@pytest.mark.parametrize("rests", [True, False])
+def test_statistics_reach_the_layers_of_a_compiled_network(
+    clips: Clips, rests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's compiled code does not notice hooks that came later: did it not rest (negative control), layers would go
+    on by running statistics, and a gap of normalization be too small or zero."""
+    model, index_N = network(clips, trained=3), torch.arange(3 * SIZE)
+    expected = predict(model, clips, index_N, FRAMES, SIZE, batch_statistics).logits_NK
+    model.compile(backend="eager")
+    with torch.no_grad():
+        model(*clips.batch(index_N[:SIZE], FRAMES)[:2])
+    if not rests:
+        monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: contextlib.nullcontext())
+    seen = predict(model, clips, index_N, FRAMES, SIZE, batch_statistics).logits_NK
+    assert torch.allclose(seen, expected) is rests

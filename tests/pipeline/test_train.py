@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pipeline import checkpoint, report
 from pipeline.augment import Draw
 from pipeline.config import from_dict
 from pipeline.data import epoch_batches
+from pipeline.models import MODELS
 from pipeline.train import Best, claim, fit, main, parse, setup, training_batch
 from tests.conftest import Answer, write_file
 
@@ -373,3 +375,25 @@ def test_a_run_remembers_its_data_from_wherever_it_is_looked_at(
     config = parse(["default", "--data", data_file.name, "--out", str(tmp_path / "run")])
     monkeypatch.chdir(tmp_path)
     assert config.data.samefile(data_file)
+
+
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] if "gcn" in m else []) for m in MODELS])
+def test_a_compiled_training_is_the_training(model: str, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, and all four accuracies; compiled once however many bodies a batch has. Of torch.compile all but the
+    making of machine code, which takes minutes on a CPU (on a GPU: test_gpu.py)."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    counted = torch._dynamo.utils.counters
+    records = {}
+    for compiled in (False, True):
+        few = {"epochs": 2, "eval_every": 1, "batch_size": 16, "compile": compiled}
+        narrow = {"name": model, "width": 0.25, "dropout": 0.0}
+        values = {"data": data_file, "out": "unused", "model": narrow, "input": {"frames": 16}, "train": few}
+        config = from_dict(values)
+        counted.clear()
+        records[compiled] = list(fit(config, *setup(config, torch.device("cpu"))))
+    assert counted["stats"]["unique_graphs"] == 1
+    assert sum(counted["graph_break"].values()) == 0
+    for plain, fast in zip(records[False], records[True], strict=True):
+        assert fast["train"]["loss"] == pytest.approx(plain["train"]["loss"], rel=1e-3)
+        assert fast["accuracies"] == pytest.approx(plain["accuracies"], abs=0.02)
+    assert records[True][-1]["accuracies"]["A"] != records[True][-1]["accuracies"]["B"]

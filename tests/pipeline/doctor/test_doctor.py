@@ -215,12 +215,16 @@ def wrapped(model: nn.Module, how: str) -> nn.Module:
     """The model inside something."""
     if how == "compiled":
         return torch.compile(model, backend="eager")
+    if how == "compiled in place":
+        model.compile(backend="eager")
+        model.eval()(data(0)[0][0])  # before the doctor looks
+        return model
     if how == "averaged":
         return AveragedModel(model, use_buffers=True)
     return nn.DataParallel(model)
 
 
-@pytest.mark.parametrize("how", ["compiled", "averaged", "data parallel"])
+@pytest.mark.parametrize("how", ["compiled", "compiled in place", "averaged", "data parallel"])
 def test_a_wrapped_model_is_the_model_inside(fine: nn.Module, how: str) -> None:
     """Accuracies, calls and names of the bare one."""
     bare = diagnose(fine, data(0), data(1))
