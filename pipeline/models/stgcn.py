@@ -25,10 +25,19 @@ class AdaptiveGraph(nn.Module):
 
     def forward(self, x_BCTV: Tensor) -> Tensor:
         """Features (B, outside, T, V), not normalised."""
-        # Messages first, channels after: a block never has fewer channels behind it than in front.
-        a_KVV = self.fixed_KVV + self.learnt_KVV
-        y_BCTV: Tensor = self.convolution(torch.cat([x_BCTV @ a_VV for a_VV in a_KVV], dim=1))
-        return y_BCTV
+        # Channels first, messages after: in channels_last the messages of all subsets are then one product without a
+        # copy, and its result is channels_last too.
+        weight: Tensor = self.convolution.weight  # type: ignore[assignment]
+        bias_C: Tensor = self.convolution.bias  # type: ignore[assignment]
+        weight_KCI11 = weight.unflatten(1, (SUBSETS, -1)).transpose(0, 1)
+        x_BCTV = x_BCTV.contiguous(memory_format=torch.channels_last)
+        y_BCTV = nn.functional.conv2d(x_BCTV, weight_KCI11.flatten(0, 1))
+        bodies, _, frames, joints = y_BCTV.shape
+        y_RPC = y_BCTV.permute(0, 2, 3, 1).reshape(bodies * frames, joints * SUBSETS, len(bias_C))  # P: (V, K)
+        a_VP = (self.fixed_KVV + self.learnt_KVV).permute(2, 1, 0).flatten(1)
+        y_RVC = a_VP.expand(len(y_RPC), -1, -1) @ y_RPC
+        y_RVC = y_RVC + bias_C.to(y_RVC)
+        return y_RVC.unflatten(0, (bodies, frames)).permute(0, 3, 1, 2)
 
 
 class StGcn(GraphNetwork):
