@@ -1,10 +1,11 @@
-"""How fast training is on a GPU: clips of the number and size of NTU RGB+D 60, the plain way and ours, as ratios.
+"""How fast training is on a GPU: clips of the size of NTU RGB+D 60's, the plain way and ours, as ratios.
 
     python tests/bench/gpu.py
-    python tests/bench/gpu.py --clips 600 --test 200 --device cpu   # whether it runs at all
+    python tests/bench/gpu.py --clips 600 --graph-clips 64 --test 200 --device cpu   # whether it runs at all
 
-Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes. The plain way is that of tests/bench/train.py.
-Where there is no GPU this says so and measures nothing.
+Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
+`stgcn` fewer. The plain ways are those of tests/bench/train.py and tests/bench/models.py; products and convolutions of
+all of them in TF32. Where there is no GPU this says so and measures nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +19,28 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
+import models  # noqa: E402
 import numpy as np  # noqa: E402 - the path is set above
 import torch  # noqa: E402
-from train import FAST, MASKED, our_epochs, plain_epochs  # noqa: E402
+from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs  # noqa: E402
 
 from preprocessing import ntu  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
 
 TRAIN, TEST, CLASSES = 40091, 16487, 60  # NTU RGB+D 60, cross-subject
-WAYS = {
+LARGE, COMPILED = {"batch_size": 512}, {"compile": True}
+WAYS: dict[str, Way] = {
+    "fp32, masked": MASKED,
     "bf16, channels last, masked": MASKED | FAST,
-    "the same, batch 512": MASKED | {"train": FAST["train"] | {"batch_size": 512}},
-    "the same, batch 512, compiled": MASKED | {"train": FAST["train"] | {"batch_size": 512, "compile": True}},
+    "the same, batch 512": MASKED | {"train": FAST["train"] | LARGE},
+    "the same, batch 512, compiled": MASKED | {"train": FAST["train"] | LARGE | COMPILED},
+}
+GRAPH = models.WAYS["stgcn"]
+GRAPH_WAYS: dict[str, Way] = {
+    "stgcn, fp32": GRAPH | {"train": {}},
+    "stgcn, bf16, channels last": GRAPH,
+    "the same, compiled": GRAPH | {"train": FAST["train"] | COMPILED},
 }
 
 
@@ -62,12 +72,51 @@ def make(path: Path, train: int, test: int) -> None:
         write(path, contents, spool)
 
 
+def files(work: Path, train: int, test: int) -> tuple[Path, Path]:
+    """Our data file and its dense export."""
+    data, dense = work / f"clips{train}.h5", work / f"dense{train}.h5"
+    make(data, train, test)
+    export([str(data), "--format", "dense", "--out", str(dense), "--frames", str(FRAMES)])
+    return data, dense
+
+
+def graph(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print how fast `stgcn` and the plain ST-GCN train, in small and in large batches."""
+    data, dense = files(work, options.graph_clips, BATCH)
+    print(f"stgcn on {options.graph_clips} training clips, 1.2 bodies a clip", flush=True)
+    for batch in (BATCH, LARGE["batch_size"]):
+        models.training(data, dense, options.rounds, GRAPH_WAYS, device, batch)
+
+
+def convolutional(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print how fast `cnn` trains in each way."""
+    data, dense = files(work, options.clips, options.test)
+    size = data.stat().st_size / 1e9
+    print(f"cnn on {options.clips} training clips, 1.2 bodies a clip, {size:.2f} GB", flush=True)
+    plain = statistics.median(plain_epochs(dense, torch.arange(options.clips), CLASSES, 1, device))
+    print(f"{'plain':32} {plain:9.0f} clips/s, an epoch {options.clips / plain:7.2f} s", flush=True)
+    for way, settings in WAYS.items():
+        rates, share = our_epochs(data, settings, options.epochs, device)
+        rate = statistics.median(rates)
+        print(
+            f"{way:32} {rate:9.0f} clips/s, an epoch {options.clips / rate:7.2f} s, {rate / plain:6.1f} times the "
+            f"plain way; a clip evaluated costs {share:.2f} of one trained on",
+            flush=True,
+        )
+
+
+PARTS = {"graph": graph, "convolutional": convolutional}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=TRAIN, help="training clips")
+    parser.add_argument("--clips", type=int, default=TRAIN, help="training clips of cnn")
+    parser.add_argument("--graph-clips", type=int, default=12800, help="training clips of stgcn")
     parser.add_argument("--test", type=int, default=TEST, help="further clips")
-    parser.add_argument("--epochs", type=int, default=3, help="measured, after one to warm up")
+    parser.add_argument("--epochs", type=int, default=3, help="of cnn measured, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="of stgcn and the plain network, interleaved")
+    parser.add_argument("--part", choices=PARTS, help="one of them; else both")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -75,21 +124,11 @@ def main() -> None:
         print("no GPU here: not measured")
         return
     torch.backends.cuda.matmul.allow_tf32 = True
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(what, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        data, dense = Path(name) / "clips.h5", Path(name) / "dense.h5"
-        make(data, options.clips, options.test)
-        export([str(data), "--format", "dense", "--out", str(dense), "--frames", "64"])
-        what = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        print(f"{what}; {options.clips} training clips, 1.2 bodies a clip, {data.stat().st_size / 1e9:.2f} GB")
-        plain = statistics.median(plain_epochs(dense, torch.arange(options.clips), CLASSES, 1, device))
-        print(f"{'plain':32} {plain:9.0f} clips/s, an epoch {options.clips / plain:7.2f} s")
-        for way, settings in WAYS.items():
-            rates, share = our_epochs(data, settings, options.epochs, device)
-            rate = statistics.median(rates)
-            print(
-                f"{way:32} {rate:9.0f} clips/s, an epoch {options.clips / rate:7.2f} s, {rate / plain:6.1f} times the "
-                f"plain way; a clip evaluated costs {share:.2f} of one trained on"
-            )
+        for part in [options.part] if options.part else PARTS:
+            PARTS[part](Path(name), options, device)
 
 
 if __name__ == "__main__":

@@ -95,21 +95,38 @@ def of_the_same_size(target: int, make: Callable[[float], nn.Module]) -> nn.Modu
     return min((make(step / 100) for step in range(30, 120)), key=lambda model: abs(parameters(model) - target))
 
 
-def training(data: Path, dense: Path, rounds: int) -> None:
-    """Print clips a second of both, interleaved."""
-    way = {**bench.MASKED, **bench.FAST, "model": {"name": "stgcn"}}
-    clips, splits, state = train.setup(from_dict(bench.settings(data, Path("unused"), 1, way)), CPU)
+# Ways to train `stgcn` in: what each changes in the settings.
+WAYS: dict[str, bench.Way] = {"stgcn": bench.MASKED | bench.FAST | {"model": {"name": "stgcn"}}}
+
+
+def training(
+    data: Path,
+    dense: Path,
+    rounds: int,
+    ways: dict[str, bench.Way],
+    device: torch.device = CPU,
+    batch: int = bench.BATCH,
+) -> None:
+    """Print clips a second of the plain network and of ours in each way, interleaved, in batches of one size."""
+    some = next(iter(ways.values()))
+    clips, splits, state = train.setup(from_dict(bench.settings(data, Path("unused"), 1, some)), device)
     train_N = splits.fit("train+val")
     plain = of_the_same_size(
         parameters(state.model), lambda width: PlainStGcn(clips.bones, clips.joints, clips.classes, width)
     )
-    print(f"parameters: ours {parameters(state.model)}, plain {parameters(plain)}")
-    ours, theirs = [], []
+    print(f"parameters: ours {parameters(state.model)}, plain {parameters(plain)}; batch {batch}", flush=True)
+    ours: dict[str, list[float]] = {way: [] for way in ways}
+    theirs = []
     for _ in range(rounds):
-        theirs += bench.plain_epochs(dense, train_N, clips.classes, 1, model=plain)
-        ours += bench.our_epochs(data, way, 1)[0]
-    ours_rate, plain_rate = statistics.median(ours), statistics.median(theirs)
-    print(f"stgcn: plain {plain_rate:.0f} clips/s, ours {ours_rate:.0f}: {ours_rate / plain_rate:.2f} times")
+        theirs += bench.plain_epochs(dense, train_N, clips.classes, 1, device, plain, batch)
+        for way, what in ways.items():
+            changed = what | {"train": what["train"] | {"batch_size": batch}}
+            ours[way] += bench.our_epochs(data, changed, 1, device)[0]
+    plain_rate = statistics.median(theirs)
+    print(f"plain ST-GCN: {plain_rate:.0f} clips/s")
+    for way, rates in ours.items():
+        rate = statistics.median(rates)
+        print(f"{way}: {rate:.0f} clips/s, {rate / plain_rate:.2f} times the plain way", flush=True)
 
 
 def answers(data: Path, folder: Path, work: Path, rounds: int) -> None:
@@ -165,7 +182,7 @@ def main() -> None:
         export([str(data), "--format", "dense", "--out", str(dense), "--frames", str(bench.FRAMES)])
         print(f"{kind}; load {os.getloadavg()[0]:.1f}")
         answers(data, folder, work, options.rounds)
-        training(data, dense, options.rounds)
+        training(data, dense, options.rounds, WAYS)
 
 
 if __name__ == "__main__":

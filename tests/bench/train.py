@@ -98,14 +98,20 @@ class PlainNetwork(nn.Module):
 
 
 def plain_epochs(
-    dense: Path, index: Tensor, classes: int, epochs: int, device: torch.device = CPU, model: nn.Module | None = None
+    dense: Path,
+    index: Tensor,
+    classes: int,
+    epochs: int,
+    device: torch.device = CPU,
+    model: nn.Module | None = None,
+    batch: int = BATCH,
 ) -> list[float]:
     """Clips a second of each epoch after the first; of the question's network, or of another plain one."""
     torch.manual_seed(0)
     model = (model or PlainNetwork(classes)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     loader = torch.utils.data.DataLoader(
-        PlainDataset(dense, index), BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True
+        PlainDataset(dense, index), batch, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True
     )
     rates = []
     for _ in range(epochs + 1):
