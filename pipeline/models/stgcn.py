@@ -35,7 +35,7 @@ class AdaptiveGraph(nn.Module):
         bodies, _, frames, joints = y_BCTV.shape
         y_RPC = y_BCTV.permute(0, 2, 3, 1).reshape(bodies * frames, joints * SUBSETS, len(bias_C))  # P: (V, K)
         a_VP = (self.fixed_KVV + self.learnt_KVV).permute(2, 1, 0).flatten(1)
-        y_RVC = a_VP.expand(len(y_RPC), -1, -1) @ y_RPC
+        y_RVC = a_VP.expand(y_RPC.shape[0], -1, -1) @ y_RPC
         y_RVC = y_RVC + bias_C.to(y_RVC)
         return y_RVC.unflatten(0, (bodies, frames)).permute(0, 3, 1, 2)
 
