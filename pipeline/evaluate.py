@@ -38,16 +38,9 @@ def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
     Buffers, modes and parameters stay as they are. Calls are counted anew in each forward pass of `model`. What
     torch.compile made of the model or of parts of it rests meanwhile: it would not notice that layers are looked at.
     """
-    with torch.compiler.set_stance("force_eager"):
-        if source is None:
-            yield
-        else:
-            with _replaced(model, source):
-                yield
-
-
-@contextmanager
-def _replaced(model: nn.Module, source: Statistics) -> Iterator[None]:
+    if source is None:
+        yield
+        return
     calls: Counter[str] = Counter()
 
     def replace(name: str, layer: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -59,7 +52,8 @@ def _replaced(model: nn.Module, source: Statistics) -> Iterator[None]:
     handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     handles += [layer.register_forward_hook(partial(replace, name)) for name, layer in batch_norms(model).items()]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for handle in handles:
             handle.remove()

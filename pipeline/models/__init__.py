@@ -74,14 +74,17 @@ def build_model(
 
 
 def compile_trunk(model: nn.Module) -> None:
-    """Have torch compile what a network does to bodies, once for any number of them; all else stays as it is.
+    """Have torch compile what a network does to bodies in training, once for any number of them.
 
     Which bodies are there is known only on the device, so a graph of the whole network would break there, and in parts
-    be compiled anew with each batch.
+    be compiled anew with each batch. Evaluation stays as it is: it looks at layers, and compiled code would not notice.
     """
+    plain: Trunk = model.trunk  # type: ignore[assignment]
     fast: Trunk = torch.compile(model.trunk)  # type: ignore[arg-type]
 
     def trunk(x_BCTV: Tensor, slot: int) -> Tensor:
+        if not model.training:
+            return plain(x_BCTV, slot)
         torch._dynamo.maybe_mark_dynamic(x_BCTV, 0)
         return fast(x_BCTV, slot)
 
