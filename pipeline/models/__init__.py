@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.bodies import PERSONS, Trunk
+from pipeline.models.bodies import PERSONS
 from pipeline.models.cnn import Cnn
 from pipeline.models.ctrgcn import CtrGcn
 from pipeline.models.hcn import Hcn
@@ -79,13 +80,14 @@ def compile_trunk(model: nn.Module) -> None:
     Which bodies are there is known only on the device, so a graph of the whole network would break there, and in parts
     be compiled anew with each batch. Evaluation stays as it is: it looks at layers, and compiled code would not notice.
     """
-    plain: Trunk = model.trunk  # type: ignore[assignment]
-    fast: Trunk = torch.compile(model.trunk)  # type: ignore[arg-type]
+    plain = type(model).trunk  # type: ignore[attr-defined]
+    fast = torch.compile(plain)
 
-    def trunk(x_BCTV: Tensor, slot: int) -> Tensor:
-        if not model.training:
-            return plain(x_BCTV, slot)
+    def trunk(self: nn.Module, x_BCTV: Tensor, slot: int) -> Tensor:
+        if not self.training:
+            return plain(self, x_BCTV, slot)  # type: ignore[no-any-return]
         torch._dynamo.maybe_mark_dynamic(x_BCTV, 0)
-        return fast(x_BCTV, slot)
+        return fast(self, x_BCTV, slot)  # type: ignore[no-any-return]
 
-    model.trunk = trunk  # type: ignore[assignment]
+    # A method, not a closure over the model: a copy of the network then has the copy's weights.
+    model.trunk = MethodType(trunk, model)  # type: ignore[assignment]

@@ -121,7 +121,7 @@ def training(
     for _ in range(rounds):
         theirs += bench.plain_epochs(dense, train_N, clips.classes, 1, device, plain, batch)
         for way, what in ways.items():
-            changed = what | {"train": what["train"] | {"batch_size": batch}}
+            changed = what | {"train": what.get("train", {}) | {"batch_size": batch}}
             ours[way] += bench.our_epochs(data, changed, 1, device)[0]
     plain_rate = statistics.median(theirs)
     print(f"plain ST-GCN: {plain_rate:.0f} clips/s")

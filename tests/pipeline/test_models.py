@@ -1,5 +1,6 @@
 """models: every model in every persons mode with every norm, and each against facts of its paper."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.doctor import diagnose
 from pipeline.evaluate import population
-from pipeline.models import MODELS, ModelConfig, build_model
+from pipeline.models import MODELS, ModelConfig, build_model, compile_trunk
 from pipeline.models.bodies import PERSONS, average, strongest
 from pipeline.models.cost import cost, describe
 from pipeline.models.ctrgcn import RefinedGraph
@@ -394,3 +395,14 @@ def test_an_unknown_persons_mode_names_the_allowed_ones() -> None:
     """The remedy is in the message."""
     with pytest.raises(ValueError, match=r"norm.persons 'both' is unknown; choose one of loop, fold, masked"):
         small(persons="both")
+
+
+def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
+    """Its trunk's weights at zero change what the copy says, and nothing of the network it was made from."""
+    network = small().eval()
+    expected = network(*clips(MIXED))
+    compile_trunk(network)
+    copied = copy.deepcopy(network)
+    nn.init.zeros_(copied.convolutions[0].weight)
+    assert torch.equal(network(*clips(MIXED)), expected)
+    assert not torch.allclose(copied(*clips(MIXED)), expected)
