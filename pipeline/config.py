@@ -40,6 +40,9 @@ class TrainConfig:
     """torch.compile of the training's forward and backward: a minute at the start, pays on a GPU."""
     seed: int = 0
     """Of weights, order, dropout and augmentation."""
+    deterministic: bool = False
+    """On a GPU add up in one order: the same bits from every run of a seed, resumed or not (a CPU gives them anyway);
+    slower, and torch warns of operations that have no such way."""
     eval_every: int = 5
     """Epochs between two evaluations (A to D); the last epoch is always evaluated."""
     choose: str = "last"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,13 @@ FEW_CLIPS = 16
 STEPS = 200
 CLIPS = 16
 LEARNED = 0.5  # of the loss of guessing
+
+
+def one_order(on: bool) -> None:
+    """Let a GPU add up in one order, so that the same run gives the same bits; to be called before it computes."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS chooses its ways by the moment
+    torch.use_deterministic_algorithms(on, warn_only=True)
 
 
 def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) -> str:

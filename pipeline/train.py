@@ -248,6 +248,7 @@ class Best(NamedTuple):
 
 def run(config: Config, read_test: bool = True) -> None:
     """One rank's whole work: set up, resume, train, evaluate, write. A search hides the test split from its trials."""
+    startup.one_order(config.train.deterministic)
     device = distributed.join()
     first = distributed.rank() == 0
     try:

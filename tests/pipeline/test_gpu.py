@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, data, ensemble, evaluate, predict, train
+from pipeline import checkpoint, data, ensemble, evaluate, predict, report, train
 from pipeline.augment import AugmentConfig, Draw, augment
 from pipeline.config import from_dict
 from pipeline.data import InputConfig
@@ -190,6 +190,17 @@ def test_a_run_resumes_where_it_stopped(data_file: Path, tmp_path: Path) -> None
     state.load(saved[1])
     rest = [record["train"]["loss"] for record in train.fit(half, clips, splits, state, saved[0])]
     assert rest == pytest.approx(theirs[2:], rel=1e-4)
+
+
+def test_a_deterministic_run_has_the_same_bits_again(data_file: Path, tmp_path: Path) -> None:
+    """In processes of their own, as a user starts them."""
+    losses = []
+    for out in (tmp_path / "one", tmp_path / "other"):
+        words = ["default", "--data", data_file, "--out", out, "--input.frames", 16, "--train.epochs", 4]
+        result = command(*words, "--train.deterministic", "--wandb", "off")
+        assert result.returncode == 0, result.stderr
+        losses.append([line["train"]["loss"] for line in report.read(out)])
+    assert losses[0] == losses[1]
 
 
 def test_a_run_of_the_gpu_answers_the_same_on_the_cpu(run: Path) -> None:

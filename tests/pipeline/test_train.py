@@ -338,6 +338,24 @@ def test_several_clips_at_test_time_are_a_second_labelled_figure(
     assert "set augment.crop below 1" in refused.stderr
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_torch_is_asked_for_one_order_by_a_run_that_wants_it_alone(
+    asked: bool, data_file: Path, tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before cuBLAS starts; a later run in the same process is not bound by it. What it is worth: test_gpu.py."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    torch.use_deterministic_algorithms(not asked)
+    try:
+        option = "--train.deterministic" if asked else "--train.no-deterministic"
+        result = answer(main, *words_of(data_file, tmp_path / "run", "--train.epochs", "1", option))
+        assert result.returncode == 0, result.stderr
+        assert torch.are_deterministic_algorithms_enabled() == asked
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == asked
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.slow
 def test_two_nodes_on_loopback_train_as_one(data_file: Path, tmp_path: Path) -> None:
     """Two torchrun agents of one rank each, as on two machines: gradients and statistics of one process."""
