@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.bodies import BODIES
-from pipeline.models.streams import STREAMS
+from pipeline.models.streams import parts_of
 from preprocessing.hdf5 import SkeletonFile, open_file
 
 Asked = TypeVar("Asked")
@@ -37,16 +37,16 @@ class InputConfig:
     """Split to train on: train, or train+val once all choices are made."""
     stream: str = "joint"
     """What the network sees of it: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
-    (difference to the next frame), partner (each joint minus the other person's root), all (the first four side by
-    side), pair (all and partner)."""
+    (difference to the next frame), partner (each joint minus the other person's root), distance (of each joint to all
+    of its body), partner_distance (to all of the other person's); all (the first four side by side), pair (all and
+    partner); or several joined by +, as in all+distance."""
     order: str = "reshuffle"
     """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ValueError(f"input.order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
-        if self.stream not in STREAMS:
-            raise ValueError(f"input.stream {self.stream!r} is unknown; choose one of {', '.join(STREAMS)}")
+        parts_of(self.stream)
         if self.fit not in ("train", "train+val"):
             raise ValueError(f"input.fit {self.fit!r} is unknown; choose train or train+val")
         if self.frames < 2:

@@ -27,7 +27,7 @@ class Plan:
     bones: Bones = ()
     """(parent, child) of each bone, as the data file has them."""
     stream: str = "joint"
-    """Name in STREAMS."""
+    """Name in STREAMS, or several joined by +."""
 
     def channels(self, published: int, multiple: int = 8) -> int:
         """A published number of channels times the width, rounded to a `multiple` (groups and branches need one)."""

@@ -1,8 +1,10 @@
-"""STREAMS: what of a clip a network sees: joints, bones, their motion, the other person; on the device, batch by batch.
+"""STREAMS: what of a clip a network sees: joints, bones, motion, the other person, distances; on the device, by batch.
 
 Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. Several
 side by side let one network see what an ensemble of as many does (inputs fused early, as in Song et al. 2022,
-EfficientGCN, arXiv 2106.15125). All are linear, so augmentation of joints in front of them is augmentation of them.
+EfficientGCN, arXiv 2106.15125). Distances between joints are the same from every camera: of one body as in Yang et al.
+2019 (DD-Net, arXiv 1907.09658), of two as in Yun et al. 2012 (CVPR workshops, who recorded SBU).
+Streams are made after augmentation, so what augments joints augments all of them.
 """
 
 from __future__ import annotations
@@ -11,25 +13,34 @@ import torch
 from torch import Tensor, nn
 
 FOUR = ("joint", "bone", "joint_motion", "bone_motion")
-# Name -> the parts of three channels each that it is made of.
-STREAMS = {name: (name,) for name in (*FOUR, "partner")} | {"all": FOUR, "pair": (*FOUR, "partner")}
+DISTANCES = ("distance", "partner_distance")
+# Name -> the parts that it is made of: three channels each, distances as many as there are joints.
+STREAMS = {name: (name,) for name in (*FOUR, "partner", *DISTANCES)} | {"all": FOUR, "pair": (*FOUR, "partner")}
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a stream, or of several joined by +. ValueError for a name that is not in STREAMS."""
+    for word in name.split("+"):
+        if word not in STREAMS:
+            raise ValueError(
+                f"input.stream {word!r} is unknown; choose one of {', '.join(STREAMS)}, or join several: all+distance"
+            )
+    return tuple(dict.fromkeys(part for word in name.split("+") for part in STREAMS[word]))
 
 
 class Stream(nn.Module):
     """x_NCTVM in metres -> the stream, in the same shape but for its `channels`; where a body is absent it stays zero.
 
-    `channels`: three for each of its parts, in the order of STREAMS[name].
+    `channels`: those of its parts, in the order of `parts_of`.
     """
 
     parent_V: Tensor
 
     def __init__(self, name: str, bones: tuple[tuple[int, int], ...], joints: int) -> None:
         super().__init__()
-        if name not in STREAMS:
-            raise ValueError(f"input.stream {name!r} is unknown; choose one of {', '.join(STREAMS)}")
-        self.parts = STREAMS[name]
-        self.channels = 3 * len(self.parts)
-        needs_bones = any(not part.startswith("joint") for part in self.parts)
+        self.parts = parts_of(name)
+        self.channels = sum(joints if part in DISTANCES else 3 for part in self.parts)
+        needs_bones = any(part == "partner" or part.startswith("bone") for part in self.parts)
         parents = parents_of(bones, joints) if needs_bones else list(range(joints))
         self.root = next(joint for joint, parent in enumerate(parents) if joint == parent)
         # Not part of the state: it follows from the data file, and a joint stream's weights fit any of three channels.
@@ -44,6 +55,10 @@ class Stream(nn.Module):
         for name in self.parts:
             if name == "partner":
                 parts.append(self.partner(x_NCTVM, present_NMT))
+            elif name in DISTANCES:
+                alone = name == "distance"
+                both_NMT = present_NMT if alone else present_NMT & present_NMT.flip(1)
+                parts.append(distances(x_NCTVM, x_NCTVM if alone else x_NCTVM.flip(-1), both_NMT))
             elif name.endswith("_motion"):
                 parts.append(motion(places[name.removesuffix("_motion")], present_NMT))
             else:
@@ -83,3 +98,17 @@ def motion(x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
     both_NMT = present_NMT[..., 1:] & present_NMT[..., :-1]
     step = (x_NCTVM[:, :, 1:] - x_NCTVM[:, :, :-1]) * both_NMT.transpose(1, 2)[:, None, :, None, :]
     return nn.functional.pad(step, (0, 0, 0, 0, 0, 1))
+
+
+def distances(x_NCTVM: Tensor, other_NCTVM: Tensor, both_NMT: Tensor) -> Tensor:
+    """(N, V, T, V, M): metres from each joint (the second V) to each of another body's, or its own, joints.
+
+    Zero but where `both_NMT`. Summed coordinate by coordinate: torch.cdist has no ONNX, and a norm over a short
+    dimension is twenty times slower on a CPU.
+    """
+    square_NTVVM = x_NCTVM.new_zeros(())
+    for x_NTVM, other_NTVM in zip(x_NCTVM.unbind(1), other_NCTVM.unbind(1), strict=True):
+        square_NTVVM = square_NTVVM + (x_NTVM[:, :, None] - other_NTVM[:, :, :, None]).square()
+    # The root of zero has no gradient: a micrometre stands for no distance.
+    each_NTVVM = square_NTVVM.clamp(min=1e-12).sqrt() * both_NMT.transpose(1, 2)[:, :, None, None]
+    return each_NTVVM.transpose(1, 2)

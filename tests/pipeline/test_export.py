@@ -22,7 +22,7 @@ def network(model: str = "cnn", **norm: Any) -> nn.Module:
     """A narrow network whose running statistics have seen a batch."""
     torch.manual_seed(0)
     config = ModelConfig(model, width=0.25)
-    made = build_model(config, NormConfig(**norm), FRAMES, JOINTS, CLASSES, BONES, "bone")
+    made = build_model(config, NormConfig(**norm), FRAMES, JOINTS, CLASSES, BONES, "bone+distance")
     made.train()(*export.noise(FRAMES, JOINTS, CPU))
     return made.eval()
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import MODELS, ModelConfig, build_model
-from pipeline.models.streams import STREAMS, Stream, motion, parents_of
+from pipeline.models.streams import DISTANCES, STREAMS, Stream, motion, parents_of, parts_of
 from pipeline.norms import NormConfig
 
 BONES = ((0, 1), (1, 2), (1, 3))
@@ -65,23 +65,62 @@ def test_only_the_joints_depend_on_where_the_clip_takes_place(name: str) -> None
     assert torch.allclose(stream(moved, present), stream(x, present), atol=1e-5) is (not {"joint"} & {*STREAMS[name]})
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_is_linear_so_turning_the_clip_turns_it(name: str) -> None:
-    """A rotation before or after is the same: augmentation of joints augments every stream."""
-    x, present = clip()
+def turned(x_NCTVM: Tensor) -> tuple[Tensor, Tensor]:
+    """A rotation, and the clips seen from another camera."""
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
-    stream = Stream(name, BONES, JOINTS)
-    before = stream(torch.einsum("ij,njtvm->nitvm", turn, x), present)
-    after = torch.einsum("ij,nsjtvm->nsitvm", turn, stream(x, present).unflatten(1, (-1, 3)))
-    torch.testing.assert_close(before, after.flatten(1, 2))
+    return turn, torch.einsum("ij,njtvm->nitvm", turn, x_NCTVM)
 
 
-@pytest.mark.parametrize("name", ["all", "pair"])
-def test_several_streams_are_side_by_side(name: str) -> None:
-    """In the order of STREAMS, each as it is alone."""
+@pytest.mark.parametrize("name", sorted(set(STREAMS) - set(DISTANCES)))
+def test_a_stream_is_linear_so_turning_the_clip_turns_it(name: str) -> None:
+    """A rotation before or after is the same."""
     x, present = clip()
-    alone = [Stream(part, BONES, JOINTS)(x, present) for part in STREAMS[name]]
-    assert len(alone) == {"all": 4, "pair": 5}[name]
+    turn, elsewhere = turned(x)
+    stream = Stream(name, BONES, JOINTS)
+    after = torch.einsum("ij,nsjtvm->nsitvm", turn, stream(x, present).unflatten(1, (-1, 3)))
+    torch.testing.assert_close(stream(elsewhere, present), after.flatten(1, 2))
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_are_the_same_from_every_camera(name: str) -> None:
+    """And double in a body twice as large."""
+    x, present = clip()
+    stream = Stream(name, BONES, JOINTS)
+    torch.testing.assert_close(stream(turned(x)[1], present), stream(x, present))
+    torch.testing.assert_close(stream(2 * x, present), 2 * stream(x, present), atol=1e-5, rtol=1e-5)
+
+
+def test_the_distance_is_that_between_two_joints() -> None:
+    """By hand: channel w at joint v; to the partner's joints in the frames in which both are tracked."""
+    x, present = clip()
+    own, other = (Stream(name, BONES, JOINTS)(x, present) for name in DISTANCES)
+    for v in range(JOINTS):
+        for w in range(JOINTS):
+            expected = (x[..., v, :] - x[..., w, :]).norm(dim=1)
+            torch.testing.assert_close(own[:, w, :, v], expected, atol=2e-6, rtol=1e-5)
+            expected = (x[0, :, 1:4, v, 0] - x[0, :, 1:4, w, 1]).norm(dim=0)
+            torch.testing.assert_close(other[0, w, 1:4, v, 0], expected)
+            torch.testing.assert_close(other[0, v, 1:4, w, 1], expected)
+    assert other[0, :, [0, 4]].abs().sum() == 0
+    assert other[1].abs().sum() == 0
+
+
+def test_no_distance_has_a_gradient_that_is_not_finite() -> None:
+    """A joint's to itself, whose root has none."""
+    x, present = clip()
+    Stream("distance", BONES, JOINTS)(x.requires_grad_(), present).sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("all", 4), ("pair", 5), ("all+distance", 5), ("pair+all+partner_distance", 6)]
+)
+def test_several_streams_are_side_by_side(name: str, count: int) -> None:
+    """In the order of their names, each as it is alone, none twice."""
+    x, present = clip()
+    alone = [Stream(part, BONES, JOINTS)(x, present) for part in parts_of(name)]
+    assert len(alone) == count
     assert torch.equal(Stream(name, BONES, JOINTS)(x, present), torch.cat(alone, dim=1))
 
 
@@ -100,10 +139,10 @@ def test_the_partner_stream_is_each_joint_minus_the_other_bodys_root() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("input_norm", ["none", "vc", "mvc"])
 def test_every_network_takes_streams_side_by_side(name: str, input_norm: str) -> None:
-    """Fifteen channels, under every norm of the input; the coordinates of each matter."""
+    """Thirty-five channels, under every norm of the input; the coordinates of each matter."""
     bones = tuple((v - 1, v) for v in range(1, 10))
     norm = NormConfig(input=input_norm)
-    network = build_model(ModelConfig(name, width=0.5), norm, 16, 10, 5, bones, "pair").eval()
+    network = build_model(ModelConfig(name, width=0.5), norm, 16, 10, 5, bones, "pair+distance+partner_distance").eval()
     x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
     logits = network(x, present)
     assert logits.shape == (2, 5)
@@ -124,7 +163,7 @@ def test_a_stream_changes_what_a_network_sees_and_nothing_of_its_state() -> None
     bones = tuple((v - 1, v) for v in range(1, 10))
     x, present = torch.randn(2, 3, 16, 10, 2), torch.ones(2, 2, 16, dtype=torch.bool)
     reference = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones).eval()
-    for name in (name for name, parts in STREAMS.items() if len(parts) == 1):
+    for name in (name for name in STREAMS if Stream(name, BONES, JOINTS).channels == 3):
         network = build_model(ModelConfig(), NormConfig(), 16, 10, 5, bones, name).eval()
         network.load_state_dict(reference.state_dict())
         assert torch.allclose(network(x, present), reference(x, present)) is (name == "joint")
@@ -145,7 +184,8 @@ def test_bones_that_are_no_tree_are_refused(bones: tuple[tuple[int, int], ...], 
         parents_of(bones, JOINTS)
 
 
-def test_an_unknown_stream_names_the_known_ones() -> None:
-    """One line."""
-    with pytest.raises(ValueError, match=r"input.stream 'bones' is unknown; choose one of joint, bone"):
-        Stream("bones", BONES, JOINTS)
+@pytest.mark.parametrize("name", ["bones", "joint+bones", "bones+"])
+def test_an_unknown_stream_names_the_known_ones(name: str) -> None:
+    """One line, of the part that is wrong."""
+    with pytest.raises(ValueError, match=r"input.stream 'bones' is unknown; choose one of joint, bone.*all\+distance"):
+        Stream(name, BONES, JOINTS)
