@@ -2,6 +2,7 @@
 
     python tests/bench/gpu.py
     python tests/bench/gpu.py --clips 600 --graph-clips 64 --test 200 --device cpu   # whether it runs at all
+    python tests/bench/gpu.py --part norms    # which way a norm is fastest
 
 Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
 `stgcn` fewer. The plain ways are those of tests/bench/train.py and tests/bench/models.py; products and convolutions of
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
@@ -22,6 +24,8 @@ sys.path.insert(0, str(HOME))
 import models  # noqa: E402 - the path is set above
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils import benchmark  # noqa: E402
 from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs  # noqa: E402
 
 from preprocessing import ntu  # noqa: E402
@@ -105,7 +109,39 @@ def convolutional(work: Path, options: argparse.Namespace, device: torch.device)
         )
 
 
-PARTS = {"graph": graph, "convolutional": convolutional}
+def normalized(x: Tensor) -> Tensor:
+    """By the statistics of the batch, with a scale and a shift that have gradients."""
+    scale_C = torch.ones(x.shape[1], device=x.device, requires_grad=True)
+    shift_C = torch.zeros(x.shape[1], device=x.device, requires_grad=True)
+    return nn.functional.batch_norm(x, None, None, scale_C, shift_C, True)
+
+
+def norms(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print what a batch norm of `stgcn` costs forward and backward, and in units of copying its input."""
+    compiled = torch.compile(normalized, dynamic=True)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "copied": torch.clone,
+        "as it is": normalized,
+        "in float32": lambda x: normalized(x.float()).to(x.dtype),
+        "in float16": lambda x: normalized(x.half()).to(x.dtype),
+        "channels first": lambda x: normalized(x.contiguous()).contiguous(memory_format=torch.channels_last),
+        "compiled": compiled,
+    }
+    bodies = round(1.2 * min(LARGE["batch_size"], options.graph_clips))
+    for channels, frames in ((64, FRAMES), (128, FRAMES // 2), (256, FRAMES // 4)):
+        x = torch.randn(bodies, channels, frames, len(ntu.JOINT_NAMES), device=device, dtype=torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        print(f"norms of {tuple(x.shape)}, bf16, channels last, forward and backward", flush=True)
+        copied = 0.0
+        for way, function in ways.items():
+            both = "y = f(x); y.backward(y.detach())"
+            timer = benchmark.Timer(both, globals={"f": function, "x": x}, num_threads=torch.get_num_threads())
+            took = timer.blocked_autorange(min_run_time=options.seconds).median
+            copied = copied or took
+            print(f"{way:32} {1000 * took:9.3f} ms {took / copied:6.1f} copies", flush=True)
+
+
+PARTS = {"graph": graph, "convolutional": convolutional, "norms": norms}
 
 
 def main() -> None:
@@ -116,7 +152,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=TEST, help="further clips")
     parser.add_argument("--epochs", type=int, default=3, help="of cnn measured, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="of stgcn and the plain network, interleaved")
-    parser.add_argument("--part", choices=PARTS, help="one of them; else both")
+    parser.add_argument("--seconds", type=float, default=1.0, help="that each way of a norm is timed for")
+    parser.add_argument("--part", choices=PARTS, help="one of them; else all")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     device = torch.device(options.device)
