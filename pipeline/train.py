@@ -82,16 +82,21 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
-    model = network(config, clips.joints, clips.classes, clips.bones).to(device)
-    if config.train.channels_last:
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return clips, splits, fresh_state(config, model)
+    return clips, splits, fresh_state(config, network_for(config, clips))
 
 
 def fresh_state(config: Config, model: nn.Module) -> State:
     """What training starts with from this network: an optimizer that has not stepped, and the average if any."""
     scales = norms.norm_parameters(model) if config.norm.decay else []
     return State(model, optim.optimizer(model, config.optim, scales), optim.averaged(model, config.optim))
+
+
+def network_for(config: Config, clips: Clips) -> nn.Module:
+    """The network that these clips train, on their device and in the settings' memory order."""
+    model = network(config, clips.joints, clips.classes, clips.bones).to(clips.device)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def network(config: Config, joints: int, classes: int, bones: Bones) -> nn.Module:

@@ -107,8 +107,7 @@ def converted(model: nn.Module, config: Config, clips: Clips) -> nn.Module:
     if not any(isinstance(module, SlotNorms) for module in model.modules()):
         return copy.deepcopy(model)
     with torch.random.fork_rng():
-        new = train.network(config, clips.joints, clips.classes, clips.bones)
-    new.to(clips.device)
+        new = train.network_for(config, clips)
     old = model.state_dict()
     places = [f"{name}." for name, module in new.named_modules() if isinstance(module, SlotNorms)]
     new.load_state_dict({key: old[key if key in old else _first_slot(key, places)] for key in new.state_dict()})

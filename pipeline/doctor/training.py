@@ -21,7 +21,7 @@ from pipeline.doctor.intervals import paired
 from pipeline.doctor.runs import judged_on
 from pipeline.doctor.samples import random_state_kept
 from pipeline.norms import batch_norms
-from pipeline.train import fit, fresh_state, load_run, network
+from pipeline.train import fit, fresh_state, load_run, network_for
 
 # The probe's share of the run's last learning rate.
 DROP = 0.1
@@ -126,7 +126,7 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
         optim=dataclasses.replace(config.optim, ema=0.0),
         train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
     )
-    new = network(config, clips.joints, clips.classes, clips.bones).to(clips.device)
+    new = network_for(config, clips)
     state, old = new.state_dict(), model.state_dict()
     if lacking := sorted(set(state) - set(old)):
         raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")

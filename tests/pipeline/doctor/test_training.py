@@ -12,7 +12,7 @@ import torch
 
 from pipeline import train
 from pipeline.config import from_dict
-from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate
+from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate, trained
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL
 from tests.pipeline.doctor.test_fix import contents
@@ -72,6 +72,16 @@ def test_a_rate_that_fell_needs_no_probe(data_file: Path, tmp_path: Path) -> Non
     entry = probe_rate(run_at(data_file, tmp_path / "cosine", 1e-3, "cosine"), "test", 1)
     assert entry["text"].startswith("learning rate decayed")
     assert "after" not in entry
+
+
+def test_a_copy_trains_in_the_runs_memory_order(data_file: Path) -> None:
+    """Which decides its speed."""
+    for order in (True, False):
+        few = SMALL | {"train": SMALL["train"] | {"channels_last": order}}
+        config = from_dict({"data": data_file, "out": Path("unused"), **few})
+        clips, splits, state = train.setup(config, torch.device("cpu"))
+        weight = trained(config, 1, clips, splits, state.model).convolutions[1].weight  # type: ignore[union-attr,index]
+        assert weight.is_contiguous(memory_format=torch.channels_last) is order  # type: ignore[union-attr,operator]
 
 
 def test_frozen_statistics_and_a_swapped_layer_heal_the_loop(tuned: dict[str, dict[str, Any]]) -> None:
