@@ -28,7 +28,7 @@ class Cnn(nn.Module):
             raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, joints)
-        self.input_norm = norm.input(self.stream.channels * joints, BODIES)
+        self.input_norm = norm.input(self.stream.channels, joints, BODIES)
         widths = [plan.channels(width) for width in WIDTHS]
         self.convolutions = nn.ModuleList(
             norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1))

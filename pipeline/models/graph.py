@@ -122,7 +122,7 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
-        self.input_norm = plan.norm.input(self.stream.channels * plan.joints, BODIES)
+        self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         a_KVV = adjacency(plan.bones, plan.joints)
         blocks: list[nn.Module] = []
         inside = self.stream.channels

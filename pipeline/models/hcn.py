@@ -57,7 +57,7 @@ class Hcn(nn.Module):
             raise ValueError(f"hcn halves frames {HALVINGS} times: it needs {least}, got input.frames {plan.frames}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
-        self.input_norm = plan.norm.input(self.stream.channels * plan.joints, BODIES)
+        self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         self.branches = nn.ModuleList(Branch(plan, self.stream.channels) for _ in range(2))
         paired, fifth, sixth = map(plan.channels, (PAIRED, FIFTH, SIXTH))
         self.convolutions = nn.ModuleList(

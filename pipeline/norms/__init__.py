@@ -78,7 +78,8 @@ class NormConfig:
     mask_max: bool = False
     """Keep absent bodies out of the maximum over bodies in loop, fold and per_person too (masked always does)."""
     input: str = "none"
-    """Norm of the coordinates: none, vc (one set for all bodies), mvc (a set a body slot), each also _masked."""
+    """Norm of the coordinates: none, c (each over all joints), vc (each of each joint), mvc (also of each body slot);
+    and each _masked."""
     momentum: float = 0.1
     """Weight of the newest batch in the running statistics, in (0, 1] (torch's convention; 1 - Keras's)."""
     eps: float = 1e-5
@@ -158,13 +159,14 @@ class Norm:
         form = NORMS[self.config.kind].weights
         return layer if form is None else standardized(layer, form)
 
-    def input(self, channels: int, bodies: int) -> InputNorm | None:
-        """The norm of `channels` coordinates (C*V) of each body in x_NCTVM, if one is asked for."""
+    def input(self, channels: int, joints: int, bodies: int) -> InputNorm | None:
+        """The norm of the coordinates of bodies in x_NCTVM, if one is asked for."""
         name, config = self.config.input, self.config
         if name == "none":
             return None
+        features = channels if name.startswith("c") else channels * joints
         per_slot, masked = name.startswith("mvc"), name.endswith("masked")
-        return InputNorm(channels, bodies, per_slot, masked, config.momentum, config.eps, config.sync)
+        return InputNorm(features, bodies, per_slot, masked, config.momentum, config.eps, config.sync)
 
 
 def norm_factory(config: NormConfig) -> Norm:

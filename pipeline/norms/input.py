@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.norms.batch import BatchNorm
 
-INPUTS = ("none", "vc", "vc_masked", "mvc", "mvc_masked")
+INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
 
 
 class InputBatchNorm(BatchNorm):
@@ -19,19 +19,22 @@ class InputBatchNorm(BatchNorm):
 
 
 class InputNorm(nn.Module):
-    """BatchNorm1d of each coordinate of each joint over clips and frames.
+    """BatchNorm1d of coordinates over clips and frames.
 
-    vc: one set of V*C channels for all body slots (Yan et al. 2018, ST-GCN, arXiv 1801.07455); mvc: a set a slot
-    (Chen et al. 2021, CTR-GCN, arXiv 2107.12213). Masked: bodies and frames that are absent weigh nothing and stay
-    zero; otherwise the zeros that stand for them are data like any other.
+    vc: each of each joint, one set of V*C channels for all body slots (Yan et al. 2018, ST-GCN, arXiv 1801.07455);
+    mvc: a set a slot (Chen et al. 2021, CTR-GCN, arXiv 2107.12213). c: each over all joints, C channels: streams come
+    to one scale, but a joint that hardly moves is not blown up to the spread of a hand, its noise and its body's size
+    with it. Masked: bodies and frames that are absent weigh nothing and stay zero; otherwise the zeros that stand for
+    them are data like any other.
     """
 
     def __init__(
-        self, channels: int, bodies: int, per_slot: bool, masked: bool, momentum: float, eps: float, sync: bool
+        self, features: int, bodies: int, per_slot: bool, masked: bool, momentum: float, eps: float, sync: bool
     ) -> None:
+        """`features`: C, or V*C."""
         super().__init__()
-        self.masked = masked
-        layers = [InputBatchNorm(channels, momentum, eps, sync) for _ in range(bodies if per_slot else 1)]
+        self.features, self.masked = features, masked
+        layers = [InputBatchNorm(features, momentum, eps, sync) for _ in range(bodies if per_slot else 1)]
         for slot, layer in enumerate(layers if per_slot else []):
             layer.slot = slot
         self.layers = nn.ModuleList(layers)
@@ -47,13 +50,11 @@ class InputNorm(nn.Module):
         ]
         return torch.cat(parts, dim=1).permute(0, 4, 2, 3, 1)
 
-    @staticmethod
-    def _all(layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
-        x_BDT = x_NMTVC.flatten(3).flatten(0, 1).transpose(1, 2)
-        return layer(x_BDT).transpose(1, 2).reshape(x_NMTVC.shape)
+    def _all(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
+        x_BRD = x_NMTVC.flatten(0, 1).reshape(x_NMTVC.shape[:2].numel(), -1, self.features)
+        return layer(x_BRD.transpose(1, 2)).transpose(1, 2).reshape(x_NMTVC.shape)
 
-    @staticmethod
-    def _present(layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
+    def _present(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
         rows_RVC = x_NMTVC[present_NMT]
-        y_RVC = layer(rows_RVC.flatten(1)).reshape(rows_RVC.shape)
+        y_RVC = layer(rows_RVC.reshape(-1, self.features)).reshape(rows_RVC.shape)
         return y_RVC.new_zeros(x_NMTVC.shape).index_put((present_NMT,), y_RVC)

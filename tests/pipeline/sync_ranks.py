@@ -20,7 +20,7 @@ from pipeline.norms import NormConfig, norm_factory
 def outcome(settings: dict[str, Any], x: Tensor, w: Tensor, present: Tensor | None) -> dict[str, Tensor]:
     """Forward and backward of a fresh layer in the precision of x: output, gradients (of x by row), buffers."""
     norm = norm_factory(NormConfig(**settings))
-    layer = norm(x.shape[1]) if present is None else norm.input(x.shape[1] * x.shape[3], x.shape[4])
+    layer = norm(x.shape[1]) if present is None else norm.input(x.shape[1], x.shape[3], x.shape[4])
     assert layer is not None
     layer.to(x.dtype).train()
     x = x.clone().requires_grad_()

@@ -462,13 +462,15 @@ def coordinates(clips: int = 3, frames: int = 4) -> Tensor:
 
 
 def input_by_hand(x_NCTVM: Tensor, present_NMT: Tensor, name: str) -> np.ndarray:
-    """One joint coordinate at a time: over clips and frames, of both bodies (vc) or of each (mvc)."""
+    """One coordinate at a time: over clips and frames, of all joints together (c) or of one at a time; of both bodies
+    or of each (mvc)."""
     x, y = x_NCTVM.numpy(), np.zeros(x_NCTVM.shape)
     counts = present_NMT.numpy() if name.endswith("masked") else np.ones(present_NMT.shape, dtype=bool)
     slots = [[0], [1]] if name.startswith("mvc") else [[0, 1]]
-    for c, v, bodies in itertools.product(range(3), range(x.shape[3]), slots):
-        values = np.concatenate([x[:, c, :, v, m][counts[:, m]] for m in bodies])
-        for m in bodies:
+    together = [range(x.shape[3])] if name.startswith("c") else [[v] for v in range(x.shape[3])]
+    for c, joints, bodies in itertools.product(range(3), together, slots):
+        values = np.concatenate([x[:, c, :, v, m][counts[:, m]] for m in bodies for v in joints])
+        for v, m in itertools.product(joints, bodies):
             xhat = (x[:, c, :, v, m] - values.mean()) / np.sqrt(values.var() + plain.EPS)
             y[:, c, :, v, m] = np.where(counts[:, m], xhat, 0)
     return y
@@ -477,10 +479,21 @@ def input_by_hand(x_NCTVM: Tensor, present_NMT: Tensor, name: str) -> np.ndarray
 @pytest.mark.parametrize("name", [name for name in INPUTS if name != "none"])
 def test_an_input_norm_is_its_formula(name: str) -> None:
     """And running statistics are of as many layers as there are sets."""
-    layer = norm_factory(NormConfig(input=name, eps=plain.EPS)).input(15, 2).double()
+    layer = norm_factory(NormConfig(input=name, eps=plain.EPS)).input(3, 5, 2).double()
     x = coordinates()
     torch.testing.assert_close(layer(x, PRESENT_NMT), torch.from_numpy(input_by_hand(x, PRESENT_NMT, name)))
     assert len(batch_norms(layer)) == (2 if name.startswith("mvc") else 1)
+
+
+@pytest.mark.parametrize(("name", "blown_up"), [("c_masked", False), ("vc_masked", True)])
+def test_a_joint_that_hardly_moves_stays_calm_where_all_share_a_scale(name: str, blown_up: bool) -> None:
+    """A millimetre's noise at the hip becomes as wide as a hand's metre where each joint has a scale of its own."""
+    x = coordinates(64) * torch.tensor([1e-3, 1, 1, 1, 1], dtype=torch.float64)[:, None]
+    everyone = torch.ones(64, 2, 4, dtype=torch.bool)
+    y = norm_factory(NormConfig(input=name)).input(3, 5, 2).double()(x, everyone)
+    spread = y[..., 0, :].std(dim=(0, 2, 3))
+    assert bool((spread > 0.9).all()) is blown_up
+    assert bool((spread < 0.01).all()) is not blown_up
 
 
 @pytest.mark.parametrize("name", [name for name in INPUTS if name != "none"])
@@ -489,7 +502,7 @@ def test_absent_frames_weigh_nothing_and_stay_zero_when_masked(name: str) -> Non
     x = torch.where(PRESENT_NMT[:, None, :, :, None].movedim(2, -1), coordinates(), 0.0)
     filled = torch.where(PRESENT_NMT[:, None, :, :, None].movedim(2, -1), x, 1e9)
     norm = norm_factory(NormConfig(input=name))
-    one, two = norm.input(15, 2).double(), norm.input(15, 2).double()
+    one, two = norm.input(3, 5, 2).double(), norm.input(3, 5, 2).double()
     y = one(x, PRESENT_NMT)
     assert torch.equal(y, two(filled, PRESENT_NMT)) is name.endswith("masked")
     same = all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
@@ -504,7 +517,7 @@ def test_a_masked_input_norm_survives_a_slot_with_one_frame_or_none(bodies: int)
     present = torch.zeros(3, 2, 4, dtype=torch.bool)
     present[:, 0] = True
     present[0, 1, :bodies] = True
-    layer = norm_factory(NormConfig(input="mvc_masked")).input(15, 2).double()
+    layer = norm_factory(NormConfig(input="mvc_masked")).input(3, 5, 2).double()
     layer(coordinates(), present).sum().backward()
     assert torch.isfinite(layer(coordinates(), present)).all()
     assert layer.layers[1].running_mean.abs().max() == 0
@@ -639,7 +652,7 @@ def test_moments_of_no_rows_are_zero() -> None:
     ("field", "value", "words"),
     [
         ("kind", "batchnorm", "norm.kind 'batchnorm' is unknown; choose one of none, bn"),
-        ("input", "cv", "norm.input 'cv' is unknown; choose one of none, vc, vc_masked, mvc"),
+        ("input", "cv", "norm.input 'cv' is unknown; choose one of none, c, c_masked, vc, vc_masked, mvc"),
         ("recalibrate", "always", "norm.recalibrate 'always' is unknown; choose one of never, final, each"),
         ("momentum", 0.0, "norm.momentum 0.0 is outside"),
         ("momentum", 1.5, "norm.momentum 1.5 is outside"),
