@@ -377,7 +377,7 @@ def _verdict(
     if not causes and not evidence.normalization.significant:
         words = "".join(f" {_sentence(cause, evidence)}" for cause in rest)
         return (
-            f"This is not normalization: on the same training samples, running statistics cost {gap} "
+            f"The statistics of normalization are not to blame: on the same training samples, running ones cost {gap} "
             f"(threshold {least}).{words}{also}"
         )
     if not causes:

@@ -48,7 +48,7 @@ def headline(doctor: dict[str, Any]) -> str:
         return first["check"] + ("" if first["check"] == "mode" else share)
     if gap > 100 * doctor["threshold"]:
         return f"{gap:.1f} points of normalization gap, unexplained"
-    return "this is not normalization" if doctor["layers"] else "no batch norm"
+    return "no normalization gap" if doctor["layers"] else "no batch norm"
 
 
 def setting(doctor: dict[str, Any]) -> str:
@@ -74,7 +74,7 @@ def boxes(doctor: dict[str, Any]) -> str:
                 figure = f"<b class=figure>{100 * entry['before']:.1f} → {100 * entry['after']:.1f} %</b>"
                 figure += f"evaluation, nothing retrained (gain {low:+.1f} to {high:+.1f}). "
             colour = "bad" if kind == "cause" else ""
-            head = f"{kind}: {entry['check']}" if kind != "rest" else f"not normalization: {entry['check']}"
+            head = f"{kind}: {entry['check']}" if kind != "rest" else f"no normalization gap: {entry['check']}"
             made.append(f"<div class='{colour}'><h3>{head}</h3>{figure}{html.escape(entry['remedy'])}</div>")
     if doctor.get("fix"):
         before, after = (doctor["fix"][key]["accuracies"] for key in ("before", "after"))
