@@ -60,7 +60,7 @@ def test_every_draw_is_a_network_that_runs() -> None:
     """Each kind of norm is among them; a training step gives finite logits."""
     seen = set()
     x_NCTVM, present_NMT = torch.randn(6, 3, 8, 8, 2), torch.ones(6, 2, 8, dtype=torch.bool)
-    for drawn in draws(80):
+    for drawn in draws(120):
         config = from_dict(nested({"data": "a.h5", "out": "run"} | drawn))
         model = build_model(config.model, config.norm, frames=8, joints=8, classes=3)
         assert model(x_NCTVM, present_NMT).isfinite().all(), drawn
