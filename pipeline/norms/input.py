@@ -51,7 +51,8 @@ class InputNorm(nn.Module):
         return torch.cat(parts, dim=1).permute(0, 4, 2, 3, 1)
 
     def _all(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
-        x_BRD = x_NMTVC.flatten(0, 1).reshape(x_NMTVC.shape[:2].numel(), -1, self.features)
+        x_BTVC = x_NMTVC.flatten(0, 1)
+        x_BRD = x_BTVC.reshape(x_BTVC.shape[0], -1, self.features)  # no len(): an export would take it for a constant
         return layer(x_BRD.transpose(1, 2)).transpose(1, 2).reshape(x_NMTVC.shape)
 
     def _present(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
