@@ -9,6 +9,8 @@ Streams are made after augmentation, so what augments joints augments all of the
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -106,9 +108,10 @@ def distances(x_NCTVM: Tensor, other_NCTVM: Tensor, both_NMT: Tensor) -> Tensor:
     Zero but where `both_NMT`. Summed coordinate by coordinate: torch.cdist has no ONNX, and a norm over a short
     dimension is twenty times slower on a CPU.
     """
-    square_NTVVM = x_NCTVM.new_zeros(())
-    for x_NTVM, other_NTVM in zip(x_NCTVM.unbind(1), other_NCTVM.unbind(1), strict=True):
-        square_NTVVM = square_NTVVM + (x_NTVM[:, :, None] - other_NTVM[:, :, :, None]).square()
+    coordinates = zip(x_NCTVM.unbind(1), other_NCTVM.unbind(1), strict=True)
+    square_NTVVM = reduce(
+        torch.add, ((x_NTVM[:, :, None] - other_NTVM[:, :, :, None]).square() for x_NTVM, other_NTVM in coordinates)
+    )
     # The root of zero has no gradient: a micrometre stands for no distance.
     each_NTVVM = square_NTVVM.clamp(min=1e-12).sqrt() * both_NMT.transpose(1, 2)[:, :, None, None]
     return each_NTVVM.transpose(1, 2)
