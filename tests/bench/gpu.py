@@ -109,11 +109,15 @@ def convolutional(work: Path, options: argparse.Namespace, device: torch.device)
         )
 
 
+def scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A fresh norm's, which get gradients."""
+    ones, zeros = (make(x.shape[1], device=x.device, requires_grad=True) for make in (torch.ones, torch.zeros))
+    return ones, zeros
+
+
 def normalized(x: Tensor) -> Tensor:
-    """By the statistics of the batch, with a scale and a shift that have gradients."""
-    scale_C = torch.ones(x.shape[1], device=x.device, requires_grad=True)
-    shift_C = torch.zeros(x.shape[1], device=x.device, requires_grad=True)
-    return nn.functional.batch_norm(x, None, None, scale_C, shift_C, True)
+    """By the statistics of the batch."""
+    return nn.functional.batch_norm(x, None, None, *scale_and_shift(x), True)
 
 
 def body_by_body(x: Tensor) -> Tensor:
@@ -130,8 +134,7 @@ def body_by_body(x: Tensor) -> Tensor:
     mean_C = wide.mean((2, 3)).mean(0)
     centred = wide - everywhere(mean_C)
     variance_C = centred.square().mean((2, 3)).mean(0)
-    scale_C = torch.ones(x.shape[1], device=x.device, requires_grad=True)
-    shift_C = torch.zeros(x.shape[1], device=x.device, requires_grad=True)
+    scale_C, shift_C = scale_and_shift(x)
     y = centred * everywhere(scale_C * torch.rsqrt(variance_C + 1e-5)) + everywhere(shift_C)
     return y.to(x.dtype)
 
