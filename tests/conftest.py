@@ -16,9 +16,10 @@ from tests.wandb_stub import Stub
 
 CLASSES, SUBJECTS, JOINTS = 4, 6, 10
 Answer = Callable[..., subprocess.CompletedProcess[str]]
+Body = Callable[[np.random.Generator, int, int, int], np.ndarray]  # rng, label, frames, subject -> (T, V, 3) metres
 
 
-def moving_body(rng: np.random.Generator, label: int, frames: int) -> np.ndarray:
+def moving_body(rng: np.random.Generator, label: int, frames: int, subject: int) -> np.ndarray:
     """(T, V, 3) metres: each class swings another joint; place, size and noise differ by clip."""
     rest = np.stack([np.zeros(JOINTS), np.linspace(-0.9, 0.9, JOINTS), np.zeros(JOINTS)], axis=1)
     swing = np.zeros((frames, JOINTS, 3))
@@ -33,6 +34,7 @@ def write_file(
     seed: int = 0,
     val_subjects: tuple[int, ...] = (5,),
     test_subjects: tuple[int, ...] = (2, 4, 6),
+    body: Body = moving_body,
 ) -> Path:
     """A file of the schema; every fourth class has two bodies; train subjects are 1 and 3."""
     rng = np.random.default_rng(seed)
@@ -43,13 +45,13 @@ def write_file(
     owner, slot, start = [], [], []
     with Spool(path.parent / f"{path.stem}.spool", JOINTS) as spool:
         for clip in range(clips):
-            for body in range(bodies[clip]):
+            for m in range(bodies[clip]):
                 owner.append(clip)
-                slot.append(body)
+                slot.append(m)
                 present = np.ones(frames[clip], dtype=bool)
-                if body:
+                if m:
                     present[:3] = False
-                rows = moving_body(rng, int(label[clip]), int(frames[clip])) * present[:, None, None]
+                rows = body(rng, int(label[clip]), int(frames[clip]), int(subject[clip])) * present[:, None, None]
                 start.append(spool.append(rows, present))
         zero = np.zeros(clips, dtype=np.int64)
         columns = {

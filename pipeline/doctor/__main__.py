@@ -45,7 +45,7 @@ class Command:
     probe_lr: int = 0
     """Epochs at a tenth of the last learning rate, to see whether it was not decayed; 0: none."""
     fine_tune: int = 0
-    """Epochs of each trained remedy (statistics frozen, layer swapped, and neither); 0: none."""
+    """Epochs of each trained remedy (statistics frozen, layer swapped, input scaled anew, and none); 0: none."""
     html: Path | None = None
     """Page to write the diagnosis to."""
     wandb: Literal["off", "offline", "online"] = "off"

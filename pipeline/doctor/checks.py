@@ -370,7 +370,8 @@ def overfitted(evidence: Evidence) -> Finding | None:
     if not loss > max(LEAST * spread(b), ERRORS * error):
         return None
     text = f"{evidence.points(loss)} between training and evaluation samples remain with the same kind of statistics"
-    return Finding("overfit", text, None, "more or more varied data, augmentation, a smaller network, weight decay")
+    advice = "more or more varied data, augmentation, a smaller network, weight decay; of a run, --fine-tune 20 tells "
+    return Finding("overfit", text, None, advice + "whether the scale of its input is to blame")
 
 
 # What the rest may be, where it is not normalization.

@@ -33,6 +33,8 @@ class Training:
 
     advice: str
     change: Callable[[Config], Config]
+    applies: Callable[[Config], bool] = lambda config: True
+    """Whether a run of these settings is another one for it."""
 
 
 def at_rate(config: Config, lr: float, schedule: str) -> Config:
@@ -45,10 +47,10 @@ def last_rate(config: Config) -> float:
     return optim.rate(config.optim, config.train.epochs - 0.5, config.train.epochs)
 
 
-def with_norm(kind: str) -> Callable[[Config], Config]:
-    """Changes the kind of norm; the rate falls from the run's own to zero."""
+def with_norm(**changed: Any) -> Callable[[Config], Config]:
+    """Changes the norm; the rate falls from the run's own to zero."""
     return lambda config: dataclasses.replace(
-        at_rate(config, config.optim.lr, "cosine"), norm=dataclasses.replace(config.norm, kind=kind, freeze_after=0)
+        at_rate(config, config.optim.lr, "cosine"), norm=dataclasses.replace(config.norm, freeze_after=0, **changed)
     )
 
 
@@ -60,8 +62,15 @@ LOWER_RATE = Training(
 FINE_TUNES: dict[str, Training] = {
     # What the epochs alone bring: the others are to be read against it.
     "train_on": Training("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
-    "freeze": Training("freeze the statistics for the last epochs (norm.kind frozen_bn)", with_norm("frozen_bn")),
-    "swap": Training("a norm of one sample (norm.kind gn), which no batch can mislead", with_norm("gn")),
+    "freeze": Training("freeze the statistics for the last epochs (norm.kind frozen_bn)", with_norm(kind="frozen_bn")),
+    "swap": Training("a norm of one sample (norm.kind gn), which no batch can mislead", with_norm(kind="gn")),
+    # A scale for each joint's coordinate makes what hardly varies as loud as a hand: it fits every training clip, A and
+    # B are right, and no other statistics heal what was learnt by it.
+    "input": Training(
+        "one scale a coordinate for all joints (norm.input c_masked)",
+        with_norm(input="c_masked"),
+        lambda config: config.norm.input not in ("c", "c_masked"),
+    ),
 }
 
 
@@ -88,13 +97,21 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 
 @random_state_kept()
 def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
-    """Each of FINE_TUNES: accuracies before and after. ValueError for a network without batch norm."""
+    """Each of FINE_TUNES that applies: accuracies before and after, and the advice where C gains more than by epochs
+    alone. ValueError for a network without batch norm."""
     config, clips, splits, model = load_run(folder, distributed.join())
     if not batch_norms(model):
         raise ValueError(f"{folder} has no batch norm: there are no statistics to freeze and no layer to swap")
     _, index_N = judged_on(folder, config, splits, split)
-    tried = {name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in FINE_TUNES.items()}
-    return {name: entry | {"text": f"{name}, {epochs} epochs: C {moved(entry, 'C')}"} for name, entry in tried.items()}
+    ways = {name: way for name, way in FINE_TUNES.items() if way.applies(config)}
+    tried = {name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in ways.items()}
+
+    def told(name: str, entry: dict[str, Any]) -> str:
+        alone = 0.0 if name == "train_on" else tried["train_on"]["gain"]["C"]["mean"]
+        helps = entry["gain"]["C"]["significant"] and entry["gain"]["C"]["interval"][0] > alone
+        return f"{name}, {epochs} epochs: C {moved(entry, 'C')}" + (f": {entry['advice']}" if helps else "")
+
+    return {name: entry | {"text": told(name, entry)} for name, entry in tried.items()}
 
 
 def measured(
@@ -120,7 +137,8 @@ def measured(
 
 
 def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
-    """A copy of the network, in the norm of these settings, after so many epochs. ValueError where nothing fits it."""
+    """A copy of the network, in the norms of these settings, after so many epochs. An input norm of another kind begins
+    anew. ValueError where nothing fits another norm."""
     config = dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, ema=0.0),
@@ -128,9 +146,10 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
     )
     new = network_for(config, clips)
     state, old = new.state_dict(), model.state_dict()
-    if lacking := sorted(set(state) - set(old)):
+    kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}
+    if lacking := sorted(name for name in set(state) - set(kept) if not name.startswith("input_norm.")):
         raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
-    new.load_state_dict({name: old[name] for name in state})
+    new.load_state_dict(state | kept)
     for _ in fit(config, clips, splits, fresh_state(config, new)):
         pass
     return new.eval()

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate, trained
-from tests.conftest import write_file
-from tests.pipeline.conftest import SMALL
+from tests.conftest import JOINTS, moving_body, write_file
+from tests.pipeline.conftest import SMALL, trained_run
 from tests.pipeline.doctor.test_fix import contents
 
 
@@ -90,6 +91,38 @@ def test_frozen_statistics_and_a_swapped_layer_heal_the_loop(tuned: dict[str, di
     for name in ("freeze", "swap"):
         assert tuned[name]["gain"]["C"]["significant"], tuned[name]["text"]
         assert tuned[name]["after"]["C"] > tuned["train_on"]["after"]["C"] + 0.1, tuned[name]["text"]
+
+
+def whispering_body(rng: np.random.Generator, label: int, frames: int, subject: int) -> np.ndarray:
+    """Joints that hardly move lie a centimetre further out with each class; on test subjects (even), of another one."""
+    body = moving_body(rng, label, frames, subject)
+    still = slice(6, JOINTS)
+    told = label if subject % 2 else (label + 1) % 4
+    body[:, still] = rng.normal(0, 0.001, body[:, still].shape)
+    body[:, still, 0] += 0.01 * told
+    return body
+
+
+@pytest.fixture(scope="module")
+def misled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that gave each coordinate of each joint its own scale, and each coordinate one for all joints."""
+    folder = tmp_path_factory.mktemp("misled")
+    data = write_file(folder / "whispering.h5", clips=480, body=whispering_body)
+    return {kind: trained_run(data, folder / kind, persons="masked", input=kind) for kind in ("vc_masked", "c_masked")}
+
+
+def test_another_scale_of_the_input_heals_what_was_learnt_from_joints_that_hardly_move(misled: dict[str, Path]) -> None:
+    """And nothing else does: other statistics and other norms bring what the epochs alone bring."""
+    tuned = fine_tunes(misled["vc_masked"], "test", 8)
+    assert tuned["input"]["after"]["C"] > tuned["train_on"]["after"]["C"] + 0.1, tuned["train_on"]["text"]
+    assert tuned["input"]["text"].endswith(": one scale a coordinate for all joints (norm.input c_masked)")
+    for name in ("freeze", "swap"):
+        assert FINE_TUNES[name].advice not in tuned[name]["text"]
+
+
+def test_a_run_of_one_scale_has_no_other_to_try(misled: dict[str, Path]) -> None:
+    """Nothing is trained for it."""
+    assert set(fine_tunes(misled["c_masked"], "test", 1)) == set(FINE_TUNES) - {"input"}
 
 
 def test_without_batch_norm_there_is_nothing_to_swap(runs: Path) -> None:
