@@ -83,6 +83,15 @@ def boxes(doctor: dict[str, Any]) -> str:
             f"<div class=good><h3>repaired</h3><b class=figure>{100 * before[key]:.1f} → {100 * after[key]:.1f} %</b>"
             f"{html.escape(doctor['fix']['remedy'])}: {html.escape(Path(doctor['fix']['out']).name)}</div>"
         )
+    helpful = {name: entry for name, entry in doctor.get("fine_tune", {}).items() if entry["helps"]}
+    if helpful:
+        name = max(helpful, key=lambda one: helpful[one]["after"]["C"])
+        entry = helpful[name]
+        made.append(
+            f"<div class=good><h3>proven by training a copy: {name}</h3>"
+            f"<b class=figure>{100 * entry['before']['C']:.1f} → {100 * entry['after']['C']:.1f} %</b>"
+            f"evaluation, {entry['epochs']} epochs. {html.escape(entry['advice'])}</div>"
+        )
     return f"<div class=answer>{''.join(made)}</div>" if made else ""
 
 

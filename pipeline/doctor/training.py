@@ -97,21 +97,24 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 
 @random_state_kept()
 def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
-    """Each of FINE_TUNES that applies: accuracies before and after, and the advice where C gains more than by epochs
-    alone. ValueError for a network without batch norm."""
+    """Each of FINE_TUNES that applies: accuracies before and after, and whether C gains more than by epochs alone.
+    ValueError for a network without batch norm."""
     config, clips, splits, model = load_run(folder, distributed.join())
     if not batch_norms(model):
         raise ValueError(f"{folder} has no batch norm: there are no statistics to freeze and no layer to swap")
     _, index_N = judged_on(folder, config, splits, split)
     ways = {name: way for name, way in FINE_TUNES.items() if way.applies(config)}
-    tried = {name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in ways.items()}
+    tried: dict[str, dict[str, Any]] = {
+        name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in ways.items()
+    }
 
-    def told(name: str, entry: dict[str, Any]) -> str:
-        alone = 0.0 if name == "train_on" else tried["train_on"]["gain"]["C"]["mean"]
-        helps = entry["gain"]["C"]["significant"] and entry["gain"]["C"]["interval"][0] > alone
-        return f"{name}, {epochs} epochs: C {moved(entry, 'C')}" + (f": {entry['advice']}" if helps else "")
-
-    return {name: entry | {"text": told(name, entry)} for name, entry in tried.items()}
+    alone = tried["train_on"]["gain"]["C"]["mean"]
+    for name, entry in tried.items():
+        gain = entry["gain"]["C"]
+        entry["helps"] = gain["significant"] and gain["interval"][0] > (0.0 if name == "train_on" else alone)
+        advice = f": {entry['advice']}" if entry["helps"] else ""
+        entry["text"] = f"{name}, {epochs} epochs: C {moved(entry, 'C')}{advice}"
+    return tried
 
 
 def measured(

@@ -13,6 +13,7 @@ import torch
 
 from pipeline import train
 from pipeline.config import from_dict
+from pipeline.doctor import page
 from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate, trained
 from tests.conftest import JOINTS, moving_body, write_file
 from tests.pipeline.conftest import SMALL, trained_run
@@ -116,8 +117,10 @@ def test_another_scale_of_the_input_heals_what_was_learnt_from_joints_that_hardl
     tuned = fine_tunes(misled["vc_masked"], "test", 8)
     assert tuned["input"]["after"]["C"] > tuned["train_on"]["after"]["C"] + 0.1, tuned["train_on"]["text"]
     assert tuned["input"]["text"].endswith(": one scale a coordinate for all joints (norm.input c_masked)")
-    for name in ("freeze", "swap"):
-        assert FINE_TUNES[name].advice not in tuned[name]["text"]
+    assert {name for name, entry in tuned.items() if entry["helps"]} - {"train_on"} == {"input"}
+    found = {"causes": [], "suspicions": [], "rest": []}
+    assert "proven by training a copy: input" in page.boxes(found | {"fine_tune": tuned})
+    assert "proven" not in page.boxes(found | {"fine_tune": {"swap": tuned["swap"]}})
 
 
 def test_a_run_of_one_scale_has_no_other_to_try(misled: dict[str, Path]) -> None:
