@@ -3,7 +3,7 @@
     python -m pipeline.doctor runs/bn-loop
     python -m pipeline.doctor runs/bn-loop --split test --html report.html
     python -m pipeline.doctor runs/bn-loop --fix
-    python -m pipeline.doctor runs/bn-loop --probe-lr 3 --fine-tune 5
+    python -m pipeline.doctor runs/bn-loop --probe-lr 3 --fine-tune 20
 
 Leaves RUN/doctor.json. --fix writes the repaired run to RUN-fixed (or --out): the same weights, nothing retrained, its
 accuracy before and after in its summary.json. --probe-lr and --fine-tune train copies, for what no other statistics can
@@ -45,7 +45,8 @@ class Command:
     probe_lr: int = 0
     """Epochs at a tenth of the last learning rate, to see whether it was not decayed; 0: none."""
     fine_tune: int = 0
-    """Epochs of each trained remedy (statistics frozen, layer swapped, input scaled anew, and none); 0: none."""
+    """Epochs of each trained remedy (statistics frozen, layer swapped, input scaled anew, and nothing changed), about
+    20: after 5, weights have not settled to a new norm; 0: none."""
     html: Path | None = None
     """Page to write the diagnosis to."""
     wandb: Literal["off", "offline", "online"] = "off"
