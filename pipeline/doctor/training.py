@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from pipeline.train import fit, fresh_state, load_run, network_for
 DROP = 0.1
 
 
+class NoStartError(ValueError):
+    """The run holds no start for a network of other settings."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What is changed for it, and what to do if it helps."""
@@ -34,7 +39,7 @@ class Training:
     advice: str
     change: Callable[[Config], Config]
     applies: Callable[[Config], bool] = lambda config: True
-    """Whether a run of these settings is another one for it."""
+    """Whether it would change a run of these settings."""
 
 
 def at_rate(config: Config, lr: float, schedule: str) -> Config:
@@ -62,8 +67,16 @@ LOWER_RATE = Training(
 FINE_TUNES: dict[str, Training] = {
     # What the epochs alone bring: the others are to be read against it.
     "train_on": Training("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
-    "freeze": Training("freeze the statistics for the last epochs (norm.kind frozen_bn)", with_norm(kind="frozen_bn")),
-    "swap": Training("a norm of one sample (norm.kind gn), which no batch can mislead", with_norm(kind="gn")),
+    "freeze": Training(
+        "freeze the statistics for the last epochs (norm.kind frozen_bn)",
+        with_norm(kind="frozen_bn"),
+        lambda config: config.norm.kind != "frozen_bn",
+    ),
+    "swap": Training(
+        "a norm of one sample (norm.kind gn), which no batch can mislead",
+        with_norm(kind="gn"),
+        lambda config: config.norm.kind != "gn",
+    ),
     # A scale for each joint's coordinate makes what hardly varies as loud as a hand: it fits every training clip, A and
     # B are right, and no other statistics heal what was learnt by it.
     "input": Training(
@@ -97,17 +110,17 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 
 @random_state_kept()
 def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
-    """Each of FINE_TUNES that applies: accuracies before and after, and whether C gains more than by epochs alone.
-    ValueError for a network without batch norm."""
+    """Each of FINE_TUNES that has a start in this run: accuracies before and after, and whether C gains more than by
+    epochs alone. ValueError where there is nothing to change."""
     config, clips, splits, model = load_run(folder, distributed.join())
-    if not batch_norms(model):
-        raise ValueError(f"{folder} has no batch norm: there are no statistics to freeze and no layer to swap")
     _, index_N = judged_on(folder, config, splits, split)
-    ways = {name: way for name, way in FINE_TUNES.items() if way.applies(config)}
-    tried: dict[str, dict[str, Any]] = {
-        name: measured(way, epochs, config, clips, splits, model, index_N) for name, way in ways.items()
-    }
-
+    tried: dict[str, dict[str, Any]] = {}
+    for name, way in FINE_TUNES.items():
+        if way.applies(config):
+            with suppress(NoStartError):
+                tried[name] = measured(way, epochs, config, clips, splits, model, index_N)
+    if set(tried) == {"train_on"}:
+        raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale a coordinate")
     alone = tried["train_on"]["gain"]["C"]["mean"]
     for name, entry in tried.items():
         gain = entry["gain"]["C"]
@@ -141,7 +154,7 @@ def measured(
 
 def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
     """A copy of the network, in the norms of these settings, after so many epochs. An input norm of another kind begins
-    anew. ValueError where nothing fits another norm."""
+    anew. NoStartError where nothing fits another norm."""
     config = dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, ema=0.0),
@@ -151,7 +164,7 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
     state, old = new.state_dict(), model.state_dict()
     kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}
     if lacking := sorted(name for name in set(state) - set(kept) if not name.startswith("input_norm.")):
-        raise ValueError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
+        raise NoStartError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
     new.load_state_dict(state | kept)
     for _ in fit(config, clips, splits, fresh_state(config, new)):
         pass

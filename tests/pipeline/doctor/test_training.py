@@ -128,10 +128,18 @@ def test_a_run_of_one_scale_has_no_other_to_try(misled: dict[str, Path]) -> None
     assert set(fine_tunes(misled["c_masked"], "test", 1)) == set(FINE_TUNES) - {"input"}
 
 
-def test_without_batch_norm_there_is_nothing_to_swap(runs: Path) -> None:
+@pytest.mark.parametrize(("kind", "given"), [("none", "none"), ("gn", "vc_masked")])
+def test_without_statistics_only_the_input_is_tried(data_file: Path, tmp_path: Path, kind: str, given: str) -> None:
+    """Nothing to freeze, and no batch norm to swap."""
+    run = trained_run(data_file, tmp_path / kind, kind=kind, persons="masked", input=given)
+    assert set(fine_tunes(run, "test", 1)) == {"train_on", "input"}
+
+
+def test_without_a_norm_to_change_it_says_so(data_file: Path, tmp_path: Path) -> None:
     """One line."""
-    with pytest.raises(ValueError, match="no batch norm: there are no statistics to freeze"):
-        fine_tunes(runs / "none", "test", 1)
+    run = trained_run(data_file, tmp_path / "run", kind="none", persons="masked", input="c_masked")
+    with pytest.raises(ValueError, match="run has no norm to change"):
+        fine_tunes(run, "test", 1)
 
 
 def test_the_command_writes_and_tells_both(runs: Path) -> None:
