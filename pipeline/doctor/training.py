@@ -100,7 +100,7 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
         )
         return {"text": text}
     _, index_N = judged_on(folder, config, splits, split)
-    entry = measured(LOWER_RATE, epochs, config, clips, splits, model, index_N)
+    entry, _ = measured(LOWER_RATE, epochs, config, clips, splits, model, index_N)
     gains = entry["gain"]["D"]["significant"]
     verdict = "learning rate not decayed" if gains else "no sign of a learning rate too high"
     return entry | {
@@ -115,16 +115,16 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
     config, clips, splits, model = load_run(folder, distributed.join())
     _, index_N = judged_on(folder, config, splits, split)
     tried: dict[str, dict[str, Any]] = {}
+    right: dict[str, Tensor] = {}
     for name, way in FINE_TUNES.items():
         if way.applies(config):
             with suppress(NoStartError):
-                tried[name] = measured(way, epochs, config, clips, splits, model, index_N)
+                tried[name], right[name] = measured(way, epochs, config, clips, splits, model, index_N)
     if set(tried) == {"train_on"}:
         raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale a coordinate")
-    alone = tried["train_on"]["gain"]["C"]["mean"]
     for name, entry in tried.items():
-        gain = entry["gain"]["C"]
-        entry["helps"] = gain["significant"] and gain["interval"][0] > (0.0 if name == "train_on" else alone)
+        beyond = name == "train_on" or paired(right["train_on"], right[name]).significant
+        entry["helps"] = entry["gain"]["C"]["significant"] and beyond
         advice = f": {entry['advice']}" if entry["helps"] else ""
         entry["text"] = f"{name}, {epochs} epochs: C {moved(entry, 'C')}{advice}"
     return tried
@@ -132,8 +132,9 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
 
 def measured(
     way: Training, epochs: int, config: Config, clips: Clips, splits: Splits, model: nn.Module, index_N: Tensor
-) -> dict[str, Any]:
-    """Accuracy on clips `index_N` before and after a training of a copy: C by running, D by batch statistics."""
+) -> tuple[dict[str, Any], Tensor]:
+    """Accuracy on clips `index_N` before and after a training of a copy: C by running, D by batch statistics. And which
+    of them are right after it, by running ones (N,)."""
 
     def correct(one: nn.Module) -> dict[str, Tensor]:
         ask = clips, index_N, config.input.frames, config.train.batch_size
@@ -143,13 +144,14 @@ def measured(
     before = correct(model)
     after = correct(trained(way.change(config), epochs, clips, splits, model))
     gains = {name: paired(before[name], after[name]) for name in before}
-    return {
+    entry = {
         "advice": way.advice,
         "epochs": epochs,
         "before": {name: right_N.double().mean().item() for name, right_N in before.items()},
         "after": {name: right_N.double().mean().item() for name, right_N in after.items()},
         "gain": {n: {"mean": g.mean, "interval": g.interval, "significant": g.significant} for n, g in gains.items()},
     }
+    return entry, after["C"]
 
 
 def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
