@@ -71,7 +71,7 @@ def boxes(doctor: dict[str, Any]) -> str:
             figure = ""
             if "before" in entry and entry["after"] != entry["before"]:
                 low, high = (100 * bound for bound in entry["interval"])
-                figure = f"<b class=figure>{100 * entry['before']:.1f} → {100 * entry['after']:.1f} %</b>"
+                figure = from_to(entry["before"], entry["after"])
                 figure += f"evaluation, nothing retrained (gain {low:+.1f} to {high:+.1f}). "
             colour = "bad" if kind == "cause" else ""
             head = f"{kind}: {entry['check']}" if kind != "rest" else f"no normalization gap: {entry['check']}"
@@ -80,7 +80,7 @@ def boxes(doctor: dict[str, Any]) -> str:
         before, after = (doctor["fix"][key]["accuracies"] for key in ("before", "after"))
         key = "C" if "C" in before else "A"
         made.append(
-            f"<div class=good><h3>repaired</h3><b class=figure>{100 * before[key]:.1f} → {100 * after[key]:.1f} %</b>"
+            f"<div class=good><h3>repaired</h3>{from_to(before[key], after[key])}"
             f"{html.escape(doctor['fix']['remedy'])}: {html.escape(Path(doctor['fix']['out']).name)}</div>"
         )
     helpful = {name: entry for name, entry in doctor.get("fine_tune", {}).items() if entry["helps"]}
@@ -89,10 +89,15 @@ def boxes(doctor: dict[str, Any]) -> str:
         entry = helpful[name]
         made.append(
             f"<div class=good><h3>proven by training a copy: {name}</h3>"
-            f"<b class=figure>{100 * entry['before']['C']:.1f} → {100 * entry['after']['C']:.1f} %</b>"
+            f"{from_to(entry['before']['C'], entry['after']['C'])}"
             f"evaluation, {entry['epochs']} epochs. {html.escape(entry['advice'])}</div>"
         )
     return f"<div class=answer>{''.join(made)}</div>" if made else ""
+
+
+def from_to(before: float, after: float) -> str:
+    """Two accuracies as a box's large figure."""
+    return f"<b class=figure>{100 * before:.1f} → {100 * after:.1f} %</b>"
 
 
 def trainings(doctor: dict[str, Any]) -> str:

@@ -100,7 +100,10 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
         )
         return {"text": text}
     _, index_N = judged_on(folder, config, splits, split)
-    entry, _ = measured(LOWER_RATE, epochs, config, clips, splits, model, index_N)
+    before = judged(config, clips, index_N, model)
+    lower = LOWER_RATE.change(config)
+    after = judged(config, clips, index_N, trained(lower, epochs, clips, splits, start(lower, clips, model)))
+    entry = compared(LOWER_RATE, epochs, before, after)
     gains = entry["gain"]["D"]["significant"]
     verdict = "learning rate not decayed" if gains else "no sign of a learning rate too high"
     return entry | {
@@ -114,63 +117,68 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
     epochs alone. ValueError where there is nothing to change."""
     config, clips, splits, model = load_run(folder, distributed.join())
     _, index_N = judged_on(folder, config, splits, split)
-    tried: dict[str, dict[str, Any]] = {}
-    right: dict[str, Tensor] = {}
+    starts: dict[str, nn.Module] = {}
     for name, way in FINE_TUNES.items():
         if way.applies(config):
             with suppress(NoStartError):
-                tried[name], right[name] = measured(way, epochs, config, clips, splits, model, index_N)
-    if set(tried) == {"train_on"}:
+                starts[name] = start(way.change(config), clips, model)
+    if set(starts) == {"train_on"}:
         raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale a coordinate")
+    before = judged(config, clips, index_N, model)
+    after = {
+        name: judged(config, clips, index_N, trained(FINE_TUNES[name].change(config), epochs, clips, splits, network))
+        for name, network in starts.items()
+    }
+    tried = {name: compared(FINE_TUNES[name], epochs, before, right) for name, right in after.items()}
     for name, entry in tried.items():
-        beyond = name == "train_on" or paired(right["train_on"], right[name]).significant
+        beyond = name == "train_on" or paired(after["train_on"]["C"], after[name]["C"]).significant
         entry["helps"] = entry["gain"]["C"]["significant"] and beyond
         advice = f": {entry['advice']}" if entry["helps"] else ""
         entry["text"] = f"{name}, {epochs} epochs: C {moved(entry, 'C')}{advice}"
     return tried
 
 
-def measured(
-    way: Training, epochs: int, config: Config, clips: Clips, splits: Splits, model: nn.Module, index_N: Tensor
-) -> tuple[dict[str, Any], Tensor]:
-    """Accuracy on clips `index_N` before and after a training of a copy: C by running, D by batch statistics. And which
-    of them are right after it, by running ones (N,)."""
+def judged(config: Config, clips: Clips, index_N: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Which of the clips are right, (N,): C by running statistics, D by those of the batch."""
+    ask = clips, index_N, config.input.frames, config.train.batch_size
+    by = {"C": None, "D": evaluate.batch_statistics if batch_norms(model) else None}
+    return {name: evaluate.predict(model, *ask, source).correct_N.cpu() for name, source in by.items()}
 
-    def correct(one: nn.Module) -> dict[str, Tensor]:
-        ask = clips, index_N, config.input.frames, config.train.batch_size
-        by = {"C": None, "D": evaluate.batch_statistics if batch_norms(one) else None}
-        return {name: evaluate.predict(one, *ask, source).correct_N.cpu() for name, source in by.items()}
 
-    before = correct(model)
-    after = correct(trained(way.change(config), epochs, clips, splits, model))
+def compared(way: Training, epochs: int, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Any]:
+    """Accuracies before and after a training of a copy, and the gains."""
     gains = {name: paired(before[name], after[name]) for name in before}
-    entry = {
+    return {
         "advice": way.advice,
         "epochs": epochs,
         "before": {name: right_N.double().mean().item() for name, right_N in before.items()},
         "after": {name: right_N.double().mean().item() for name, right_N in after.items()},
         "gain": {n: {"mean": g.mean, "interval": g.interval, "significant": g.significant} for n, g in gains.items()},
     }
-    return entry, after["C"]
 
 
-def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
-    """A copy of the network, in the norms of these settings, after so many epochs. An input norm of another kind begins
-    anew. NoStartError where nothing fits another norm."""
-    config = dataclasses.replace(
-        config,
-        optim=dataclasses.replace(config.optim, ema=0.0),
-        train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
-    )
+def start(config: Config, clips: Clips, model: nn.Module) -> nn.Module:
+    """A copy of the network in the norms of these settings. An input norm of another kind begins anew. NoStartError
+    where nothing fits another norm."""
     new = network_for(config, clips)
     state, old = new.state_dict(), model.state_dict()
     kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}
     if lacking := sorted(name for name in set(state) - set(kept) if not name.startswith("input_norm.")):
         raise NoStartError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
     new.load_state_dict(state | kept)
-    for _ in fit(config, clips, splits, fresh_state(config, new)):
+    return new
+
+
+def trained(config: Config, epochs: int, clips: Clips, splits: Splits, network: nn.Module) -> nn.Module:
+    """The network, in place, after so many epochs of these settings."""
+    config = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, ema=0.0),
+        train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
+    )
+    for _ in fit(config, clips, splits, fresh_state(config, network)):
         pass
-    return new.eval()
+    return network.eval()
 
 
 def moved(entry: dict[str, Any], name: str) -> str:

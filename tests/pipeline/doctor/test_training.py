@@ -14,8 +14,8 @@ import torch
 from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor import page
-from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate, trained
-from tests.conftest import JOINTS, moving_body, write_file
+from pipeline.doctor.training import FINE_TUNES, fine_tunes, probe_rate, start, trained
+from tests.conftest import CLASSES, JOINTS, moving_body, write_file
 from tests.pipeline.conftest import SMALL, trained_run
 from tests.pipeline.doctor.test_fix import contents
 
@@ -82,7 +82,7 @@ def test_a_copy_trains_in_the_runs_memory_order(data_file: Path) -> None:
         few = SMALL | {"train": SMALL["train"] | {"channels_last": order}}
         config = from_dict({"data": data_file, "out": Path("unused"), **few})
         clips, splits, state = train.setup(config, torch.device("cpu"))
-        weight = trained(config, 1, clips, splits, state.model).convolutions[1].weight  # type: ignore[union-attr,index]
+        weight = trained(config, 1, clips, splits, start(config, clips, state.model)).convolutions[1].weight  # type: ignore[union-attr,index]
         assert weight.is_contiguous(memory_format=torch.channels_last) is order  # type: ignore[union-attr,operator]
 
 
@@ -98,7 +98,7 @@ def whispering_body(rng: np.random.Generator, label: int, frames: int, subject: 
     """Joints that hardly move lie a centimetre further out with each class; on test subjects (even), of another one."""
     body = moving_body(rng, label, frames, subject)
     still = slice(6, JOINTS)
-    told = label if subject % 2 else (label + 1) % 4
+    told = label if subject % 2 else (label + 1) % CLASSES
     body[:, still] = rng.normal(0, 0.001, body[:, still].shape)
     body[:, still, 0] += 0.01 * told
     return body
