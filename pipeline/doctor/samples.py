@@ -118,10 +118,10 @@ def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
         shapes, like = (mine, batch) if shapes is None else (shapes, like)
         separable = separable and mine == shapes
         for row in rows if separable else []:
-            place = seen if seen < limit else draw.randrange(seen + 1)
-            if place < limit:
-                # A copy: a view would keep its whole batch in memory.
-                kept[place : place + 1] = [[leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in row]]
+            if seen < limit:
+                kept.append([_copied(leaf) for leaf in row])
+            elif (place := draw.randrange(seen + 1)) < limit:
+                kept[place] = [_overwritten(*pair) for pair in zip(kept[place], row, strict=True)]
             seen += 1
     total = sum(size * count for size, count in sizes.items())
     if total < 2:
@@ -130,6 +130,22 @@ def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
             "(a generator that was used up gives none; hand over a fresh one, or a list)"
         )
     return Samples(kept if separable else whole, like, given, sizes, separable)
+
+
+def _copied(leaf: Any) -> Any:
+    """A leaf in memory of its own: a view would keep its whole batch."""
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def _overwritten(old: Any, new: Any) -> Any:
+    """A leaf in the place of another, in its memory: new copies by the thousand would lie between the batches that
+    come and go, and the process grow with every batch."""
+    if not isinstance(old, Tensor | np.ndarray) or old.dtype != new.dtype:
+        return _copied(new)
+    old[...] = new
+    return old
 
 
 def size_of(batch: Any) -> int:

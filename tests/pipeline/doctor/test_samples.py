@@ -1,6 +1,8 @@
 """samples: a loader of any kind is read once, evenly, in bounded memory, and can be put together anew."""
 
 import random
+import subprocess
+import sys
 import weakref
 from collections import Counter, namedtuple
 from collections.abc import Callable, Iterable
@@ -9,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.doctor.samples import GIVEN, leaves, random_state_kept, take
@@ -62,19 +63,35 @@ def test_a_sorted_loader_is_drawn_from_evenly() -> None:
     assert max(counts.values()) < 80
 
 
-def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+@pytest.mark.parametrize("zeros", [torch.zeros, np.zeros])
+def test_memory_does_not_grow_with_the_number_of_batches(zeros: Callable[[tuple[int, ...]], Any]) -> None:
     """Of 300 batches no more than the given ones and the kept samples stay alive."""
     alive = []
 
-    def loader() -> Iterable[tuple[Tensor, Tensor]]:
+    def loader() -> Iterable[tuple[Any, Any]]:
         for _ in range(300):
-            x = torch.zeros(8, 3)
+            x = zeros((8, 3))
             alive.append(weakref.ref(x))
-            yield x, torch.zeros(8)
+            yield x, zeros((8,))
 
     samples = take(loader(), limit=100)
     assert sum(ref() is not None for ref in alive) <= GIVEN + 15
     assert len(samples) == 100
+
+
+def test_the_process_does_not_grow_with_the_number_of_batches() -> None:
+    """Of 25,600 samples of 38 kB 200 are kept, 8 MB, beside the 39 MB of the given batches.
+
+    Copied anew in place of one another, they took 216 MB and more: what is freed lies between what is not.
+    """
+    code = (
+        "import torch; from pipeline.doctor.samples import take; torch.set_num_threads(1)\n"
+        "held = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "before = held(); samples = take(((torch.rand(64, 9600), torch.zeros(64)) for _ in range(400)), limit=200)\n"
+        "print(held() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150e6
 
 
 def test_batches_of_different_shapes_stay_whole() -> None:
