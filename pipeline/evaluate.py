@@ -294,11 +294,13 @@ def recalibrate(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, si
     positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
     mine = positions[distributed.rank() :: distributed.world_size()]
 
-    def forward(model: nn.Module, position: Tensor) -> None:
-        batch = clips.batch(index_N[position], frames)
+    def make(position: Tensor) -> Batch:
+        return clips.batch(index_N[position], frames)
+
+    def forward(model: nn.Module, batch: Batch) -> None:
         model(batch.x_NCTVM, batch.present_NMT)
 
-    table = population(forward, model, mine)
+    table = population(forward, model, ahead(make, mine, clips.workers))
     seen = union(table)
     layers: dict[str, Any] = batch_norms(model)
     reused = []
