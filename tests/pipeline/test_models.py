@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,6 +59,26 @@ def test_logits_are_finite_and_not_all_zero(model: str, kind: str, persons: str)
         assert logits.shape == (4, CLASSES)
         assert torch.isfinite(logits).all()
         assert logits.abs().sum() > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_in_channels_last_every_norm_gets_that_order_forward_and_back(model: str) -> None:
+    """Torch's kernels are several times slower where the input's order and the gradient's differ."""
+    network = small(model, dropout=0.0).to(memory_format=torch.channels_last).train()
+    orders: dict[str, list[bool]] = {}
+
+    def note(name: str, x: Tensor) -> None:
+        orders.setdefault(name, []).append(x.is_contiguous(memory_format=torch.channels_last))
+
+    def watch(name: str, output: Tensor) -> None:
+        note(name, output)
+        output.register_hook(partial(note, name))
+
+    for name, layer in batch_norms(network).items():
+        layer.register_forward_hook(lambda _, inputs, y, name=name: watch(name, y) if y.dim() == 4 else None)
+    network(*clips(MIXED)).logsumexp(1).sum().backward()
+    assert orders
+    assert {name: order for name, order in orders.items() if order != [True, True]} == {}
 
 
 @pytest.mark.parametrize("kind", NORMS)
