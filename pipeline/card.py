@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,5 +52,5 @@ def read(folder: Path) -> Card:
     """The card of a run folder. ValueError says how to get one."""
     if not (folder / NAME).is_file():
         raise ValueError(f"{folder} has no {NAME}; run its python -m pipeline.train command again, which adds it")
-    values = json.loads((folder / NAME).read_text())
+    values = files.read_json(folder / NAME, *(field.name for field in dataclasses.fields(Card)))
     return Card(**values | {"bones": tuple((parent, child) for parent, child in values["bones"])})

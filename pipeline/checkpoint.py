@@ -8,7 +8,6 @@ pure functions of (seed, epoch, rank), and checkpoints are made between epochs.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def load(run: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
     pointer = run / POINTER
     if not pointer.exists():
         return None
-    entry = json.loads(pointer.read_text())
+    entry = files.read_json(pointer, "file", "sha256", "epoch")
     path = run / "checkpoints" / Path(entry["file"]).name
     if not path.exists():
         raise ValueError(f"{pointer} names {path.name}, which is missing; delete {pointer} to start over")

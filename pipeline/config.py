@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.augment import AugmentConfig
 from pipeline.data import InputConfig
@@ -19,6 +20,7 @@ from pipeline.norms import NormConfig
 from pipeline.optim import OptimConfig
 
 PRESETS = Path(__file__).parent / "presets"
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        for section, settings in dataclasses.asdict(self).items():
+            for name, value in settings.items() if isinstance(settings, dict) else ():
+                numbers = value if isinstance(value, tuple) else (value,)
+                if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                    raise ValueError(f"{section}.{name.replace('_', '-')} {value} must be finite")
         if self.nproc < 1:
             raise ValueError(f"nproc {self.nproc} must be 1 or more")
         if self.train.test_clips > 1 and self.augment.crop == 1:
@@ -105,20 +112,39 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
     """A dataclass from nested plain values."""
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    known = get_type_hints(cls)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(prefix + k for k in known)}"
             raise ValueError(f"unknown setting {prefix}{key}{hint}")
-        default = known[key].default_factory
-        if isinstance(value, dict) and default is not dataclasses.MISSING:
-            arguments[key] = build(default, value, f"{prefix}{key}.")
+        kind, name = known[key], f"{prefix}{key}"
+        if not dataclasses.is_dataclass(kind):
+            arguments[key] = _setting(kind, value, name)
+        elif isinstance(value, dict):
+            arguments[key] = build(kind, value, f"{name}.")
         else:
-            is_path = key in ("data", "out") and isinstance(value, str)
-            arguments[key] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
+            raise ValueError(f"{name} {value!r} must be a table of settings: {', '.join(get_type_hints(kind))}")
     return cls(**arguments)
+
+
+def _setting(kind: Any, value: Any, name: str) -> Any:
+    """A plain value as a field of this type holds it; ValueError says what the field takes."""
+    if kind is Path:
+        return Path(value) if isinstance(value, str) else value
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(get_args(kind))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} {value!r} must be a list, each {WORDS[get_args(kind)[0]]}")
+        return tuple(_setting(get_args(kind)[0], each, name) for each in value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole if kind is int else whole or isinstance(value, float) if kind is float else isinstance(value, kind)):
+        raise ValueError(f"{name} {value!r} must be {WORDS[kind]}")
+    return value
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -129,7 +155,10 @@ def preset(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"no preset {name!r}{hint}; choose one of {', '.join(known)}, or the path of a .toml file")
-    values = tomllib.loads(path.read_text())
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from None
     if "extends" not in values:
         return values
     base = str(values.pop("extends"))

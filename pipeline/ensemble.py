@@ -10,6 +10,7 @@ Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -54,6 +56,11 @@ def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
         raise ValueError("an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN")
     result = [Member(folder, *load_run(folder, device)) for folder in folders]
     first = result[0]
+    for folder in folders:
+        if not (folder / "summary.json").is_file():
+            raise ValueError(
+                f"{folder} is not finished (no summary.json); the same python -m pipeline.train command resumes it"
+            )
     for other in result[1:]:
         if data_identity(other.config) != data_identity(first.config):
             raise ValueError(f"{other.folder} was trained on another data file than {first.folder}")
@@ -101,14 +108,16 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
         if len(index_N)
     }
     if weights is not None:
-        if len(weights) != len(runs) or min(weights) < 0 or not any(weights):
-            raise ValueError(f"--weights needs {len(runs)} numbers, 0 or more and not all 0, one a run")
+        fine = len(weights) == len(runs) and all(0 <= weight < math.inf for weight in weights) and any(weights)
+        if not fine:
+            raise ValueError(f"--weights needs {len(runs)} finite numbers, 0 or more and not all 0, one a run")
         weight_R, origin = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
     elif held_out:
         weight_R, origin = choose_weights(*says["val"]), "val"
     else:
         weight_R, origin = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
-    together = {part: metrics(combine(says_RNK, weight_R), label) for part, (says_RNK, label) in says.items()}
+    share_R = weight_R / weight_R.max()  # what is largest stays largest, and no sum is past all numbers
+    together = {part: metrics(combine(says_RNK, share_R), label) for part, (says_RNK, label) in says.items()}
     alone: list[dict[str, Any]] = [{"run": str(run.folder), "stream": run.config.input.stream} for run in runs]
     for part, (says_RNK, label) in says.items():
         for entry, says_NK in zip(alone, says_RNK, strict=True):
@@ -120,7 +129,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     """One line a run, one of all together; top-1 in %."""
     table = Table("run", "stream", "weight", "val", "test")
     for entry, weight in zip(result["runs"], result["weights"], strict=True):
-        table.add_row(Path(entry["run"]).name, entry["stream"], f"{weight:.2f}", *_cells(entry))
+        table.add_row(escape(entry["run"]), entry["stream"], f"{weight:.2f}", *_cells(entry))
     table.add_row("[bold]together[/bold]", "", "", *_cells(result))
     console.print(table)
     console.print(f"weights: {result['weights_from']}")
@@ -149,9 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
         if options.out is not None:
             files.publish_json(options.out, result)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        return exits.told(error)
     show(result, Console())
     if options.out is not None:
         print(f"written: {options.out}")

@@ -62,9 +62,9 @@ def read_run(folder: Path) -> Run:
     doctor = folder / "doctor.json"
     return Run(
         folder.name,
-        json.loads(path.read_text()),
+        files.read_json(path, "config", "accuracies", "gap"),
         report.read(folder),
-        json.loads(doctor.read_text()) if doctor.exists() else None,
+        files.read_json(doctor) if doctor.exists() else None,
     )
 
 
@@ -292,7 +292,7 @@ def study_table(study: Path) -> str:
     path = study / "results.json"
     if not path.exists():
         raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
-    trials = json.loads(path.read_text())["trials"]
+    trials = files.read_json(path, "trials")["trials"]
     hidden = ("error", "generalization_gap", "attempts")
     columns = [key for key in trials[0] if key not in hidden and any(trial.get(key) is not None for trial in trials)]
     short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
@@ -438,9 +438,8 @@ def main() -> int:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
         files.publish_text(out, page(runs, study, file))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        return exits.told(error)
     print(out.resolve())
     return 0
 

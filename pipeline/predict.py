@@ -9,7 +9,7 @@
 
 A recording is cleaned by the recipe that the network was trained on, which the run folder names. Probabilities are
 softmax(logits / T), T fitted to the val clips at the end of the training. Exit codes: 0 ok, 2 wrong settings or a
-recording that cannot be used (the others are answered all the same), 6 an export that differs.
+recording that cannot be used (the others are answered all the same), 6 a damaged file, or an export that differs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from torch import Tensor
 
 from pipeline import card, distributed, evaluate, export
 from pipeline.data import Clips
-from pipeline.train import network, settings_of, weights_of
+from pipeline.models.bodies import BODIES
+from pipeline.train import network, settings_of, with_weights
 from preprocessing import exits, files, ntu
 from preprocessing.arrays import array_clip
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile
@@ -65,18 +66,14 @@ class Predictor:
         self.config, _ = settings_of(folder)
         self.card = card.read(folder)
         self.stages = self.card.stages()
-        weights = weights_of(folder, device)
         joints, classes = len(self.card.joint_names), len(self.card.class_names)
-        self.model = network(self.config, joints, classes, self.card.bones).to(device).eval()
-        self.model.load_state_dict(weights)
-        self.calibration = self._calibration()
+        fresh = network(self.config, joints, classes, self.card.bones).to(device)
+        self.model = with_weights(fresh, folder, device)
+        self.finished = (folder / "summary.json").is_file()
+        summary = files.read_json(folder / "summary.json") if self.finished else {}
+        self.calibration: dict[str, Any] = summary.get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
         self.temperature = float(self.calibration.get("temperature", 1.0))
-
-    def _calibration(self) -> dict[str, Any]:
-        path = self.folder / "summary.json"
-        found: dict[str, Any] = json.loads(path.read_text()).get("calibration", {}) if path.is_file() else {}
-        return found
 
     def __call__(self, recording: Recording) -> Answer:
         """The answer for one recording. SkeletonError names what is wrong with it, ValueError joints that do not match.
@@ -93,7 +90,13 @@ class Predictor:
         joints = raw.tracks[0].joints_FV3.shape[1]
         if joints != len(self.card.joint_names):
             raise ValueError(f"{name} has {joints} joints; {self.folder} was trained on {len(self.card.joint_names)}")
-        return apply(name, raw, self.stages)
+        clip = apply(name, raw, self.stages)
+        if len(clip.present_MT) > BODIES:
+            raise SkeletonError(
+                name, 0, "body-count", f"{len(clip.present_MT)} bodies are left and a network sees {BODIES}; the data "
+                f"that {self.folder} was trained on came without a rule that chooses among more: leave two"
+            )  # fmt: skip
+        return clip
 
     def _read(self, recording: Recording) -> tuple[str, RawClip]:
         if isinstance(recording, RawClip):
@@ -185,9 +188,10 @@ class Options:
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.skeleton...")] = ()
     """Recordings."""
     onnx: Path | None = None
-    """Write the network as ONNX and check it against torch with onnxruntime, on these recordings or on noise."""
+    """File .onnx: write the network as ONNX and check it against torch with onnxruntime, on the first of these
+    recordings (at most 32) or on noise."""
     out: Path | None = None
-    """JSON file with the answers."""
+    """File .json: write the answers."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,14 +200,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not options.clips and options.onnx is None:
             raise ValueError("name recordings to answer, or --onnx PATH: python -m pipeline.predict RUN CLIP.skeleton")
+        for option, path, ending in (("--onnx", options.onnx, ".onnx"), ("--out", options.out, ".json")):
+            if path is not None and path.suffix != ending:
+                raise ValueError(f"{option} {path} must end in {ending}")
         predictor = load(options.run)
         cleaned, faults = _clean_all(predictor, options.clips)
-        _answer_all(predictor, cleaned, options)
-        if options.onnx is not None:
-            _export(predictor, list(cleaned.values()), options.onnx)
-    except (export.ExportDiffers, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+        answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True)) if cleaned else {}
+        # Files before words: whoever reads the words may stop reading.
+        if options.out is not None:
+            _write(predictor, answers, options.out)
+        difference = None if options.onnx is None else _export(predictor, list(cleaned.values()), options.onnx)
+        if answers:
+            _show(predictor, answers)
+        if difference is not None:
+            print(f"written: {options.onnx}; largest difference of a probability from torch's: {difference:.1e}")
+    except (export.ExportDiffers, ValueError, OSError, KeyboardInterrupt) as error:
+        return exits.told(error)
     return exits.USAGE if faults else 0
 
 
@@ -219,11 +231,16 @@ def _clean_all(predictor: Predictor, paths: Sequence[Path]) -> tuple[dict[str, C
     return cleaned, faults
 
 
-def _answer_all(predictor: Predictor, cleaned: dict[str, Clip], options: Options) -> None:
-    if not cleaned:
-        return
-    answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True))
-    console = Console()
+def _write(predictor: Predictor, answers: dict[str, Answer], path: Path) -> None:
+    listed = {
+        clip: {**answer._asdict(), "decisions": [one._asdict() for one in answer.decisions]}
+        for clip, answer in answers.items()
+    }
+    files.publish_json(path, {"temperature": predictor.temperature, "answers": listed})
+
+
+def _show(predictor: Predictor, answers: dict[str, Answer]) -> None:
+    console = Console(emoji=False)
     for path, answer in answers.items():
         console.print(f"[bold]{escape(path)}[/bold]  {answer.frames} frames, {answer.bodies} bodies", soft_wrap=True)
         for name, probability in zip(answer.classes, answer.probabilities, strict=True):
@@ -232,15 +249,14 @@ def _answer_all(predictor: Predictor, cleaned: dict[str, Clip], options: Options
             console.print(f"  body {decision.body}: {decision.rule} ({decision.value:.3g}, threshold"
                           f" {decision.threshold:.3g})", highlight=False)  # fmt: skip
     console.print(_sureness(predictor), highlight=False, soft_wrap=True)
-    if options.out is not None:
-        listed = {
-            path: {**answer._asdict(), "decisions": [one._asdict() for one in answer.decisions]}
-            for path, answer in answers.items()
-        }
-        files.publish_json(options.out, {"temperature": predictor.temperature, "answers": listed})
 
 
 def _sureness(predictor: Predictor) -> str:
+    if not predictor.finished:
+        return (
+            f"{predictor.folder} is not finished, so its probabilities are not calibrated; the same"
+            " python -m pipeline.train command resumes it"
+        )
     if not predictor.calibrated:
         return "probabilities are not calibrated: the run held out no val clips (input.fit train holds them out)"
     line = f"temperature {predictor.temperature:.2f}, from {predictor.calibration['clips']} val clips"
@@ -254,10 +270,12 @@ def _sureness(predictor: Predictor) -> str:
     return line
 
 
-def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> None:
+def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
+    """Write the network; the largest difference of a probability from torch's."""
     frames, joints = predictor.config.input.frames, len(predictor.card.joint_names)
     if cleaned:
-        batch = predictor.gathered(cleaned).batch(torch.arange(len(cleaned)), frames)
+        tried = cleaned[:BATCH]
+        batch = predictor.gathered(tried).batch(torch.arange(len(tried)), frames)
         sample = batch.x_NCTVM, batch.present_NMT
     else:
         sample = export.noise(frames, joints, predictor.device)
@@ -266,8 +284,7 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> None:
         "joint_names": json.dumps(predictor.card.joint_names),
         "recipe": json.dumps(predictor.card.recipe),
     }
-    difference = export.to_onnx(predictor.model, predictor.temperature, sample, path, about)
-    print(f"written: {path}; largest difference of a probability from torch's: {difference:.1e}")
+    return export.to_onnx(predictor.model, predictor.temperature, sample, path, about)
 
 
 if __name__ == "__main__":

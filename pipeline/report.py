@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import figures, wandb_server
+from preprocessing import files
 
 PROJECT = "skelnorm"
 START, FINISH = 15, 30  # seconds that the server gets: the start of a run, an upload
@@ -320,5 +321,4 @@ def record_diagnosis(folder: Path, answer: dict[str, Any], mode: str) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return values
+    return files.read_json(path) if path.is_file() else {}

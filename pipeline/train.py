@@ -334,10 +334,8 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits,
     config, data_sha256 = settings_of(folder)
     if data_identity(config) != data_sha256:
         raise ValueError(f"{config.data} is not the file that {folder} was trained on; put that one back")
-    weights = weights_of(folder, device)
     clips, splits, state = setup(config, device)
-    state.model.load_state_dict(weights)
-    return config, clips, splits, state.model.eval()
+    return config, clips, splits, with_weights(state.model, folder, device)
 
 
 def settings_of(folder: Path) -> tuple[Config, str]:
@@ -348,12 +346,28 @@ def settings_of(folder: Path) -> tuple[Config, str]:
     return from_dict(values), data_sha256
 
 
+def with_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
+    """The network with what a run has learnt, in eval mode. IntegrityError where its settings are not the run's."""
+    weights = weights_of(folder, device)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        what = str(error).splitlines()[1].strip()
+        raise files.IntegrityError(
+            f"{folder}: its weights do not fit the network of config.json ({what}); put back the config.json that it "
+            "was trained with"
+        ) from None
+    return model.eval()
+
+
 def weights_of(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """State of a run's network: the epoch that was kept, else the last."""
+    """State of a run's network: the epoch that was kept, else the last, averaged where the run averages."""
     saved = checkpoint.load(folder, device)
     if saved is None:
         raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
-    weights: dict[str, Tensor] = saved[1]["best"]["model"] or saved[1]["model"]
+    state = saved[1]
+    averaged = {key.removeprefix("module."): x for key, x in state["average"].items() if key.startswith("module.")}
+    weights: dict[str, Tensor] = state["best"]["model"] or averaged or state["model"]
     return weights
 
 
@@ -363,7 +377,7 @@ def data_identity(config: Config) -> str:
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
-    values = json.loads((folder / "config.json").read_text())
+    values = files.read_json(folder / "config.json", "data", "out")
     return values, values.pop("data_sha256", "")
 
 
@@ -423,8 +437,7 @@ def main() -> int:
                 claim(config)
             run(config)
     except (ValueError, OSError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt) as error:
-        print(f"error: {str(error) or 'interrupted; the same command resumes'}", file=sys.stderr)
-        return exits.code(error)
+        return exits.told(error, "interrupted; the same command resumes")
     return 0
 
 
@@ -433,8 +446,7 @@ def main_of_rank(values: dict[str, Any]) -> None:
     try:
         run(from_dict(values))
     except (ValueError, OSError, NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(exits.code(error))
+        sys.exit(exits.told(error))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from preprocessing import engines, exits
 from preprocessing.batches import Batch, Refusal, Work, cut, make
 from preprocessing.entries import Source, SourceError
-from preprocessing.files import LockedError, lock, require_space, sweep
-from preprocessing.hdf5 import Contents, IntegrityError, open_file, write
+from preprocessing.files import IntegrityError, LockedError, lock, require_space, sweep
+from preprocessing.hdf5 import Contents, open_file, write
 from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.skeleton import tokenize

@@ -6,6 +6,7 @@ An error class of ours that stands for more than wrong use has an attribute `exi
 from __future__ import annotations
 
 import errno
+import sys
 
 USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, INTERRUPTED = 2, 3, 4, 5, 6, 7, 130
 
@@ -22,3 +23,9 @@ def code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return int(getattr(error, "exit_code", USAGE))
+
+
+def told(error: BaseException, interrupted: str = "interrupted") -> int:
+    """Say an error on stderr, in one line; the exit code that it stands for."""
+    print(f"error: {str(error) or interrupted}", file=sys.stderr, flush=True)
+    return code(error)

@@ -186,9 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(f"{options.out}: {run(options, Console(stderr=True))}")
         return 0
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        return exits.told(error)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from preprocessing import exits
+
 BLOCK = 1 << 20
+
+
+class IntegrityError(ValueError):
+    """A file is not what was written; the message names it, what in it, and the remedy."""
+
+    exit_code = exits.INTEGRITY
 
 
 class LockedError(RuntimeError):
@@ -42,6 +50,8 @@ def sync_folder(folder: Path) -> None:
 def publish(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "this is a folder; name a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,6 +83,19 @@ def publish_text(path: Path, text: str) -> None:
 def publish_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN is refused, because it is not JSON."""
     publish_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file of ours. IntegrityError for a file that holds none, or one without one of `keys`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); put a copy of it back, or make it anew") from None
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing or not isinstance(value, dict):
+        lacks = f"no {', '.join(missing)} in it" if missing else "no JSON object"
+        raise IntegrityError(f"{path} is damaged ({lacks}); put a copy of it back, or make it anew")
+    return value
 
 
 def sha256_file(path: Path) -> str:

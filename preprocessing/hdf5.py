@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 
 from preprocessing import exits
-from preprocessing.files import publish, require_space, sync_file
+from preprocessing.files import IntegrityError, publish, require_space, sync_file
 
 SCHEMA = "skelnorm/1"
 CLIP_KEYS = (
@@ -45,12 +45,6 @@ ROOT_KEYS = (
 SPOOLED = ("joints", "present")
 BLOCK = 1 << 20
 SYNC = 64 << 20
-
-
-class IntegrityError(ValueError):
-    """The file is not what was written; the message names the array and the remedy."""
-
-    exit_code = exits.INTEGRITY
 
 
 @dataclass(frozen=True)

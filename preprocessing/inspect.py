@@ -203,9 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             publish_text(options.out, page(survey))
         return 0
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        return exits.told(error)
 
 
 if __name__ == "__main__":

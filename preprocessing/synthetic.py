@@ -427,9 +427,8 @@ def main(arguments: list[str] | None = None) -> int:
         progress = track(written, "synthetic", total=performances, console=Console(stderr=True), transient=True)
         truths = sorted((truth for group in progress for truth in group), key=lambda truth: truth["name"])
         publish_json(options.folder / "truth.json", {"seed": options.seed, "clips": truths})
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        return exits.told(error)
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")
     return 0
 

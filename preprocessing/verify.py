@@ -35,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.file.is_file():
         print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
         return exits.USAGE
-    faults = hdf5.verify(options.file)
+    try:
+        faults = hdf5.verify(options.file)
+    except KeyboardInterrupt as error:
+        return exits.told(error)
     for fault in faults:
         print(f"{options.file}: {fault}")
     if not faults:

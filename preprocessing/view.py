@@ -17,7 +17,7 @@ import tyro
 from preprocessing import exits
 from preprocessing.entries import Source, SourceError
 from preprocessing.export import clip_present, clip_rows
-from preprocessing.files import publish_text
+from preprocessing.files import publish_text, read_json
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import manifest_path
 from preprocessing.skeleton import RawClip, SkeletonError
@@ -61,8 +61,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     beside = manifest_path(path)
     if not beside.is_file():
         return {"inputs": [], "decisions": []}
-    document: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-    return document
+    return read_json(beside, "inputs", "decisions")
 
 
 def choose(file: SkeletonFile, decisions: dict[str, list[dict[str, Any]]], options: Options) -> list[int]:
@@ -197,9 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
         for note in sorted({clip["note"] for clip in clips if clip["note"]}):
             print(f"  {note}")
         return 0
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (OSError, ValueError, KeyboardInterrupt) as error:
+        return exits.told(error)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,7 @@ def rank(order: dict[str, Any]) -> None:
     try:
         train.run(config, read_test=order["test"])
     except (ValueError, OSError, train.NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(exits.code(error))
+        sys.exit(exits.told(error))
 
 
 def main(folder: Path) -> int:
@@ -74,6 +73,5 @@ def main(folder: Path) -> int:
     try:
         run(folder, order)
     except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+        return exits.told(error)
     return 0

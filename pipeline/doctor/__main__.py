@@ -99,9 +99,8 @@ def main() -> int:
         if command.html is not None:
             files.publish_text(command.html, page.page(command.run.name, answer))
             print(command.html.resolve())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exits.code(error)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        return exits.told(error)
     return 0
 
 

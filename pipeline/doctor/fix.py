@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoint, distributed, evaluate, report, train
+from pipeline import card, checkpoint, distributed, evaluate, report, train
 from pipeline.config import Config, as_dict
 from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import Difference, paired
 from pipeline.models.bodies import SlotNorms
 from preprocessing import files
+from preprocessing.hdf5 import open_file
 
 
 class Repair(NamedTuple):
@@ -126,7 +126,8 @@ def write(folder: Path, config: Config, model: nn.Module) -> int:
     """A run folder like `folder` with this network in it: settings, ledger, checkpoint. Returns the epoch."""
     out = config.out
     out.mkdir(parents=True)
-    values = json.loads((folder / "config.json").read_text())
+    values = files.read_json(folder / "config.json", "data_sha256")
+    card.write(out, open_file(config.data, fast_start=True))
     files.publish_json(out / "config.json", as_dict(config) | {"data_sha256": values["data_sha256"]})
     if (folder / "ledger.jsonl").exists():
         shutil.copyfile(folder / "ledger.jsonl", out / "ledger.jsonl")

@@ -89,6 +89,13 @@ def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
         if not (0 <= parent < joints and 0 <= child < joints) or parents[child] != child or parent == child:
             raise ValueError(f"bone ({parent}, {child}) makes no tree of {joints} joints: a joint has one parent")
         parents[child] = parent
+    for joint in range(joints):
+        seen = {joint}
+        while parents[joint] != joint:
+            joint = parents[joint]
+            if joint in seen:
+                raise ValueError(f"the bones go round in a circle by joint {joint}; a tree has a root")
+            seen.add(joint)
     return parents
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_a_preset_is_a_short_document_that_only_overrides_defaults(path: Path) -
         ({"norm": {"kind": "batchnorm"}}, "norm.kind 'batchnorm' is unknown; choose one of none, bn"),
         ({"norm": {"momentum": 0.0}}, "norm.momentum 0.0 is outside (0, 1]"),
         ({"nproc": 0}, "nproc 0 must be 1 or more"),
+        ({"wandb": "on"}, "wandb 'on' is unknown; choose one of off, offline, online"),
+        ({"model": "cnn"}, "model 'cnn' must be a table of settings: name, dropout, width"),
+        ({"norm": {"sync": "no"}}, "norm.sync 'no' must be true or false"),
+        ({"train": {"epochs": "2"}}, "train.epochs '2' must be a whole number"),
+        ({"train": {"epochs": 2.0}}, "train.epochs 2.0 must be a whole number"),
+        ({"train": {"seed": True}}, "train.seed True must be a whole number"),
+        ({"optim": {"lr": "1e-3"}}, "optim.lr '1e-3' must be a number"),
+        ({"optim": {"lr": {"x": 1}}}, "optim.lr {'x': 1} must be a number"),
+        ({"optim": {"steps": 0.5}}, "optim.steps 0.5 must be a list, each a number"),
+        ({"optim": {"steps": ["0.5"]}}, "optim.steps '0.5' must be a number"),
+        ({"model": {"name": 5}}, "model.name 5 must be a text"),
+        ({"augment": {"rotate": math.nan}}, "augment.rotate nan must be finite"),
+        ({"augment": {"noise": math.inf}}, "augment.noise inf must be finite"),
+        ({"optim": {"steps": [math.nan]}}, "optim.steps (nan,) must be finite"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
@@ -74,6 +89,15 @@ def test_a_preset_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[train]\nepochs = 3\n")
     assert preset(str(path)) == {"train": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("content", [b"epochs =\n", b"\xff\xfe"], ids=["syntax", "encoding"])
+def test_a_preset_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    """With the place where it breaks off."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.toml is no TOML file: .*"):
+        preset(str(path))
 
 
 def test_a_preset_may_change_another(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """ensemble.py: sums of log-probabilities, weights from val alone, and the command."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from pipeline import ensemble, evaluate, train
 from pipeline.config import from_dict
@@ -111,13 +113,41 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.Capt
     for arguments, words in (
         ([runs / "none"], "needs two runs or more"),
         ([runs / "none", tmp_path], "is not a run folder"),
-        ([runs / "none", runs / "bn-masked", "--weights", "1"], "--weights needs 2 numbers"),
+        ([runs / "none", runs / "bn-masked", "--weights", "1"], "--weights needs 2 finite numbers"),
+        ([runs / "none", runs / "bn-masked", "--weights", "nan", "1"], "--weights needs 2 finite numbers"),
+        ([runs / "none", runs / "bn-masked", "--weights", "inf", "1"], "--weights needs 2 finite numbers"),
     ):
         assert ensemble.main([str(argument) for argument in arguments]) == 2
         told = capsys.readouterr().err
         assert words in told
         assert told.startswith("error: ")
         assert told.count("\n") == 1
+
+
+def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> None:
+    """Its figures would be those of some epoch."""
+    half = tmp_path / "half"
+    shutil.copytree(runs / "none", half)
+    (half / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"half is not finished .*; the same python -m pipeline.train command resumes"):
+        ensemble.members([half, runs / "bn-masked"], CPU)
+
+
+def test_runs_are_named_as_they_were_given(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of one name are told apart, and brackets are no markup."""
+    others = [tmp_path / "a" / "run[x]", tmp_path / "b" / "run[x]"]
+    for other in others:
+        shutil.copytree(runs / "none", other)
+    result = ensemble.ensemble(ensemble.members(others, CPU))
+    ensemble.show(result, Console(width=400))
+    told = capsys.readouterr().out
+    assert all(str(other) in told for other in others)
+
+
+def test_large_weights_count_as_their_ratio(pair: list[ensemble.Member]) -> None:
+    """Their sum is past all numbers."""
+    huge, equal = (ensemble.ensemble(pair, [weight, weight]) for weight in (1e308, 1.0))
+    assert (huge["val"], huge["test"]) == (equal["val"], equal["test"])
 
 
 def test_runs_on_other_data_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -165,9 +165,70 @@ def test_the_command_answers_and_a_damaged_recording_costs_only_itself(
     assert answers[str(good)]["probabilities"] == pytest.approx(predict.load(ntu_run)(good).probabilities)
 
 
+def test_more_bodies_than_the_network_sees_cost_only_their_clip(runs: Path) -> None:
+    """Where the training's recipe has no rule that chooses among them, as an array file's has none."""
+    predictor = predict.load(runs / "bn-masked")
+    with pytest.raises(SkeletonError, match="array:0: body-count: 3 bodies are left and a network sees 2"):
+        predictor(np.ones((20, 3, 10, 3), np.float32))
+
+
+def test_a_run_that_is_not_finished_says_so(
+    recordings: Path, ntu_file: Path, ntu_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is answered, by the weights it has."""
+    half = tmp_path / "half"
+    shutil.copytree(ntu_run, half)
+    (half / "summary.json").unlink()
+    assert predict.main([str(half), str(paths(recordings, ntu_file)[0])]) == 0
+    assert f"{half} is not finished, so its probabilities are not calibrated" in capsys.readouterr().out
+
+
+def test_answers_are_written_although_nobody_reads_on(
+    recordings: Path, ntu_file: Path, ntu_run: Path, tmp_path: Path
+) -> None:
+    """`| head -1` closes the pipe."""
+    out = tmp_path / "answers.json"
+    command = [sys.executable, "-m", "pipeline.predict", str(ntu_run), str(paths(recordings, ntu_file)[0])]
+    with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        assert asked.stdout is not None
+        asked.stdout.close()
+        asked.wait()
+    assert json.loads(out.read_text())["answers"]
+
+
+def test_a_damaged_run_is_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file and what is wrong in it; exit 6."""
+    for name in ("config.json", "data.json", "checkpoint.json", "summary.json"):
+        for content in ("", "[]", "{}") if name != "summary.json" else ("", "[]"):
+            broken = tmp_path / "broken"
+            shutil.copytree(runs / "none", broken)
+            (broken / name).write_text(content)
+            assert predict.main([str(broken), "x.skeleton"]) == 6
+            assert f"error: {broken / name} is damaged (" in capsys.readouterr().err
+            shutil.rmtree(broken)
+
+
+def test_settings_of_another_network_are_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that do not fit them; exit 6."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(runs / "none", mixed)
+    config = json.loads((mixed / "config.json").read_text())
+    config["model"]["width"] = 0.5
+    (mixed / "config.json").write_text(json.dumps(config))
+    assert predict.main([str(mixed), "x.skeleton"]) == 6
+    assert "its weights do not fit the network of config.json (size mismatch" in capsys.readouterr().err
+
+
 def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No recordings; no run."""
-    for arguments, words in (([runs / "none"], "name recordings"), ([tmp_path, "x.skeleton"], "is not a run folder")):
+    """No recordings; no run; a recording where a file to write belongs."""
+    for arguments, words in (
+        ([runs / "none"], "name recordings"),
+        ([tmp_path, "x.skeleton"], "is not a run folder"),
+        ([runs / "none", "--onnx", "x.skeleton"], "--onnx x.skeleton must end in .onnx"),
+        ([runs / "none", "y.skeleton", "--out", "x.skeleton"], "--out x.skeleton must end in .json"),
+    ):
         assert predict.main([str(argument) for argument in arguments]) == 2
         told = capsys.readouterr().err
         assert words in told

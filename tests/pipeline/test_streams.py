@@ -176,6 +176,8 @@ def test_a_stream_changes_what_a_network_sees_and_nothing_of_its_state() -> None
         (((0, 1), (2, 1)), r"bone \(2, 1\) makes no tree"),
         (((0, 9),), r"bone \(0, 9\) makes no tree of 4 joints"),
         (((1, 1),), r"bone \(1, 1\) makes no tree"),
+        (((0, 1), (1, 2), (2, 3), (3, 0)), "the bones go round in a circle by joint 0"),
+        (((1, 2), (2, 3), (3, 1)), "the bones go round in a circle by joint 1"),
     ],
 )
 def test_bones_that_are_no_tree_are_refused(bones: tuple[tuple[int, int], ...], words: str) -> None:

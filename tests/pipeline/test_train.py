@@ -20,7 +20,7 @@ from pipeline.augment import Draw
 from pipeline.config import from_dict
 from pipeline.data import epoch_batches
 from pipeline.models import MODELS
-from pipeline.train import Best, claim, fit, main, parse, setup, training_batch
+from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
 from tests.conftest import Answer, write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train"]
@@ -415,3 +415,19 @@ def test_a_compiled_training_is_the_training(model: str, data_file: Path, monkey
         assert fast["train"]["loss"] == pytest.approx(plain["train"]["loss"], rel=1e-3)
         assert fast["accuracies"] == pytest.approx(plain["accuracies"], abs=0.02)
     assert records[True][-1]["accuracies"]["A"] != records[True][-1]["accuracies"]["B"]
+
+
+def test_a_run_that_averages_is_judged_by_the_average_before_its_first_evaluation(
+    data_file: Path, tmp_path: Path
+) -> None:
+    """As it will be after it."""
+    values = {"data": data_file, "out": tmp_path, "wandb": "off", "optim": {"ema": 0.9}}
+    values |= {"input": {"frames": 16}, "train": {"epochs": 2, "eval_every": 2, "batch_size": 16}}
+    config = from_dict(values)
+    clips, splits, state = setup(config, torch.device("cpu"))
+    next(fit(config, clips, splits, state))
+    checkpoint.save(tmp_path, 1, state.save() | {"best": Best(0, -1.0, {})._asdict()})
+    found = weights_of(tmp_path, torch.device("cpu"))
+    assert found.keys() == state.judged.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in state.judged.state_dict().items())
+    assert any(not torch.equal(found[name], value) for name, value in state.model.state_dict().items())

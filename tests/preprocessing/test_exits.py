@@ -11,7 +11,7 @@ from pipeline.train import NonFiniteLoss
 from preprocessing import exits, synthetic
 from preprocessing.build import TooManyRejects
 from preprocessing.engines import EngineError, WorkerDied
-from preprocessing.hdf5 import IntegrityError
+from preprocessing.files import IntegrityError
 from preprocessing.splits import CountError
 
 MEANING = [
@@ -34,6 +34,13 @@ MEANING = [
 @pytest.mark.parametrize(("error", "code"), MEANING, ids=lambda value: type(value).__name__)
 def test_each_error_has_its_code(error: BaseException, code: int) -> None:
     assert exits.code(error) == code
+
+
+def test_an_error_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An interruption has no words of its own."""
+    assert exits.told(IntegrityError("joints")) == exits.INTEGRITY
+    assert exits.told(KeyboardInterrupt()) == exits.INTERRUPTED
+    assert capsys.readouterr().err == "error: joints\nerror: interrupted\n"
 
 
 def test_synthetic_clips_on_a_full_disk(full_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing import exits, files
 from preprocessing.files import LockedError, lock, publish, publish_json, publish_text, require_space, sha256_file
 
 
@@ -29,6 +30,39 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         publish_json(tmp_path / "a.json", float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is damaged (Expecting value"),
+        (b'{"a": 1', "is damaged (Expecting"),
+        (b"\xff", "is damaged ('utf-8'"),
+        (b"[1]", "is damaged (no a in it)"),
+        (b'{"b": 1}', "is damaged (no a in it)"),
+    ],
+)
+def test_json_that_is_not_what_we_wrote_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    """The file, what is wrong in it, and exit code 6."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(files.IntegrityError) as caught:
+        files.read_json(path, "a")
+    assert f"{path} {words}" in str(caught.value)
+    assert exits.code(caught.value) == exits.INTEGRITY
+
+
+def test_json_that_we_wrote_is_read(tmp_path: Path) -> None:
+    """As it was."""
+    files.publish_json(tmp_path / "a.json", {"a": 1})
+    assert files.read_json(tmp_path / "a.json", "a") == {"a": 1}
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """Named, and left as it is."""
+    with pytest.raises(IsADirectoryError, match="this is a folder; name a file"):
+        files.publish_text(tmp_path, "text")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from preprocessing.hdf5 import Contents, IntegrityError, Spool, open_file, verify, write
+from preprocessing.files import IntegrityError
+from preprocessing.hdf5 import Contents, Spool, open_file, verify, write
 
 T, V = 7, 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint, train
+from pipeline import card, checkpoint, predict, train
 from pipeline.config import from_dict
 from pipeline.doctor.fix import converted, fix_run
 from pipeline.doctor.runs import diagnose_run
@@ -78,6 +78,11 @@ def test_its_summary_says_what_was_done_and_what_it_brought(runs: Path, fixed: t
     assert summary["fix"]["before"]["accuracies"] == given["accuracies"]
     assert summary["fix"]["after"]["accuracies"] == summary["accuracies"]
     assert summary["train"] == given["train"]
+
+
+def test_it_can_be_asked(runs: Path, fixed: tuple[Path, dict]) -> None:
+    """What its network needs to be used without the data file came along."""
+    assert predict.load(fixed[0]).card == card.read(runs / "bn-loop")
 
 
 def test_the_doctor_finds_no_normalization_gap_in_it(fixed: tuple[Path, dict]) -> None:
