@@ -200,6 +200,12 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
+def evenly(index_N: Tensor, most: int) -> Tensor:
+    """At most so many of the clips, from the first to the last: files are sorted, so a part of them lacks classes."""
+    count = min(len(index_N), most)
+    return index_N[torch.arange(count) * len(index_N) // max(1, count)]
+
+
 def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
     """The epoch's clips in order, in batches of at most `size` whose sizes differ by one at most.
 

@@ -6,6 +6,7 @@ need no second path.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,25 +23,34 @@ from preprocessing import exits
 TIMEOUT = timedelta(minutes=10)
 
 
-class WorkerDied(RuntimeError):
-    """A rank ended with an error; the message names it."""
+TELLING = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
 
-    exit_code = exits.WORKER
+
+class WorkerDied(RuntimeError):
+    """A rank ended with an error; the message names it. The command's exit code is the rank's, where that says more."""
+
+    def __init__(self, message: str, code: int = exits.WORKER) -> None:
+        super().__init__(message)
+        self.exit_code = code if code in TELLING else exits.WORKER
 
 
 def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
     """Run `entry(*arguments)` in `ranks` processes of this machine through torch's elastic launcher.
 
-    The rendezvous listens on loopback. Raises WorkerDied when a rank fails.
+    The rendezvous listens on loopback. Raises WorkerDied when a rank fails, KeyboardInterrupt when the launcher is told
+    to end (SIGINT, SIGTERM).
     """
     # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     if not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # It prints a table and a traceback of its own for what the rank has said in a line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -56,7 +66,10 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
         elastic_launch(config, entry)(*arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise WorkerDied(f"rank {rank} ended with exit code {failure.exitcode}; its message stands above") from None
+        words = f"rank {rank} ended with exit code {failure.exitcode}; its message stands above"
+        raise WorkerDied(words, failure.exitcode) from None
+    except SignalException:
+        raise KeyboardInterrupt from None
 
 
 def launched() -> bool:

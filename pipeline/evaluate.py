@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import distributed
-from pipeline.data import Batch, Clips, ahead, epoch_batches
+from pipeline.data import Batch, Clips, ahead, epoch_batches, evenly
 from pipeline.norms import batch_norms, by_moments_alone, moments, output_by
 
 Site = tuple[str, int]  # a layer's name and the number of its call within one forward pass
@@ -142,8 +142,7 @@ def predict_crops(
 
 def probe(index_N: Tensor) -> Tensor:
     """At most TRAIN_PROBE training clips, spread evenly and always the same."""
-    step = max(1, len(index_N) // TRAIN_PROBE)
-    return index_N[::step][:TRAIN_PROBE]
+    return evenly(index_N, TRAIN_PROBE)
 
 
 class Evaluation(NamedTuple):

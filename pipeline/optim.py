@@ -94,3 +94,11 @@ def averaged(model: nn.Module, config: OptimConfig) -> AveragedModel | None:
     if not config.ema:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+
+
+def follow(average: AveragedModel, model: nn.Module) -> None:
+    """Move the average towards the model. A count (num_batches_tracked) is the model's: no mean of counts is one."""
+    average.update_parameters(model)
+    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
+        if not mine.is_floating_point():
+            mine.copy_(theirs)

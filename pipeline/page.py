@@ -59,10 +59,15 @@ def read_run(folder: Path) -> Run:
     path = folder / "summary.json"
     if not path.exists():
         raise ValueError(f"{folder} has no summary.json: it is not a finished run; run python -m pipeline.train first")
+    summary = files.read_json(path, "config", "accuracies", "gap", "eval")
+    if "train" not in summary:
+        raise ValueError(f"{folder} has lost its ledger.jsonl, whose epochs a page draws; put it back")
+    if not summary.get(summary["eval"]):
+        raise ValueError(f"{folder} was judged on no clips: its data has neither val nor test, and a page shows them")
     doctor = folder / "doctor.json"
     return Run(
-        folder.name,
-        files.read_json(path, "config", "accuracies", "gap"),
+        folder.resolve().name,
+        summary,
         report.read(folder),
         files.read_json(doctor) if doctor.exists() else None,
     )
@@ -293,6 +298,8 @@ def study_table(study: Path) -> str:
     if not path.exists():
         raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
     trials = files.read_json(path, "trials")["trials"]
+    if not trials:
+        return "<h2>The search: no trials yet</h2>"
     hidden = ("error", "generalization_gap", "attempts")
     columns = [key for key in trials[0] if key not in hidden and any(trial.get(key) is not None for trial in trials)]
     short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
@@ -426,7 +433,9 @@ def main() -> int:
     """Entry of `python -m pipeline.page`; returns the exit code."""
 
     def command(
-        runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path, study: Path | None = None
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="Finished run folders.")],
+        out: Annotated[Path, tyro.conf.arg(help="The page to write.")],
+        study: Annotated[Path | None, tyro.conf.arg(help="Study folder of tuning.search, shown as a table.")] = None,
     ) -> tuple[tuple[Path, ...], Path, Path | None]:
         """Arguments: finished run folders; the page to write; a study folder whose table to show."""
         return runs, out, study
@@ -437,6 +446,9 @@ def main() -> int:
         if not runs:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
+        for folder in folders:
+            if files.read_json(folder / "config.json", "data_sha256")["data_sha256"] != file.content_sha256:
+                raise ValueError(f"{folder} was trained on another file than {file.path} is; a page shows runs on one")
         files.publish_text(out, page(runs, study, file))
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return exits.told(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -277,7 +278,9 @@ def _model(folder: Path, final: dict[str, float]) -> Any:
 
     pointer = _json(folder / "checkpoint.json")
     sha256 = {"checkpoint_sha256": pointer.get("sha256"), "epochs": pointer.get("epoch")}
-    artifact = wandb.Artifact(f"model-{folder.resolve().name}", "model", metadata=final | sha256)
+    artifact = wandb.Artifact(
+        f"model-{re.sub(r'[^A-Za-z0-9_.-]', '-', folder.resolve().name)}", "model", metadata=final | sha256
+    )
     path = folder / "checkpoints" / str(pointer.get("file"))
     if path.is_file() and path.stat().st_size <= MODEL_BYTES:
         # immutable: W&B need not copy it, so an offline run costs a hash. The last checkpoint of a run stays in place.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import distributed
-from pipeline.data import Clips
+from pipeline.data import Clips, evenly
 from pipeline.norms import batch_norms
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def self_test(config: Config, clips: Clips, model: nn.Module, train_N: Tensor) -
     A loss that stays at ln K is that of guessing: the network does not see its input, or its gradients vanish.
     The model and the random state stay as they were.
     """
-    batch = clips.batch(train_N[:: max(1, len(train_N) // CLIPS)][:CLIPS], config.input.frames)
+    batch = clips.batch(evenly(train_N, CLIPS), config.input.frames)
     with torch.random.fork_rng(devices=[clips.device] if clips.device.type == "cuda" else []):
         learner = copy.deepcopy(model).train()
         optimizer = torch.optim.Adam(learner.parameters(), 1e-3)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +53,10 @@ class NonFiniteLoss(RuntimeError):
         shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
         super().__init__(f"epoch {epoch}: the loss is not finite on clips {shown}; no step taken. Lower optim.lr")
         self.epoch, self.clips = epoch, clips
+
+
+# What ends a training by a line instead of a traceback.
+FAULTS = (ValueError, OSError, files.LockedError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt)
 
 
 class State(NamedTuple):
@@ -150,7 +156,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
             state.optimizer.step()
             if state.average is not None:
-                state.average.update_parameters(state.model)
+                optim.follow(state.average, state.model)
         right, loss = (distributed.total(sums) / len(train_N)).tolist()
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
@@ -199,10 +205,10 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     judged_N = splits.test if len(splits.test) else held_out_N
     found = evaluate.evaluation(model, clips, train_N, judged_N, frames, size)
     several = {}
-    if config.train.test_clips > 1:
+    if config.train.test_clips > 1 and len(splits.test):
         crops = evaluate.crops(config.augment.crop, config.train.test_clips)
         voted = evaluate.predict_crops(model, clips, splits.test, frames, size, crops)
-        several[f"test_{len(crops)}_clips"] = metrics(voted.logits_NK, voted.label_N) if len(splits.test) else {}
+        several[f"test_{len(crops)}_clips"] = metrics(voted.logits_NK, voted.label_N)
     val, test = (
         evaluate.predict(model, clips, index_N, frames, size) if len(index_N) else None
         for index_N in (held_out_N, splits.test)
@@ -226,9 +232,18 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     }
 
 
+def repair(folder: Path, left: int) -> dict[str, Any]:
+    """What the doctor has written of its repair, as long as no epoch was trained since."""
+    path = folder / "summary.json"
+    kept = files.read_json(path) if path.is_file() and not left else {}
+    return {"fix": kept["fix"]} if "fix" in kept else {}
+
+
 def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What the ledger's lines say of the whole run: training accuracy of the last epoch (as a progress bar shows it),
-    seconds, and clips a second."""
+    seconds, and clips a second; nothing where the ledger is lost."""
+    if not lines:
+        return {}
     return {
         "train": {"top1": lines[-1]["train"]["top1"]},
         "seconds": sum(line["seconds"] for line in lines),
@@ -287,7 +302,7 @@ def run(config: Config, read_test: bool = True) -> None:
         state.judged.load_state_dict(best.model)
         measured = final(config, clips, splits, state.judged)
         if ledger is not None:
-            summary = trained(report.read(config.out)) | {"epoch": best.epoch} | measured
+            summary = trained(report.read(config.out)) | {"epoch": best.epoch} | measured | repair(config.out, left)
             files.publish_json(config.out / "summary.json", summary)
             ledger.close(summary)
             print(describe(summary))
@@ -316,13 +331,13 @@ def describe(summary: dict[str, Any]) -> str:
     four = summary["accuracies"]
     parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
     gap = summary["gap"]
-    line = f"train {100 * summary['train']['top1']:.1f} %"
+    line = f"train {100 * summary['train']['top1']:.1f} %" if "train" in summary else "no ledger.jsonl"
     for split in ("val", "test"):
         if summary[split]:
             line += f" · {split} {100 * summary[split]['top1']:.1f} %"
     for several in (key for key in summary if key.startswith("test_") and summary[key]):
         line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
-    line += f" · {summary['clips_per_second']:.0f} clips/s"
+    line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
     generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
     return (
         f"{line}\n{'  '.join(parts)} %: gap of normalization {100 * gap['normalization']:+.1f}{generalization} points"
@@ -404,12 +419,15 @@ def parse(arguments: list[str]) -> Config:
 def claim(config: Config) -> None:
     """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
     mine, data_sha256 = json.loads(json.dumps(as_dict(config))), data_identity(config)
-    if (config.out / "config.json").exists():
+    for left in (*config.out.glob(".*.tmp"), *(config.out / "checkpoints").glob(".*.tmp")):
+        left.unlink()  # of a run that was killed while it wrote
+    # Settings that never made a checkpoint (they were refused, say) hold no folder.
+    if (config.out / "config.json").exists() and (config.out / checkpoint.POINTER).exists():
         stored, trained_on = _read_config(config.out)
         # Through Config, so that settings which came later count as their defaults.
         theirs = json.loads(json.dumps(as_dict(from_dict(stored))))
         free = ("data", "out", "nproc", "wandb", "fast_start")
-        differing = [key for key in mine if key not in free and mine[key] != theirs.get(key)]
+        differing = [what for key in mine if key not in free for what in _differing(key, theirs.get(key), mine[key])]
         if data_sha256 != trained_on:
             differing.append("data")
         if differing:
@@ -421,6 +439,13 @@ def claim(config: Config) -> None:
     files.publish_json(config.out / "config.json", mine | {"data_sha256": data_sha256})
 
 
+def _differing(name: str, there: Any, here: Any) -> list[str]:
+    """Names of settings that differ, with both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [what for key in here for what in _differing(f"{name}.{key}", there.get(key), here[key])]
+    return [] if there == here else [f"{name} {there} there, {here} here"]
+
+
 def main() -> int:
     """Entry of `python -m pipeline.train`; returns the exit code."""
     try:
@@ -429,14 +454,17 @@ def main() -> int:
             raise ValueError(
                 f"{config.data} does not exist; build it with python -m preprocessing.build SOURCE --out {config.data}"
             )
-        if config.nproc > 1 and not distributed.launched():
-            claim(config)
-            distributed.launch(main_of_rank, (as_dict(config),), config.nproc)
-        else:
-            if distributed.rank() == 0:
+        if config.out.is_file():
+            raise ValueError(f"--out {config.out} is a file; a run makes a folder")
+        first = not distributed.launched() or os.environ["RANK"] == "0"
+        with files.lock(config.out / "lock") if first else nullcontext():
+            if first:
                 claim(config)
-            run(config)
-    except (ValueError, OSError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt) as error:
+            if config.nproc > 1 and not distributed.launched():
+                distributed.launch(main_of_rank, (as_dict(config),), config.nproc)
+            else:
+                run(config)
+    except FAULTS as error:
         return exits.told(error, "interrupted; the same command resumes")
     return 0
 
@@ -447,6 +475,8 @@ def main_of_rank(values: dict[str, Any]) -> None:
         run(from_dict(values))
     except (ValueError, OSError, NonFiniteLoss) as error:
         sys.exit(exits.told(error))
+    except KeyboardInterrupt:
+        sys.exit(exits.INTERRUPTED)  # the launcher tells
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import report
 from pipeline.doctor import page, training
 from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
-from pipeline.doctor.fix import fix_run
+from pipeline.doctor.fix import destination, fix_run
 from pipeline.doctor.runs import diagnose_run
 from preprocessing import exits, files
 
@@ -79,25 +80,31 @@ def main() -> int:
             raise ValueError("--out names the repaired run: add --fix")
         if min(command.probe_lr, command.fine_tune) < 0:
             raise ValueError("--probe-lr and --fine-tune are numbers of epochs, 0 or more")
+        run = command.run.resolve()  # "." has no name
+        out = destination(run, command.out) if command.fix else None
         torch.manual_seed(0)
-        diagnosis, judged = diagnose_run(command.run, command.split)
+        diagnosis, judged = diagnose_run(run, command.split)
         show(diagnosis, console)
         answer: dict[str, Any] = {"judged": judged, **diagnosis.as_dict()}
+        # Written before and after each further part, so that what one of them refuses costs only itself.
+        files.publish_json(run / "doctor.json", answer)
         if command.probe_lr:
-            answer["probe_lr"] = training.probe_rate(command.run, judged, command.probe_lr)
+            answer["probe_lr"] = training.probe_rate(run, judged, command.probe_lr)
             console.print(answer["probe_lr"]["text"])
+            files.publish_json(run / "doctor.json", answer)
         if command.fine_tune:
-            answer["fine_tune"] = training.fine_tunes(command.run, judged, command.fine_tune)
+            answer["fine_tune"] = training.fine_tunes(run, judged, command.fine_tune)
             for entry in answer["fine_tune"].values():
                 console.print(entry["text"])
+            files.publish_json(run / "doctor.json", answer)
         if command.fix:
-            answer["fix"] = fix_run(command.run, command.out)
-            console.print(described(answer["fix"]))
-        files.publish_json(command.run / "doctor.json", answer)
+            answer["fix"] = fix_run(run, out)
+            console.print(described(answer["fix"]), highlight=False)
+            files.publish_json(run / "doctor.json", answer)
         print(f"written: {command.run / 'doctor.json'}")
-        report.record_diagnosis(command.run, answer, command.wandb)
+        report.record_diagnosis(run, answer, command.wandb)
         if command.html is not None:
-            files.publish_text(command.html, page.page(command.run.name, answer))
+            files.publish_text(command.html, page.page(run.name, answer))
             print(command.html.resolve())
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return exits.told(error)
@@ -111,7 +118,7 @@ def described(fix: dict[str, Any] | None) -> str:
     before, after = (fix[key]["accuracies"] for key in ("before", "after"))
     names = [name for name in "AC" if name in before]
     moves = ", ".join(f"{name} {100 * before[name]:.1f} -> {100 * after[name]:.1f} %" for name in names)
-    return f"repaired ({fix['remedy']}): {moves}; nothing retrained: {fix['out']}"
+    return f"repaired ({fix['remedy']}): {moves} (C: {fix['eval']}); nothing retrained: {escape(fix['out'])}"
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ def buffers(evidence: Evidence) -> Finding | None:
         mean, variance = layer.running_mean_C, layer.running_variance_C
         if mean is None or variance is None:
             continue  # no running statistics by choice: evaluation uses the batch's
+        if not evidence.calls.get(name):
+            continue  # nothing ever passes through it
         untouched = bool((mean == 0).all() and (variance == 1).all())
         finite = bool(torch.isfinite(mean).all() and torch.isfinite(variance).all())
         why = "initial values" if untouched else "not finite" if not finite else ""
@@ -92,7 +94,8 @@ def precision(evidence: Evidence) -> Finding | None:
         text = f"running statistics of {_some(half)} are kept in {dtype}"
         return Finding("precision", text, "joint", "keep batch norms in float32 (autocast does; .half() does not)")
     if overflowing or evidence.nonfinite_outputs:
-        where = f"first at the input of {overflowing[0]}" if overflowing else "behind the last batch norm"
+        last = "behind the last batch norm" if evidence.layers else "in the outputs"
+        where = f"first at the input of {overflowing[0]}" if overflowing else last
         share = 100 * evidence.nonfinite_outputs
         text = f"activations are not finite, {where} ({share:.0f} % of the outputs)"
         return Finding("precision", text, None, "look for an overflow there: half precision, learning rate, bad inputs")
@@ -192,7 +195,8 @@ def updates(evidence: Evidence) -> Finding | None:
     if not steps:
         return None
     times = {n: layer.updates / steps / max(1, evidence.calls[n]) for n, layer in evidence.layers.items()}
-    many = [n for n, t in times.items() if t > 1.5]
+    # Slow statistics that are still on their way would be slower yet with fewer updates: `stale` says so.
+    many = [n for n, t in times.items() if t > 1.5 and _settled(evidence.layers[n])]
     if not many:
         return None
     k = times[many[0]]
@@ -204,7 +208,7 @@ def updates(evidence: Evidence) -> Finding | None:
 
 def lone(evidence: Evidence) -> Finding | None:
     """K16: a batch of one sample left over."""
-    if evidence.sizes[1] == 0 or evidence.size == 1:
+    if evidence.sizes[1] == 0 or evidence.size == 1 or not evidence.layers:
         return None
     text = f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}: they count alike"
     return Finding("lone", text, "joint", "drop_last=True, or batches whose sizes differ by one at most")
@@ -387,6 +391,11 @@ def absent(evidence: Evidence, name: str) -> list[float]:
             return []
         shares.append(1 - real.count / everything.count)
     return shares
+
+
+def _settled(layer: Layer) -> bool:
+    """Whether the initial values count for less than a twentieth by now."""
+    return not layer.momentum or (1 - layer.momentum) ** layer.updates < 0.05
 
 
 def _dtype(layer: Layer) -> torch.dtype | None:

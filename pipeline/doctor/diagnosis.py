@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.doctor.checks import CHECKS, REST, Finding, absent
@@ -110,7 +111,14 @@ class Diagnosis:
 
 def first_is_right(logits: Tensor, batch: Any) -> Tensor:
     """Whether the first choice is right; the labels are the batch's last element (N,)."""
-    right: Tensor = logits.argmax(1) == _parts(batch)[-1]
+    label_N = torch.as_tensor(_parts(batch)[-1])
+    scores = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or label_N.shape != logits.shape[:1]:
+        raise ValueError(
+            f"the model gives {scores} and the labels are {tuple(label_N.shape)}, not scores (N, K) and classes (N,): "
+            "say what is right, forward=lambda model, batch: ... and metric=lambda output, batch: ..."
+        )
+    right: Tensor = logits.argmax(1) == label_N.to(logits.device)
     return right
 
 
@@ -371,6 +379,8 @@ def _verdict(
                 "The model has no batch norm of its own: its layers are quantised, and their batch norms were "
                 f"folded into the weights ({', '.join(int_layers[:4])}). Diagnose the float network.{also}"
             )
+        if causes:
+            return f"The model has no batch norm, yet: {'; '.join(_undone(cause, evidence) for cause in causes)}.{also}"
         return f"The model has no batch norm: its accuracy does not depend on statistics of batches.{also}"
     if all(layer.running is None for layer in evidence.layers.values()):
         also += " No layer keeps running statistics: what the model says of a sample depends on its batch."
@@ -382,17 +392,20 @@ def _verdict(
         )
     if not causes:
         return f"Running statistics cost {gap} on the training samples, and no check explains it: unexplained.{also}"
-    parts = [
-        f"{cause.evidence}. Undoing it recovers {100 * cause.recovered:.0f} % of the normalization gap of {gap} on the "
-        f"training samples and takes the evaluation from {evidence.shown(cause.before)} to "
-        f"{evidence.shown(cause.after)}, nothing retrained"
-        if cause.check != "mode"
-        else f"{cause.evidence}. In eval mode the evaluation goes from {evidence.shown(cause.before)} to "
-        f"{evidence.shown(cause.after)}"
-        for cause in causes
-    ]
+    parts = [_undone(cause, evidence) for cause in causes]
     left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
     return f"{'; '.join(parts)}.{left}{also}"
+
+
+def _undone(cause: Cause, evidence: Evidence) -> str:
+    before, after = evidence.shown(cause.before), evidence.shown(cause.after)
+    if cause.check == "mode":
+        return f"{cause.evidence}. In eval mode the evaluation goes from {before} to {after}"
+    return (
+        f"{cause.evidence}. Undoing it recovers {100 * cause.recovered:.0f} % of the normalization gap of "
+        f"{evidence.points(evidence.gap)} on the training samples and takes the evaluation from {before} to {after}, "
+        "nothing retrained"
+    )
 
 
 def _sentence(cause: Cause, evidence: Evidence) -> str:

@@ -303,7 +303,13 @@ def gather(
     train = take(train_loader)
     held_out = None if eval_loader is None else take(eval_loader)
     training = [name or "the model" for name, module in inner.named_modules() if module.training]
-    patient = copy.deepcopy(inner)
+    try:
+        patient = copy.deepcopy(inner)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied, and a diagnosis works on a copy ({error}): take away what it keeps of a "
+            "forward pass, or of weight_norm, or hand over a fresh network with its state loaded"
+        ) from None
     bench = Bench(patient, train, held_out, forward, metric)
     found = bench.score(None) if training else {}
     patient.eval()
@@ -342,7 +348,8 @@ def gather(
             held_seen = Collector(patient, rows)
             score["D"] = bench.run(held_out.batches(size=train.size), held_seen)
             evidence["held_out"] = held_seen.seen
-            evidence["groups"] = _by_group(bench, train_seen.seen, score["C"], groups or {})
+            known = groups or {} if train_seen.seen.population else {}  # no norm is reached: nothing shifts
+            evidence["groups"] = _by_group(bench, train_seen.seen, score["C"], known)
     else:
         score["B"] = score["A"]
         if held_out is not None:

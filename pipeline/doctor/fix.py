@@ -39,9 +39,7 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
 
     The folder it was given is only read. ValueError when `out` is there already.
     """
-    out = out or folder.with_name(f"{folder.name}-fixed")
-    if out.exists():
-        raise ValueError(f"{out} exists; a repair overwrites nothing: delete it or name another --out")
+    out = destination(folder, out)
     config, clips, splits, model = train.load_run(folder, distributed.join())
     sick, repairs = candidates(config, clips, splits, model)
     chosen = choose(sick, repairs)
@@ -53,6 +51,7 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
     gain = paired(sick.correct_N, chosen.correct_N)
     entry = {
         "of": folder.name,
+        "eval": after["eval"],
         "remedy": chosen.name,
         "gain_on_training_clips": {"mean": gain.mean, "interval": gain.interval},
         "tried": {repair.name: repair.correct_N.double().mean().item() for repair in (sick, *repairs)},
@@ -64,6 +63,14 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
     summary = (train.trained(lines) if lines else {}) | {"epoch": epoch} | after | {"fix": entry}
     files.publish_json(out / "summary.json", summary)
     return entry | {"out": str(out)}
+
+
+def destination(folder: Path, out: Path | None = None) -> Path:
+    """Where the repaired run goes. ValueError when something is there already."""
+    out = out or folder.with_name(f"{folder.name}-fixed")
+    if out.exists():
+        raise ValueError(f"{out} exists; a repair overwrites nothing: delete it or name another --out")
+    return out
 
 
 def candidates(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> tuple[Repair, list[Repair]]:

@@ -56,4 +56,8 @@ def paired(a_N: Tensor, b_N: Tensor, seed: int = 0) -> Difference:
 def spread(scores_N: Tensor) -> float:
     """The unit differences are judged in: 1 for scores in [0, 1] (accuracy), else their standard deviation."""
     inside = bool((scores_N >= 0).all() and (scores_N <= 1).all())
-    return 1.0 if inside else max(scores_N.double().std().item(), 1e-12)
+    if inside:
+        return 1.0
+    # One score has no deviation: its size stands for it.
+    unit = scores_N.double().std().item() if len(scores_N) > 1 else scores_N.double().abs().sum().item()
+    return max(unit, 1e-12)
