@@ -83,6 +83,17 @@ def test_an_average_takes_the_norms_buffers_along() -> None:
     assert optim.averaged(model, OptimConfig()) is None
 
 
+def test_an_average_counts_the_networks_updates() -> None:
+    """The doctor reads how many there were; a mean of counts lags behind."""
+    model = network().train()
+    average = optim.averaged(model, OptimConfig(ema=0.9))
+    assert average is not None
+    for _ in range(20):
+        model(torch.randn(8, 4))
+        optim.follow(average, model)
+    assert average.module.state_dict()["1.num_batches_tracked"] == 20
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("name", "adam"), ("schedule", "linear"), ("lr", 0.0), ("ema", 1.0), ("warmup", -1.0), ("label_smoothing", 1.5)],

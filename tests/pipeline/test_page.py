@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,30 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, arguments: list[str
     assert result.returncode == 2
     assert words in result.stderr
     assert result.stderr.strip().count("\n") == 0
+
+
+def test_a_run_that_a_page_cannot_show_is_named(runs: Path, tmp_path: Path) -> None:
+    """Trained on other data than the first; judged on no clips; its ledger lost."""
+    changes: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
+        "other": ("config.json", lambda config: config.update(data_sha256="0"), "was trained on another file"),
+        "unjudged": ("summary.json", lambda summary: summary.update(test={}), "was judged on no clips"),
+        "lost": ("summary.json", lambda summary: summary.pop("train"), "has lost its ledger.jsonl"),
+    }
+    for name, (file, change, words) in changes.items():
+        shutil.copytree(runs / "none", tmp_path / name)
+        values = json.loads((tmp_path / name / file).read_text())
+        change(values)
+        (tmp_path / name / file).write_text(json.dumps(values))
+        result = command(runs / "bn-masked", tmp_path / name, "--out", tmp_path / "page.html")
+        assert result.returncode == 2
+        assert f"{tmp_path / name} {words}" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_study_without_trials_is_said_to_have_none(tmp_path: Path) -> None:
+    """Stopped before its first ended."""
+    (tmp_path / "results.json").write_text('{"trials": []}')
+    assert "no trials yet" in page.study_table(tmp_path)
 
 
 def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:

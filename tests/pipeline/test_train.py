@@ -21,6 +21,7 @@ from pipeline.config import from_dict
 from pipeline.data import epoch_batches
 from pipeline.models import MODELS
 from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
+from preprocessing import files
 from tests.conftest import Answer, write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train"]
@@ -176,10 +177,10 @@ def test_a_users_mistake_gets_words_and_no_traceback(
 
 
 def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path, answer: Answer) -> None:
-    """Settings differ: refused, and the differing section is named."""
+    """Settings differ: refused, and the differing one is named with both values."""
     result = answer(main, *words_of(data_file, finished, "--norm.kind", "gn"))
     assert result.returncode == 2
-    assert "other settings (norm)" in result.stderr
+    assert "other settings (norm.kind bn there, gn here)" in result.stderr
 
 
 def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, runs: Path, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, r
     values = {key: value for key, value in stored.items() if key != "data_sha256"} | {"out": run}
     claim(from_dict(values))
     assert json.loads((run / "data.json").read_text())["class_names"][0] == "swing 0"
-    with pytest.raises(ValueError, match=r"other settings \(input\)"):
+    with pytest.raises(ValueError, match=r"other settings \(input.stream joint there, bone here\)"):
         claim(from_dict(values | {"input": values["input"] | {"stream": "bone"}}))
 
 
@@ -201,10 +202,97 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, ans
     """The file's content counts, not its path."""
     words = words_of(write_file(tmp_path / "a.h5"), tmp_path / "run")
     claim(parse(words))
+    checkpoint.save(tmp_path / "run", 1, {})
     write_file(tmp_path / "a.h5", seed=1)
     result = answer(main, *words)
     assert result.returncode == 2
     assert "other settings (data)" in result.stderr
+
+
+def test_settings_that_were_refused_hold_no_folder(data_file: Path, tmp_path: Path, answer: Answer) -> None:
+    """The corrected command may have the same --out."""
+    run = tmp_path / "run"
+    assert answer(main, *words_of(data_file, run, "--input.frames", "4")).returncode == 2
+    claim(parse(words_of(data_file, run)))
+    assert json.loads((run / "config.json").read_text())["input"]["frames"] == 16
+
+
+def test_a_run_has_one_owner_at_a_time(data_file: Path, tmp_path: Path, answer: Answer) -> None:
+    """Two that write one ledger would each count the other's epochs."""
+    run = tmp_path / "run"
+    with files.lock(run / "lock"):
+        result = answer(main, *words_of(data_file, run))
+    assert result.returncode == 2
+    assert f"is held by process {os.getpid()}; wait for it to end" in result.stderr
+    assert not (run / "ledger.jsonl").exists()
+
+
+def test_a_file_is_no_run_folder(data_file: Path, tmp_path: Path, answer: Answer) -> None:
+    """Named, and left as it is."""
+    (tmp_path / "run").write_text("mine")
+    result = answer(main, *words_of(data_file, tmp_path / "run"))
+    assert result.returncode == 2
+    assert "run is a file; a run makes a folder" in result.stderr
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_what_a_kill_left_half_written_is_swept(data_file: Path, tmp_path: Path) -> None:
+    """Beside the pointer and beside the checkpoints."""
+    left = [tmp_path / "run" / ".checkpoint.json.7.tmp", tmp_path / "run" / "checkpoints" / ".epoch-0001.pt.7.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    claim(parse(words_of(data_file, tmp_path / "run")))
+    assert not any(path.exists() for path in left)
+
+
+def test_parts_of_test_clips_are_asked_for_only_where_there_are_some(tmp_path: Path) -> None:
+    """Without a test split there is no such figure, and the run ends all the same."""
+    data = write_file(tmp_path / "a.h5", test_subjects=())
+    result = train(data, tmp_path / "run", "--train.test-clips", "3", "--augment.crop", "0.5", "--train.epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert "test_3_clips" not in json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_a_finished_run_keeps_its_repair_and_does_without_its_ledger(finished: Path, tmp_path: Path) -> None:
+    """The same command again measures it anew."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"fix": {"remedy": "joint"}}))
+    (run / "ledger.jsonl").unlink()
+    config = json.loads((run / "config.json").read_text())
+    words = [*COMMAND, *words_of(Path(config["data"]), run)]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=240, env=ONE_THREAD)
+    assert result.returncode == 0, result.stderr
+    again = json.loads((run / "summary.json").read_text())
+    assert again["fix"] == {"remedy": "joint"}
+    assert again["test"] == summary["test"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_ranks_that_are_interrupted_say_so(data_file: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Exit 130, no traceback; the same command resumes."""
+    run = tmp_path / "run"
+    words = [*COMMAND, *words_of(data_file, run, "--nproc", "2", "--train.epochs", "10000")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoint.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=90)
+    assert process.returncode == 130, told
+    assert "error: interrupted; the same command resumes" in told
+    assert "Traceback" not in told
+
+
+def test_a_fault_of_the_user_is_told_without_a_traceback_by_two_ranks(data_file: Path, tmp_path: Path) -> None:
+    """With one process's exit code."""
+    result = train(data_file, tmp_path / "run", "--nproc", "2", "--input.frames", "4")
+    assert result.returncode == 2
+    assert "it needs 8 of each, got 4 x 10" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_wandb_offline_records_every_epoch(data_file: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.doctor import diagnose
 from pipeline.doctor.checks import CHECKS
-from pipeline.doctor.evidence import state_hash
+from pipeline.doctor.evidence import History, state_hash
 from pipeline.doctor.remedies import REMEDIES
 from tests.pipeline.doctor.planted import Small, data, in_class_order
 from tests.pipeline.doctor.planted import trained as trained_small
@@ -344,3 +345,77 @@ def test_class_sorted_evaluation_batches_do_not_spoil_d(fine: nn.Module) -> None
         as_it_is = copy.deepcopy(fine).train()
         right = torch.cat([as_it_is(x).argmax(1) == y for x, y in in_class_order(data(1))])
     assert right.double().mean().item() < given.accuracies["D"] - 0.2
+
+
+def test_dropout_left_on_is_a_cause_without_any_batch_norm() -> None:
+    """The verdict says so, rather than that statistics have no part in it."""
+    torch.manual_seed(0)
+    dropout = nn.Dropout(0.0)
+    model = trained(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), dropout, nn.Linear(32, 3)), TRAIN)
+    dropout.p = 0.95
+    diagnosis = diagnose(model.train(), TRAIN, HELD_OUT)
+    assert [cause.check for cause in diagnosis.causes] == ["mode"]
+    assert diagnosis.verdict.startswith("The model has no batch norm, yet: handed over in training mode")
+
+
+def test_a_left_over_sample_is_no_matter_without_batch_norm() -> None:
+    """A group norm takes each sample by itself."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.GroupNorm(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    x, y = TRAIN[0]
+    assert diagnose(trained(model, TRAIN), [*TRAIN, (x[:1], y[:1])], HELD_OUT).named == []
+
+
+class Unused(TwoViews):
+    """A layer that forward never reaches."""
+
+    def __init__(self) -> None:
+        super().__init__(fold=True)
+        self.unused = nn.BatchNorm1d(32)
+
+
+def test_a_layer_that_is_never_called_is_no_suspect() -> None:
+    """Its statistics are those it began with; nothing depends on them. Nor does it hinder where it is alone."""
+    torch.manual_seed(0)
+    assert diagnose(trained(Unused(), TRAIN), TRAIN, HELD_OUT).named == []
+    alone = Unused()
+    alone.norm = nn.Identity()  # type: ignore[assignment]
+    diagnosis = diagnose(trained(alone, TRAIN), TRAIN, HELD_OUT, groups={"parity": lambda batch: batch[1] % 2})
+    assert "buffers" not in diagnosis.named
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda model, batch: (model(batch[0]),), "the model gives tuple and the labels are (64,)"),
+        (lambda model, batch: model(batch[0])[:, 0], "the model gives (64,) and the labels are (64,)"),
+    ],
+)
+def test_an_output_that_is_no_scores_is_named_with_the_remedy(looped: nn.Module, forward: Any, words: str) -> None:
+    """ValueError, one line."""
+    with pytest.raises(ValueError, match="forward=lambda model, batch") as caught:
+        diagnose(looped, TRAIN, HELD_OUT, forward=forward)
+    assert words in str(caught.value)
+
+
+def test_labels_that_are_no_classes_are_named(looped: nn.Module) -> None:
+    """One-hot ones, or a column, which would be compared with every sample."""
+    for change in (lambda y: nn.functional.one_hot(y, 3), lambda y: y.unsqueeze(1)):
+        with pytest.raises(ValueError, match=r"the labels are \(64, [13]\), not scores \(N, K\) and classes \(N,\)"):
+            diagnose(looped, [(x, change(y)) for x, y in TRAIN])
+
+
+def test_a_model_that_cannot_be_copied_is_told_why(looped: nn.Module) -> None:
+    """One that keeps an activation with its graph."""
+    model = copy.deepcopy(looped)
+    model.last = model(TRAIN[0][0])
+    with pytest.raises(ValueError, match="the model cannot be copied, and a diagnosis works on a copy"):
+        diagnose(model, TRAIN)
+
+
+def test_updates_take_no_blame_for_statistics_on_their_way() -> None:
+    """Twice an optimizer step at momentum 0.001: with half the updates they would be slower yet."""
+    shifted = [(x + 5, y) for x, y in TRAIN]
+    torch.manual_seed(0)
+    model = trained(TwoViews(fold=True, momentum=0.001), shifted)
+    assert diagnose(model, shifted, history=History(steps=150)).causes[0].check == "stale"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +132,17 @@ def test_the_command_repairs_and_tells(runs: Path, tmp_path: Path) -> None:
     doctor = json.loads((runs / "bn-loop" / "doctor.json").read_text())
     assert doctor["fix"]["after"] == json.loads((out / "summary.json").read_text())["fix"]["after"]
     assert "repaired (per_call)" in result.stdout.replace("\n", " ")
+
+
+def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured(runs: Path, tmp_path: Path) -> None:
+    """No doctor.json yet; from within the folder, where its name is a dot."""
+    run = tmp_path / "run"
+    shutil.copytree(runs / "bn-loop", run)
+    (run / "doctor.json").unlink(missing_ok=True)
+    (tmp_path / "run-fixed").mkdir()
+    command = [sys.executable, "-m", "pipeline.doctor", ".", "--fix"]
+    home = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    result = subprocess.run(command, cwd=run, capture_output=True, text=True, env=os.environ | home)
+    assert result.returncode == 2
+    assert f"{run}-fixed exists; a repair overwrites nothing" in result.stderr
+    assert not (run / "doctor.json").exists()

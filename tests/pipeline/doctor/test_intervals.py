@@ -46,6 +46,11 @@ def test_scores_that_are_no_shares_are_judged_in_their_own_spread() -> None:
     assert paired(loss, loss + 5).significant
 
 
+def test_one_score_alone_is_judged_by_its_size() -> None:
+    """It has no spread, and a threshold that is no number says nothing."""
+    assert spread(torch.tensor([5.0])) == 5.0
+
+
 def test_passes_of_different_samples_do_not_pair() -> None:
     """Refused."""
     with pytest.raises(ValueError, match="do not pair"):
