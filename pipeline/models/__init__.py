@@ -29,7 +29,7 @@ class ModelConfig:
     """Which network, and what in it is not normalization."""
 
     name: str = "cnn"
-    """Name in MODELS."""
+    """Network: cnn, hcn, stgcn or ctrgcn."""
     dropout: float = 0.5
     """Share of the hidden units dropped in training."""
     width: float = 1.0

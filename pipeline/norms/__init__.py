@@ -72,9 +72,10 @@ class NormConfig:
     """What is between convolution and ReLU, and which bodies share its statistics."""
 
     kind: str = "bn"
-    """Name in NORMS."""
+    """Layer: bn, sync_bn, ghost_bn, batch_renorm, frozen_bn, bin, ln, gn, gn1, in, rms, ws_gn, evonorm_s0, evonorm_b0,
+    frn_tlu, dyt, nf, or none."""
     persons: str = "masked"
-    """Which bodies share a call: a name in PERSONS (pipeline/models/bodies.py)."""
+    """Which bodies share a call: loop, fold, masked or per_person (pipeline/models/bodies.py)."""
     mask_max: bool = False
     """Keep absent bodies out of the maximum over bodies in loop, fold and per_person too (masked always does)."""
     input: str = "none"

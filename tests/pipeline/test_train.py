@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,9 @@ from pipeline.augment import Draw
 from pipeline.config import from_dict
 from pipeline.data import epoch_batches
 from pipeline.models import MODELS
+from pipeline.models.bodies import PERSONS
+from pipeline.models.streams import STREAMS
+from pipeline.norms import NORMS
 from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
 from preprocessing import files
 from tests.conftest import Answer, write_file
@@ -207,6 +211,13 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, ans
     result = answer(main, *words)
     assert result.returncode == 2
     assert "other settings (data)" in result.stderr
+
+
+@pytest.mark.parametrize("registry", [MODELS, NORMS, PERSONS, STREAMS], ids=["models", "norms", "persons", "streams"])
+def test_help_names_every_choice(registry: dict[str, object], answer: Answer) -> None:
+    """So that nobody must make a mistake to learn them."""
+    told = re.split(r"[^A-Za-z0-9_]+", answer(main, "default", "--help").stdout)
+    assert [name for name in registry if name not in told] == []
 
 
 def test_settings_that_were_refused_hold_no_folder(data_file: Path, tmp_path: Path, answer: Answer) -> None:
