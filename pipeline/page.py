@@ -10,7 +10,8 @@ from __future__ import annotations
 import html
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,16 @@ def read_run(folder: Path) -> Run:
         report.read(folder),
         files.read_json(doctor) if doctor.exists() else None,
     )
+
+
+def told_apart(runs: list[Run], folders: Sequence[Path]) -> list[Run]:
+    """The runs, by the names of their parents too where two have one name."""
+    if len({run.name for run in runs}) == len(runs):
+        return runs
+    return [
+        replace(run, name=f"{folder.resolve().parent.name}/{run.name}")
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def patient(runs: list[Run]) -> Run:
@@ -442,7 +453,7 @@ def main() -> int:
 
     folders, out, study = tyro.cli(command, prog="python -m pipeline.page", description=__doc__)
     try:
-        runs = [read_run(folder) for folder in folders]
+        runs = told_apart([read_run(folder) for folder in folders], folders)
         if not runs:
             raise ValueError("name at least one run folder")
         file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)

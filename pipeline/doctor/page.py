@@ -79,8 +79,9 @@ def boxes(doctor: dict[str, Any]) -> str:
     if doctor.get("fix"):
         before, after = (doctor["fix"][key]["accuracies"] for key in ("before", "after"))
         key = "C" if "C" in before else "A"
+        on = doctor["fix"].get("eval", "evaluation") if key == "C" else "training"
         made.append(
-            f"<div class=good><h3>repaired</h3>{from_to(before[key], after[key])}"
+            f"<div class=good><h3>repaired</h3>{from_to(before[key], after[key])}{on} clips. "
             f"{html.escape(doctor['fix']['remedy'])}: {html.escape(Path(doctor['fix']['out']).name)}</div>"
         )
     helpful = {name: entry for name, entry in doctor.get("fine_tune", {}).items() if entry["helps"]}

@@ -169,6 +169,16 @@ def test_a_run_that_a_page_cannot_show_is_named(runs: Path, tmp_path: Path) -> N
         assert result.stderr.count("\n") == 1
 
 
+def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    """By their folders; else they would stand on each other in the figures."""
+    folders = [tmp_path / seed / "run" for seed in ("s0", "s1")]
+    for folder in folders:
+        shutil.copytree(runs / "none", folder)
+    read = [page.read_run(folder) for folder in folders]
+    assert [run.name for run in page.told_apart(read, folders)] == ["s0/run", "s1/run"]
+    assert page.told_apart(read[:1], folders[:1]) == read[:1]
+
+
 def test_a_study_without_trials_is_said_to_have_none(tmp_path: Path) -> None:
     """Stopped before its first ended."""
     (tmp_path / "results.json").write_text('{"trials": []}')
