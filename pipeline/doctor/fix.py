@@ -59,8 +59,7 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
         "after": _figures(after),
     }
     epoch = write(folder, fixed, chosen.model)
-    lines = report.read(folder)
-    summary = (train.trained(lines) if lines else {}) | {"epoch": epoch} | after | {"fix": entry}
+    summary = train.trained(report.read(folder)) | {"epoch": epoch} | after | {"fix": entry}
     files.publish_json(out / "summary.json", summary)
     return entry | {"out": str(out)}
 
