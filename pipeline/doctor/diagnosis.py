@@ -109,6 +109,9 @@ class Diagnosis:
         return {**vars(self), **{name: [vars(entry) for entry in getattr(self, name)] for name in lists}}
 
 
+BOTH = "forward=lambda model, batch: ... and metric=lambda output, batch: ..."
+
+
 def first_is_right(logits: Tensor, batch: Any) -> Tensor:
     """Whether the first choice is right; the labels are the batch's last element (N,)."""
     label_N = torch.as_tensor(_parts(batch)[-1])
@@ -116,7 +119,7 @@ def first_is_right(logits: Tensor, batch: Any) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or label_N.shape != logits.shape[:1]:
         raise ValueError(
             f"the model gives {scores} and the labels are {tuple(label_N.shape)}, not scores (N, K) and classes (N,): "
-            "say what is right, forward=lambda model, batch: ... and metric=lambda output, batch: ..."
+            f"say what is right, {BOTH}"
         )
     right: Tensor = logits.argmax(1) == label_N.to(logits.device)
     return right
@@ -131,10 +134,7 @@ def apply_first(model: nn.Module, batch: Any) -> Tensor:
 def _parts(batch: Any) -> Any:
     if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) < 2:
         what = f"a dict with keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(
-            f"a batch is {what}, not (input, label): say how it is used, "
-            "forward=lambda model, batch: ... and metric=lambda output, batch: ..."
-        )
+        raise ValueError(f"a batch is {what}, not (input, label): say how it is used, {BOTH}")
     return batch
 
 
