@@ -46,7 +46,7 @@ class Convolved(nn.Module):
 
     def __init__(self, plan: Plan, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = plan.norm.weighted(nn.Conv2d(inside, outside, 1, stride=(stride, 1)))
+        self.convolution = plan.norm.in_front(nn.Conv2d(inside, outside, 1, stride=(stride, 1)))
         self.norms = SlotNorms(plan.norm, outside, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
@@ -68,7 +68,7 @@ class TemporalBranches(nn.Module):
         self.bottleneck = Convolved(plan, channels, (BRANCHES - 1) * part)
         self.activation = plan.norm.activation()
         self.dilated = nn.ModuleList(
-            plan.norm.weighted(
+            plan.norm.in_front(
                 nn.Conv2d(
                     part, part, (KERNEL, 1), stride=(stride, 1), padding=(KERNEL // 2 * d, 0), dilation=(d, 1)
                 )
@@ -76,7 +76,7 @@ class TemporalBranches(nn.Module):
             for d in DILATIONS
         )  # fmt: skip
         self.highest = nn.MaxPool2d((3, 1), stride=(stride, 1), padding=(1, 0))
-        self.frame = plan.norm.weighted(nn.Conv2d(channels, part, 1, stride=(stride, 1)))
+        self.frame = plan.norm.in_front(nn.Conv2d(channels, part, 1, stride=(stride, 1)))
         self.norms = SlotNorms(plan.norm, channels, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline import distributed
+from pipeline import distributed, gpu
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,14 +155,14 @@ class BatchNorm(BatchStatistics):
     """y = (x - mean) / sqrt(var + eps) * weight + bias over all dimensions but C, on any rank, any device.
 
     Ioffe & Szegedy 2015, arXiv 1502.03167; over ranks Peng et al. 2018, arXiv 1711.07240. This is the CPU twin of
-    nn.SyncBatchNorm, which refuses CPU tensors; alone it is torch's own kernel.
+    nn.SyncBatchNorm, which refuses CPU tensors; alone it is torch's own kernel, or on a GPU ours.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, ...) normalised; by torch's kernels, over several ranks in the parts between the exchanges."""
         self._check_input_dim(x)
         if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
-            return _BatchNorm.forward(self, x)
+            return self.by_kernels(x) if self.training and gpu.takes_kernels(x) else _BatchNorm.forward(self, x)
         if not self.over_ranks:
             return super().forward(x)
         mean, variance, count = pooled(*_own_moments(x))
@@ -171,6 +171,13 @@ class BatchNorm(BatchStatistics):
         self.remember(mean, variance * (count / (count - 1)))
         y: Tensor = _OverRanks.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
         return y
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """The output in training for a batch that this rank holds whole, by our kernel."""
+        from pipeline.norms.kernels import batch_norm
+
+        self.num_batches_tracked.add_(1)
+        return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
 
     def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
         """This layer's output for x (B, C, ...) by these statistics, through which no gradient flows."""

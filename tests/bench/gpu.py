@@ -2,7 +2,7 @@
 
     python tests/bench/gpu.py
     python tests/bench/gpu.py --clips 600 --graph-clips 64 --test 200 --device cpu   # whether it runs at all
-    python tests/bench/gpu.py --part norms    # which way a norm is fastest
+    python tests/bench/gpu.py --part kernels    # norms and messages alone
 
 Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
 `stgcn` fewer. The plain ways are those of tests/bench/train.py and tests/bench/models.py; products and convolutions of
@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
@@ -25,9 +26,9 @@ import models  # noqa: E402 - the path is set above
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.utils import benchmark  # noqa: E402
 from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs  # noqa: E402
 
+from pipeline.models.graph import SUBSETS  # noqa: E402
 from preprocessing import ntu  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
@@ -44,7 +45,6 @@ GRAPH: Way = MASKED | {"model": {"name": "stgcn"}}
 GRAPH_WAYS: dict[str, Way] = {
     "stgcn, fp32": GRAPH,
     "stgcn, bf16, channels last": GRAPH | FAST,
-    "the same, compiled": GRAPH | {"train": FAST["train"] | COMPILED},
 }
 
 
@@ -109,64 +109,46 @@ def convolutional(work: Path, options: argparse.Namespace, device: torch.device)
         )
 
 
-def scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A fresh norm's, which get gradients."""
-    ones, zeros = (make(x.shape[1], device=x.device, requires_grad=True) for make in (torch.ones, torch.zeros))
-    return ones, zeros
+def kernels(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print what a batch norm and the messages of `stgcn` cost forward and backward by torch's kernels and by ours."""
+    if device.type != "cuda":
+        print("kernels: for a GPU alone")
+        return
+    from triton.testing import do_bench_cudagraph
 
+    from pipeline.models.kernels import mix
+    from pipeline.norms.kernels import batch_norm
 
-def normalized(x: Tensor) -> Tensor:
-    """By the statistics of the batch."""
-    return nn.functional.batch_norm(x, None, None, *scale_and_shift(x), True)
-
-
-def body_by_body(x: Tensor) -> Tensor:
-    """The same, every sum first over a body's places and then over bodies.
-
-    Sums of an unknown number of terms are not shared out over the GPU by what torch compiles (pytorch#96971,
-    pytorch#102670); those over places have a known number.
-    """
-    wide, bodies = x.float(), len(x)
-
-    def everywhere(value_C: Tensor) -> Tensor:
-        return value_C.expand(bodies, -1)[:, :, None, None]
-
-    mean_C = wide.mean((2, 3)).mean(0)
-    centred = wide - everywhere(mean_C)
-    variance_C = centred.square().mean((2, 3)).mean(0)
-    scale_C, shift_C = scale_and_shift(x)
-    y = centred * everywhere(scale_C * torch.rsqrt(variance_C + 1e-5)) + everywhere(shift_C)
-    return y.to(x.dtype)
-
-
-def norms(work: Path, options: argparse.Namespace, device: torch.device) -> None:
-    """Print what a batch norm of `stgcn` costs forward and backward, and in units of copying its input."""
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "copied": torch.clone,
-        "as it is": normalized,
-        "in float32": lambda x: normalized(x.float()).to(x.dtype),
-        "in float16": lambda x: normalized(x.half()).to(x.dtype),
-        "channels first": lambda x: normalized(x.contiguous()).contiguous(memory_format=torch.channels_last),
-        "body by body": body_by_body,
-        "compiled": torch.compile(normalized, dynamic=True),
-        "compiled, of fixed shape": torch.compile(normalized, dynamic=False),
-        "compiled, body by body": torch.compile(body_by_body, dynamic=True),
-    }
-    bodies = round(1.2 * min(LARGE["batch_size"], options.graph_clips))
+    bodies, joints = round(1.2 * LARGE["batch_size"]), len(ntu.JOINT_NAMES)
     for channels, frames in ((64, FRAMES), (128, FRAMES // 2), (256, FRAMES // 4)):
-        x = torch.randn(bodies, channels, frames, len(ntu.JOINT_NAMES), device=device, dtype=torch.bfloat16)
-        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-        print(f"norms of {tuple(x.shape)}, bf16, channels last, forward and backward", flush=True)
-        copied = 0.0
-        for way, function in ways.items():
-            both = "y = f(x); y.backward(y.detach())"
-            timer = benchmark.Timer(both, globals={"f": function, "x": x}, num_threads=torch.get_num_threads())
-            took = timer.blocked_autorange(min_run_time=options.seconds).median
-            copied = copied or took
-            print(f"{way:32} {1000 * took:9.3f} ms {took / copied:6.1f} copies", flush=True)
+        x = torch.randn(bodies, channels, frames, joints, device=device, dtype=torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last)
+        z = torch.randn(bodies * frames, SUBSETS * joints, channels, device=device, dtype=torch.bfloat16)
+        a = torch.rand(joints, SUBSETS * joints, device=device, requires_grad=True)
+        weight, bias, mean, var = (torch.ones(channels, device=device) for _ in range(4))
+        weight.requires_grad_(), bias.requires_grad_()
+        norm = partial(nn.functional.batch_norm, training=True)
+        ways: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+            "norm, torch's": (norm, (x, mean, var, weight, bias)),
+            "norm, ours": (partial(batch_norm, momentum=0.1, eps=1e-5), (x, weight, bias, mean, var)),
+            "messages, torch's": (lambda a, z: a.to(z).expand(len(z), -1, -1) @ z, (a, z)),
+            "messages, ours": (mix, (a, z)),
+        }
+        copied = do_bench_cudagraph(x.clone, return_mode="median")
+        print(f"features {tuple(x.shape)}, bf16, channels last, copied in {copied:.3f} ms", flush=True)
+        for way, (function, given) in ways.items():
+            took = do_bench_cudagraph(partial(there_and_back, function, given), return_mode="median")
+            print(f"{way:20} forward and backward {took:6.3f} ms, {took / copied:5.1f} copies", flush=True)
 
 
-PARTS = {"graph": graph, "convolutional": convolutional, "norms": norms}
+def there_and_back(function: Callable[..., Tensor], given: tuple[Tensor, ...]) -> None:
+    """Forward and backward, to features too."""
+    given = tuple(part.detach().requires_grad_() if part.dtype == torch.bfloat16 else part for part in given)
+    y = function(*given)
+    torch.autograd.grad(y, [part for part in given if part.requires_grad], y.detach())
+
+
+PARTS = {"graph": graph, "convolutional": convolutional, "kernels": kernels}
 
 
 def main() -> None:
@@ -177,7 +159,6 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=TEST, help="further clips")
     parser.add_argument("--epochs", type=int, default=3, help="of cnn measured, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="of stgcn and the plain network, interleaved")
-    parser.add_argument("--seconds", type=float, default=1.0, help="that each way of a norm is timed for")
     parser.add_argument("--part", choices=PARTS, help="one of them; else all")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()

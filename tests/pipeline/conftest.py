@@ -1,13 +1,17 @@
 """Finished runs, trained once in this process, for every test that reads a run folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import train
-from pipeline.config import from_dict
+if not torch.cuda.is_available():  # then our kernels are run by Triton's interpreter; the import of Triton reads this
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from pipeline import train  # noqa: E402
+from pipeline.config import from_dict  # noqa: E402
 
 SMALL: dict[str, Any] = {
     "wandb": "off",

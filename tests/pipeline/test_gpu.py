@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, data, ensemble, evaluate, predict, report, train
+from pipeline import checkpoint, data, ensemble, evaluate, gpu, predict, report, train
 from pipeline.augment import AugmentConfig, Draw, augment
 from pipeline.config import from_dict
 from pipeline.data import InputConfig
@@ -130,6 +130,18 @@ def test_every_model_learns_in_every_precision(model: str, way: dict[str, Any], 
     records = list(train.fit(config, clips, splits, state))
     assert records[-1]["train"]["loss"] < 0.9 * records[0]["train"]["loss"]
     assert 0 < records[-1]["accuracies"]["B"] <= 1
+
+
+def test_kernels_of_our_own_train_as_those_of_torch_do(data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph network's losses in bfloat16, to a twentieth; the kernels take what is large, and here everything."""
+    network = {"name": "stgcn", "width": 0.25, "dropout": 0.0}
+    config = from_dict(settings(data_file, Path("unused"), model=network, optim={"lr": 1e-3}, train=BF16))
+    losses = []
+    for least in (0, gpu.LARGE):
+        monkeypatch.setattr(gpu, "LARGE", least)
+        losses.append([record["train"]["loss"] for record in train.fit(config, *train.setup(config, GPU))])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
 
 
 def command(*words: object, module: str = "pipeline.train", **environment: str) -> subprocess.CompletedProcess[str]:

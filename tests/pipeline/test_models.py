@@ -296,15 +296,18 @@ def plan(**changes: Any) -> Plan:
     return Plan(**(values | changes))
 
 
-def test_the_adaptive_graph_is_its_formula() -> None:
-    """Joint by joint: sum over subsets k and joints v of W_k x[v] (A_k + B_k)[v, w]."""
+@pytest.mark.parametrize("kind", ["bn", "gn"])
+def test_the_adaptive_graph_is_its_formula(kind: str) -> None:
+    """Joint by joint: sum over subsets k and joints v of W_k x[v] (A_k + B_k)[v, w]; a bias where it has an effect."""
     torch.manual_seed(0)
-    layer = AdaptiveGraph(plan(), adjacency(BONES, JOINTS), 6, 8)
+    layer = AdaptiveGraph(plan(norm=norm_factory(NormConfig(kind=kind))), adjacency(BONES, JOINTS), 6, 8)
+    bias_C = torch.zeros(8) if layer.convolution.bias is None else layer.convolution.bias
+    assert (bias_C == 0).all() == (kind == "bn")
     nn.init.normal_(layer.learnt_KVV)
     x = torch.randn(2, 6, 3, JOINTS)
     w_KOI = layer.convolution.weight.reshape(8, 3, 6).transpose(0, 1)
     a_KVV = adjacency(BONES, JOINTS) + layer.learnt_KVV
-    expected = torch.zeros(2, 8, 3, JOINTS) + layer.convolution.bias.reshape(1, 8, 1, 1)
+    expected = torch.zeros(2, 8, 3, JOINTS) + bias_C.reshape(1, 8, 1, 1)
     for k in range(3):
         for v in range(JOINTS):
             for w in range(JOINTS):
