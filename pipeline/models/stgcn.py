@@ -14,37 +14,37 @@ from pipeline.models.plan import Plan
 
 
 class AdaptiveGraph(nn.Module):
-    """y = sum over subsets k of W_k x (A_k + B_k): A from the bones, B learnt for all clips (from zero)."""
+    """y = sum over subsets k of W_k x (A_k + B_k): A from the bones, B learnt for all clips (from zero).
 
-    fixed_KVV: Tensor
+    One matrix sends every joint's K messages to all joints at once: to joint W from P, which is (V, K).
+    """
+
+    fixed_WP: Tensor
 
     def __init__(self, plan: Plan, a_KVV: Tensor, inside: int, outside: int) -> None:
         super().__init__()
-        self.register_buffer("fixed_KVV", a_KVV.clone(), persistent=False)
-        self.learnt_KVV = nn.Parameter(torch.zeros_like(a_KVV))
-        self.convolution = plan.norm.in_front(nn.Conv2d(SUBSETS * inside, outside, 1))
+        self.register_buffer("fixed_WP", a_KVV.permute(2, 1, 0).flatten(1).contiguous(), persistent=False)
+        self.learnt_WP = nn.Parameter(torch.zeros_like(self.fixed_WP))
+        convolution = nn.Conv2d(inside, SUBSETS * outside, 1)
+        # A joint adds up K messages: as small as from a layer that sees K times as many channels.
+        convolution.weight.data /= SUBSETS**0.5
+        self.convolution = plan.norm.in_front(convolution)
 
     def forward(self, x_BCTV: Tensor) -> Tensor:
         """Features (B, outside, T, V), not normalised."""
         # Channels first, messages after: in channels_last the messages of all subsets are then one product without a
         # copy, and its result is channels_last too.
-        weight: Tensor = self.convolution.weight  # type: ignore[assignment]
-        bias_C: Tensor | None = self.convolution.bias  # type: ignore[assignment]
-        weight_KCI11 = weight.unflatten(1, (SUBSETS, -1)).transpose(0, 1)
-        x_BCTV = x_BCTV.contiguous(memory_format=torch.channels_last)
-        y_BCTV = nn.functional.conv2d(x_BCTV, weight_KCI11.flatten(0, 1))
-        bodies, _, frames, joints = y_BCTV.shape
-        y_RPC = y_BCTV.permute(0, 2, 3, 1).reshape(bodies * frames, joints * SUBSETS, len(weight))  # P: (V, K)
-        a_VP = (self.fixed_KVV + self.learnt_KVV).permute(2, 1, 0).flatten(1)
+        y_BCTV = self.convolution(x_BCTV.contiguous(memory_format=torch.channels_last))
+        bodies, channels, frames, joints = y_BCTV.shape
+        y_RPC = y_BCTV.permute(0, 2, 3, 1).reshape(bodies * frames, joints * SUBSETS, channels // SUBSETS)
+        a_WP = self.fixed_WP + self.learnt_WP
         if gpu.takes_kernels(y_BCTV):
             from pipeline.models.kernels import mix
 
-            y_RVC = mix(a_VP, y_RPC)
+            y_RWC = mix(a_WP, y_RPC)
         else:
-            y_RVC = a_VP.expand(y_RPC.shape[0], -1, -1) @ y_RPC
-        if bias_C is not None:
-            y_RVC = y_RVC + bias_C.to(y_RVC)
-        return y_RVC.unflatten(0, (bodies, frames)).permute(0, 3, 1, 2)
+            y_RWC = a_WP.expand(len(y_RPC), -1, -1) @ y_RPC
+        return y_RWC.unflatten(0, (bodies, frames)).permute(0, 3, 1, 2)
 
 
 class StGcn(GraphNetwork):

@@ -301,17 +301,16 @@ def test_the_adaptive_graph_is_its_formula(kind: str) -> None:
     """Joint by joint: sum over subsets k and joints v of W_k x[v] (A_k + B_k)[v, w]; a bias where it has an effect."""
     torch.manual_seed(0)
     layer = AdaptiveGraph(plan(norm=norm_factory(NormConfig(kind=kind))), adjacency(BONES, JOINTS), 6, 8)
-    bias_C = torch.zeros(8) if layer.convolution.bias is None else layer.convolution.bias
-    assert (bias_C == 0).all() == (kind == "bn")
-    nn.init.normal_(layer.learnt_KVV)
+    nn.init.normal_(layer.learnt_WP)
     x = torch.randn(2, 6, 3, JOINTS)
-    w_KOI = layer.convolution.weight.reshape(8, 3, 6).transpose(0, 1)
-    a_KVV = adjacency(BONES, JOINTS) + layer.learnt_KVV
-    expected = torch.zeros(2, 8, 3, JOINTS) + bias_C.reshape(1, 8, 1, 1)
+    assert (layer.convolution.bias is None) == (kind == "bn")
+    y_KBOTV = layer.convolution(x).unflatten(1, (3, 8)).movedim(1, 0)
+    a_KVW = adjacency(BONES, JOINTS) + layer.learnt_WP.reshape(JOINTS, JOINTS, 3).permute(2, 1, 0)
+    expected = torch.zeros(2, 8, 3, JOINTS)
     for k in range(3):
         for v in range(JOINTS):
             for w in range(JOINTS):
-                expected[..., w] += torch.einsum("oi,bit->bot", w_KOI[k], x[..., v]) * a_KVV[k, v, w]
+                expected[..., w] += y_KBOTV[k, ..., v] * a_KVW[k, v, w]
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
