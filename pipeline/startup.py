@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import distributed
+from pipeline import distributed, gpu
 from pipeline.data import Clips, evenly
 from pipeline.norms import batch_norms
 
@@ -65,6 +65,16 @@ def precision_note(precision: str, device: torch.device, capabilities: Mapping[s
     return (
         "precision: this CPU has no instructions for bf16 (avx512_bf16, amx_bf16), so that training is several times "
         "slower than with --train.precision fp32"
+    )
+
+
+def kernels_note(config: Config, device: torch.device) -> str:
+    """Why a training that our GPU kernels are for goes without them, and what to do; empty if it does not."""
+    wanted = config.train.precision == "bf16" and config.train.channels_last and not config.train.compile
+    why = gpu.hindrance() if device.type == "cuda" and wanted else ""
+    return why and (
+        f"kernels: torch's alone, which large batches are slower with, since Triton cannot make ours here ({why}). It "
+        "needs a C compiler and Python's headers (apt-get install gcc python3-dev)"
     )
 
 

@@ -319,6 +319,7 @@ def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> Non
     notes = [
         startup.statistics_note(config, state.model, len(train_N), distributed.world_size()),
         startup.precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
+        startup.kernels_note(config, clips.device),
     ]
     if config.train.self_test:
         notes.append(startup.self_test(config, clips, state.model, train_N))

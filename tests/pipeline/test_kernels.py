@@ -11,10 +11,9 @@ from pipeline import gpu
 from pipeline.models import ModelConfig, build_model
 from pipeline.norms import NormConfig, norm_factory
 
-if not gpu.TRITON:
-    pytest.skip("Triton is not made for this machine", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton is not made for this machine")
 
-from pipeline.models.kernels import mix  # noqa: E402 - loads Triton
+from pipeline.models.kernels import mix  # noqa: E402
 from pipeline.norms import kernels  # noqa: E402
 from pipeline.norms.kernels import batch_norm  # noqa: E402
 
@@ -153,9 +152,11 @@ class Elsewhere:
         return self.order == memory_format
 
 
-def test_large_features_on_a_gpu_take_kernels() -> None:
-    """The control of the test below."""
-    assert gpu.takes_kernels(Elsewhere())
+def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton can make them; the control of the test below."""
+    for why, taken in (("", True), ("no compiler", False)):
+        monkeypatch.setattr(gpu, "hindrance", lambda why=why: why)
+        assert gpu.takes_kernels(Elsewhere()) is taken
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,25 @@ def test_large_features_on_a_gpu_take_kernels() -> None:
     [{"is_cuda": False}, {"dtype": torch.float32}, {"order": torch.contiguous_format}, {"bodies": 64}, {"bodies": 0}],
     ids=str,
 )
-def test_others_do_not(change: dict[str, object]) -> None:
+def test_others_do_not(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another device, type or order, or few."""
+    monkeypatch.setattr(gpu, "hindrance", str)
     assert not gpu.takes_kernels(Elsewhere(**change))
+
+
+def no_compiler(*_: object) -> None:
+    raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+
+def test_what_hinders_kernels_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C compiler, an old GPU, no Triton: a reason of one line, never an exception."""
+    ask = gpu.hindrance.__wrapped__
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert ask() == "this GPU has no bfloat16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch, "ones", lambda *sizes, **_: torch.zeros(sizes, device=DEVICE))
+    assert ask() == ""
+    monkeypatch.setattr("pipeline.models.kernels.mix", no_compiler)
+    assert ask() == "RuntimeError: Failed to find C compiler."
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert ask() == "Triton is not installed"

@@ -93,3 +93,24 @@ def test_torch_says_what_the_cpu_can() -> None:
     """The names that the note looks for are torch's."""
     if torch.backends.cpu.get_cpu_capability() != "DEFAULT" and "x86" in str(torch.cpu.get_capabilities()):
         assert {"avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
+
+
+@pytest.mark.parametrize(
+    ("train", "device", "why", "told"),
+    [
+        ({"precision": "bf16", "channels_last": True}, "cuda", "no compiler", True),
+        ({"precision": "bf16", "channels_last": True}, "cuda", "", False),
+        ({"precision": "bf16", "channels_last": True}, "cpu", "no compiler", False),
+        ({"precision": "bf16", "channels_last": True, "compile": True}, "cuda", "no compiler", False),
+        ({"precision": "fp32", "channels_last": True}, "cuda", "no compiler", False),
+    ],
+    ids=str,
+)
+def test_missing_kernels_are_told_to_whom_they_are_missing(
+    train: dict[str, Any], device: str, why: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, in bf16 and channels_last, with the remedy."""
+    monkeypatch.setattr(startup.gpu, "hindrance", lambda: why)
+    config = from_dict({"data": "x.h5", "out": "x", "wandb": "off", "train": train})
+    note = startup.kernels_note(config, torch.device(device))
+    assert ("apt-get install gcc python3-dev" in note and why in note) == told == bool(note)
