@@ -102,6 +102,8 @@ def answer(runs: list[Run]) -> str:
     what += f"training → {sick.summary['eval']} accuracy of <b>{html.escape(sick.name)}</b>"
     if plain is not None and plain is not sick:
         what += f"; without norm {_pct(plain.summary['train']['top1'])} → {_pct(plain.eval_top1)}"
+        if plain.summary["eval"] != sick.summary["eval"]:
+            what += f" on <b>{plain.summary['eval']}</b>, other clips"
     cause = sick.doctor["causes"][0] if sick.doctor and sick.doctor["causes"] else None
     judged = f"on {sick.doctor['judged']} clips" if sick.doctor else ""
     gap = 100 * sick.summary["gap"]["normalization"]

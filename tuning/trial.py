@@ -61,6 +61,8 @@ def rank(order: dict[str, Any]) -> None:
         train.run(config, read_test=order["test"])
     except (ValueError, OSError, train.NonFiniteLoss) as error:
         sys.exit(exits.told(error))
+    except KeyboardInterrupt:
+        sys.exit(exits.INTERRUPTED)  # the launcher tells
 
 
 def main(folder: Path) -> int:

@@ -118,7 +118,8 @@ def described(fix: dict[str, Any] | None) -> str:
     before, after = (fix[key]["accuracies"] for key in ("before", "after"))
     names = [name for name in "AC" if name in before]
     moves = ", ".join(f"{name} {100 * before[name]:.1f} -> {100 * after[name]:.1f} %" for name in names)
-    return f"repaired ({fix['remedy']}): {moves} (C: {fix['eval']}); nothing retrained: {escape(fix['out'])}"
+    split = f" (C: {fix['eval']})" if "C" in names else ""
+    return f"repaired ({fix['remedy']}): {moves}{split}; nothing retrained: {escape(fix['out'])}"
 
 
 if __name__ == "__main__":

@@ -92,6 +92,14 @@ def test_what_happened_why_and_what_fixes_it_stand_first(made: Path) -> None:
     assert f"{before:.0f} % → {after:.0f} %" in top
 
 
+def test_a_comparison_of_other_clips_says_so(runs: Path) -> None:
+    """The run without norm was judged on test, the one with it on val."""
+    plain, sick = (page.read_run(runs / name) for name in ("none", "bn-loop"))
+    assert "other clips" not in page.answer([plain, sick])
+    sick.summary["eval"], sick.summary["val"] = "val", {"top1": 0.5}
+    assert "on <b>test</b>, other clips" in page.answer([plain, sick])
+
+
 def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: Path) -> None:
     """A page over one run alone."""
     out = tmp_path / "one.html"

@@ -13,6 +13,7 @@ import torch
 
 from pipeline import card, checkpoint, predict, train
 from pipeline.config import from_dict
+from pipeline.doctor.__main__ import described
 from pipeline.doctor.fix import converted, fix_run
 from pipeline.doctor.runs import diagnose_run
 from pipeline.models.bodies import SlotNorms
@@ -146,3 +147,14 @@ def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured
     assert result.returncode == 2
     assert f"{run}-fixed exists; a repair overwrites nothing" in result.stderr
     assert not (run / "doctor.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("judged", "told"), [("AC", "A 50.0 -> 75.0 %, C 50.0 -> 75.0 % (C: test)"), ("A", "A 50.0 -> 75.0 %;")]
+)
+def test_a_repair_is_described_by_what_was_measured(judged: str, told: str) -> None:
+    """Without clips that were held out there is no C to tell of."""
+    fix = {when: {"accuracies": dict.fromkeys(judged, value)} for when, value in (("before", 0.5), ("after", 0.75))}
+    line = described(fix | {"remedy": "per_call", "eval": "test", "out": "out"})
+    assert told in line
+    assert ("(C" in line) == ("C" in judged)
