@@ -268,8 +268,8 @@ NORMS: dict[str, Kind] = {
     "bn": Kind(_bn, centres=True),
     "sync_bn": Kind(_bn, centres=True),
     "ghost_bn": Kind(_ghost_bn, centres=True),
-    "batch_renorm": Kind(_batch_renorm, centres=True),
-    "frozen_bn": Kind(_frozen_bn, centres=True),
+    "batch_renorm": Kind(_batch_renorm),
+    "frozen_bn": Kind(_frozen_bn, centres=True),  # until it is frozen, and then it has the layers of the bn it loaded
     "ln": Kind(_ln),
     "gn": Kind(_gn),  # Wu & He 2018, arXiv 1803.08494
     "gn1": Kind(_gn1),  # the "LayerNorm" over all of C, T, V; arXiv 1607.06450

@@ -722,3 +722,13 @@ def test_masked_bodies_never_enter_the_maximum_where_all_features_are_negative()
     assert torch.equal(y[0], x[0, ..., 0])
     assert (y[1] < 0).all()
     assert (y[2] == 0).all()
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_who_takes_a_bias_away_says_so(kind: str) -> None:
+    """In training a constant added to each channel changes nothing behind these norms, and something behind others."""
+    torch.manual_seed(0)
+    layer = norm_factory(NormConfig(kind=kind, groups=2, ghost=4, freeze_after=10))(4).train()
+    x, bias_C = torch.randn(8, 4, 5, 3), torch.tensor([-1.0, 0.5, 2.0, 3.0])
+    without, with_it = layer(x), layer(x + bias_C[:, None, None])
+    assert torch.allclose(without, with_it, atol=1e-4) == NORMS[kind].centres
