@@ -43,7 +43,7 @@ class AdaptiveGraph(nn.Module):
 
             y_RWC = mix(a_WP, y_RPC)
         else:
-            y_RWC = a_WP.expand(len(y_RPC), -1, -1) @ y_RPC
+            y_RWC = a_WP.expand(y_RPC.shape[0], -1, -1) @ y_RPC  # not len: an export keeps the number of rows open
         return y_RWC.unflatten(0, (bodies, frames)).permute(0, 3, 1, 2)
 
 
