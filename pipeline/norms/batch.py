@@ -159,7 +159,7 @@ class BatchNorm(BatchStatistics):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised; by torch's kernels, over several ranks in the parts between the exchanges."""
+        """x (B, C, ...) normalised; by torch's kernels or ours, over several ranks by torch's between the exchanges."""
         self._check_input_dim(x)
         if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
             return self.by_kernels(x) if self.training and gpu.takes_kernels(x) else _BatchNorm.forward(self, x)

@@ -26,24 +26,30 @@ of_any_size = triton.jit(do_not_specialize=["rows", "span", "parts"])
 
 
 @triton.jit
+def _channels(CHANNELS: tl.constexpr):
+    """Those of this block."""
+    return tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
 def _tile(first, last, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Where ROWS rows from `first` on, before `last`, lie in memory, and which of them are there; channels by block."""
     row_R = first + tl.arange(0, ROWS)
-    c_C = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    c_C = _channels(CHANNELS)
     return row_R.to(tl.int64)[:, None] * channels + c_C[None, :], (row_R < last)[:, None] & (c_C < channels)[None, :]
 
 
 @triton.jit
 def _columns(of_C, channels, CHANNELS: tl.constexpr):
     """This block's values of a value per channel, (1, CHANNELS) in float32."""
-    c_C = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    c_C = _channels(CHANNELS)
     return tl.load(of_C + c_C, mask=c_C < channels, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
 def _keep(of_C, value_C, channels, CHANNELS: tl.constexpr):
     """Write this block's values of a value per channel."""
-    c_C = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    c_C = _channels(CHANNELS)
     tl.store(of_C + c_C, value_C, mask=c_C < channels)
 
 
