@@ -462,7 +462,7 @@ def main() -> int:
             if first:
                 claim(config)
             if config.nproc > 1 and not distributed.launched():
-                distributed.launch(main_of_rank, (as_dict(config),), config.nproc)
+                distributed.launch(main_of_rank, (as_dict(config), True), config.nproc)
             else:
                 run(config)
     except FAULTS as error:
@@ -470,10 +470,10 @@ def main() -> int:
     return 0
 
 
-def main_of_rank(values: dict[str, Any]) -> None:
-    """What our launcher starts in each rank."""
+def main_of_rank(values: dict[str, Any], read_test: bool) -> None:
+    """What our launcher starts in each rank, of a search's trial too."""
     try:
-        run(from_dict(values))
+        run(from_dict(values), read_test)
     except (ValueError, OSError, NonFiniteLoss) as error:
         sys.exit(exits.told(error))
     except KeyboardInterrupt:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def run(folder: Path, order: dict[str, Any]) -> None:
     import torch
 
     from pipeline import distributed, train
-    from pipeline.config import from_dict
+    from pipeline.config import as_dict, from_dict
     from preprocessing import files
     from tuning.space import nested
     from tuning.variants import evaluate_variants
@@ -39,30 +38,12 @@ def run(folder: Path, order: dict[str, Any]) -> None:
     config = from_dict(nested(order["settings"] | {"out": str(folder), "wandb": "off"}))
     train.claim(config)
     if config.nproc > 1:
-        distributed.launch(rank, (order | {"folder": str(folder)},), config.nproc)
+        distributed.launch(train.main_of_rank, (as_dict(config), order["test"]), config.nproc)
     else:
         train.run(config, read_test=order["test"])
     summary = json.loads((folder / "summary.json").read_text())
     variants = evaluate_variants(folder, order["variants"], order["test"]) if order["variants"] else {}
     files.publish_json(folder / RESULT, {"summary": summary, "variants": variants})
-
-
-def rank(order: dict[str, Any]) -> None:
-    """What the launcher starts in each rank."""
-    import torch
-
-    from pipeline import train
-    from pipeline.config import from_dict
-    from tuning.space import nested
-
-    torch.set_num_threads(order["threads"])
-    config = from_dict(nested(order["settings"] | {"out": order["folder"], "wandb": "off"}))
-    try:
-        train.run(config, read_test=order["test"])
-    except (ValueError, OSError, train.NonFiniteLoss) as error:
-        sys.exit(exits.told(error))
-    except KeyboardInterrupt:
-        sys.exit(exits.INTERRUPTED)  # the launcher tells
 
 
 def main(folder: Path) -> int:
