@@ -32,10 +32,7 @@ def trained_run(data: Path, out: Path, **norm: Any) -> Path:
 def runs(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the runs `none`, `bn-loop` (the question's momentum) and `bn-masked`."""
     folder = tmp_path_factory.mktemp("runs")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     trained_run(data_file, folder / "none", kind="none", persons="loop")
     trained_run(data_file, folder / "bn-loop", kind="bn", persons="loop", momentum=0.01)
     trained_run(data_file, folder / "bn-masked", kind="bn", persons="masked")
-    torch.set_num_threads(threads)
     return folder

@@ -35,7 +35,6 @@ def outcome(settings: dict[str, Any], x: Tensor, w: Tensor, present: Tensor | No
 def main(folder: Path) -> None:
     """Every case in turn; the file's name carries the rank."""
     distributed.join()
-    torch.set_num_threads(1)
     rank = distributed.rank()
     results = {}
     for name, case in torch.load(folder / "cases.pt", weights_only=True).items():

@@ -30,7 +30,6 @@ from tests.conftest import Answer, write_file
 
 COMMAND = [sys.executable, "-m", "pipeline.train"]
 QUICK = ["--train.epochs", "4", "--train.eval-every", "2", "--train.batch-size", "16", "--input.frames", "16"]
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def words_of(data: Path, run: Path, *more: str, wandb: str = "off") -> list[str]:
@@ -41,7 +40,7 @@ def words_of(data: Path, run: Path, *more: str, wandb: str = "off") -> list[str]
 def train(data: Path, run: Path, *more: str, wandb: str = "off") -> subprocess.CompletedProcess[str]:
     """One training command, to its end."""
     command = [*COMMAND, *words_of(data, run, *more, wandb=wandb)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=ONE_THREAD)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +83,7 @@ def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path:
     """SIGKILL after the second epoch; the same command again ends with the undisturbed run's weights."""
     run = tmp_path / "killed"
     command = [*COMMAND, *words_of(data_file, run)]
-    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -274,7 +273,7 @@ def test_a_finished_run_keeps_its_repair_and_does_without_its_ledger(finished: P
     (run / "ledger.jsonl").unlink()
     config = json.loads((run / "config.json").read_text())
     words = [*COMMAND, *words_of(Path(config["data"]), run)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=240, env=ONE_THREAD)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     again = json.loads((run / "summary.json").read_text())
     assert again["fix"] == {"remedy": "joint"}
@@ -286,7 +285,7 @@ def test_two_ranks_that_are_interrupted_say_so(data_file: Path, tmp_path: Path, 
     """Exit 130, no traceback; the same command resumes."""
     run = tmp_path / "run"
     words = [*COMMAND, *words_of(data_file, run, "--nproc", "2", "--train.epochs", "10000")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (run / "checkpoint.json").exists():
             assert time.monotonic() < deadline
@@ -329,7 +328,7 @@ def test_a_run_with_everything_switched_on_resumes_bitwise(data_file: Path, tmp_
     assert train(data_file, tmp_path / "whole", *EVERYTHING).returncode == 0
     run = tmp_path / "half"
     command = [*COMMAND, *words_of(data_file, run, *EVERYTHING)]
-    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -357,8 +356,7 @@ def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, los
         | {"optim": {"ema": 0.9, "schedule": "cosine"}, "augment": {"noise": 0.01, "crop": 0.7}}
         | {"train": {"epochs": 4, "eval_every": 4, "batch_size": 16}}
     )
-    cpu, threads = torch.device("cpu"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
     clips, splits, state = setup(config, cpu)
     saved = {}
     for record in fit(config, clips, splits, state):
@@ -373,7 +371,6 @@ def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, los
         saved[lost] = fresh[lost]
     again.load(saved)
     list(fit(config, clips, splits, again, done=1 if lost == "epoch" else 2))
-    torch.set_num_threads(threads)
     ours, theirs = again.save(), state.save()
     same = all(torch.equal(x, theirs[part][n]) for part in ("model", "average") for n, x in ours[part].items())
     assert same is (lost == "nothing")
@@ -392,10 +389,7 @@ def test_batches_that_threads_make_ahead_train_the_same_network(data_file: Path)
         list(fit(config, clips, splits, state))
         return list(state.model.state_dict().values())
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     streamed, resident = trained(workers=3), trained(workers=0)
-    torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(streamed, resident, strict=True))
 
 
@@ -465,7 +459,7 @@ def test_two_nodes_on_loopback_train_as_one(data_file: Path, tmp_path: Path) -> 
     agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
     command = [*COMMAND[1:], *words_of(data_file, tmp_path / "two", *whole)]
-    loopback = ONE_THREAD | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2])}
+    loopback = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2])}
     nodes = [subprocess.Popen([*agent, *command], env=loopback) for _ in range(2)]
     assert [node.wait(timeout=240) for node in nodes] == [0, 0]
     assert train(data_file, tmp_path / "one", *whole).returncode == 0

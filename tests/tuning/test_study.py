@@ -94,11 +94,8 @@ def test_a_study_of_other_arms_does_not_mix_with_it(data_file: Path, finished: P
 
 def test_momentum_0_in_evaluation_is_nothing_and_the_check_can_fail(data_file: Path, tmp_path: Path) -> None:
     """Of a network trained in the loop; by other statistics the same check says that logits differ."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     run = trained_run(data_file, tmp_path / "run", kind="bn", persons="loop", momentum=0.01)
     found = variants.evaluate_variants(run, list(variants.VARIANTS), read_test=True)
-    torch.set_num_threads(threads)
     summary = json.loads((run / "summary.json").read_text())
     assert found["momentum_0"]["identical"]
     assert found["momentum_0"]["test"] == summary["test"]

@@ -85,7 +85,7 @@ def test_the_process_does_not_grow_with_the_number_of_batches() -> None:
     Copied anew in place of one another, they took 216 MB and more: what is freed lies between what is not.
     """
     code = (
-        "import torch; from pipeline.doctor.samples import take; torch.set_num_threads(1)\n"
+        "import torch; from pipeline.doctor.samples import take\n"
         "held = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "before = held(); samples = take(((torch.rand(64, 9600), torch.zeros(64)) for _ in range(400)), limit=200)\n"
         "print(held() - before)"
