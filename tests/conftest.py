@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Of this process and all that it starts, before torch reads it. Sums come out the same each time, and threads that wait
-# for one another do not spin: beside a training of one thread that took eight times as long.
+# For this process and all that it starts, before torch reads it. Sums come out the same each time, and no threads spin
+# while they wait for one another: beside a training, tests with two threads took more than eight times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
