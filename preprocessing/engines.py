@@ -120,13 +120,20 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
 
 
 def knock(address: str) -> None:
-    """ConnectionError where nobody listens at host:port: Ray itself would go on trying for minutes."""
+    """ConnectionError where nobody listens at a cluster's host:port: Ray itself would go on trying for minutes.
+
+    `auto` is what Ray takes it for: RAY_ADDRESS, or what was started here last, of which a file tells for ever.
+    """
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address  # noqa: PLC0415 - Ray is loaded on demand
+
+        address = canonicalize_bootstrap_address(address) or ""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError as error:
-            raise ConnectionError(str(error)) from None
+            raise ConnectionError(f"{address}: {error}") from None
 
 
 def _in_order(ray: Any, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,26 @@ def write_file(
         )
         write(path, contents, spool)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_folder() -> Iterator[Path]:
+    """Where Ray keeps sockets, logs and the address of a cluster: tests see none of this machine's and leave none."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # a short path
+        os.environ["RAY_TMPDIR"] = folder
+        yield Path(folder) / "ray"
+    del os.environ["RAY_TMPDIR"]
+
+
+@pytest.fixture
+def cluster_gone(ray_folder: Path) -> Iterator[int]:
+    """The port of a cluster on this machine that was killed: Ray's file still tells of it."""
+    ray_folder.mkdir(exist_ok=True)
+    told = ray_folder / "ray_current_cluster"
+    port = 9
+    told.write_text(f"127.0.0.1:{port}")
+    yield port
+    told.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +85,12 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can go on later
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # so that verbose=0 is silent: the source reports
     if address is None:
+        if os.environ.get("RAY_ADDRESS"):
+            unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
+            print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if address is not None and ":" in address:
-        try:
-            knock(address)
-        except ConnectionError as error:
-            raise _no_cluster(address, error) from None
     import ray
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is ours to tell
@@ -102,6 +101,7 @@ def connect(address: str | None) -> None:
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     packages = [str(Path(__file__).parents[1] / name) for name in ("preprocessing", "pipeline", "tuning")]
     try:
+        knock(address)
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.ERROR,
             runtime_env=None if submitted else {"py_modules": packages},
@@ -114,9 +114,11 @@ def _start(ray: Any) -> None:
     """Ray gives its own processes 30 s to come up, which a busy machine may not keep: then once more."""
     for left in reversed(range(STARTS)):
         try:
+            # "local", or Ray joins whatever cluster was started here last, and waits for minutes where that is gone.
             ray.init(
-                include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR
-            )
+                address="local", include_dashboard=False, _node_ip_address="127.0.0.1",
+                log_to_driver=False, logging_level=logging.ERROR,
+            )  # fmt: skip
             return
         except Exception as error:  # what Ray raises here is Exception itself
             ray.shutdown()
@@ -127,7 +129,9 @@ def _start(ray: Any) -> None:
 
 def _no_cluster(address: str, error: Exception) -> EngineError:
     reason = str(error).splitlines()[0]
-    return EngineError(f"no Ray cluster at {address} ({reason}); start one with ray start --head")
+    return EngineError(
+        f"no Ray cluster at {address} ({reason}); start one with ray start --head, or leave out --address"
+    )
 
 
 def run_all(

@@ -1,6 +1,7 @@
 """The Ray engine gives the same bytes on two nodes of one machine; without a cluster, or Ray, it says so."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,13 @@ def test_an_address_without_a_cluster_gets_one_line(recordings: Path, tmp_path: 
     assert child.returncode == 2
     assert "Traceback" not in child.stderr
     assert child.stderr.strip().splitlines()[-1].startswith("error: no Ray cluster at 127.0.0.1:9")
+
+
+def test_a_cluster_that_is_gone_gets_one_line(
+    recordings: Path, tmp_path: Path, cluster_gone: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build([str(recordings), "--out", str(tmp_path / "b.h5"), "--engine", "ray"]) == 2
+    assert re.search(rf"no Ray cluster at auto \(\S+:{cluster_gone}: ", capsys.readouterr().err)
 
 
 def test_every_engine_takes_the_same_arguments() -> None:

@@ -4,6 +4,7 @@
 #   unshare --pid --fork --mount-proc --net --mount --propagation private bash SCRIPT ARGUMENTS
 set -euo pipefail
 ip link set lo up
+unset RAY_TMPDIR
 mkdir -p /tmp/ray
 mount -t tmpfs tmpfs /tmp/ray
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Answer
+from tuning import engine
 from tuning.ledger import Ledger, Outcome, Task
 from tuning.progress import Board
 from tuning.search import Search, Tpe, main, seconds
@@ -208,6 +210,28 @@ def test_a_mistake_gets_words_and_no_traceback(
     assert result.returncode == 2
     assert words in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(
+    data_file: Path, tmp_path: Path, cluster_gone: int, answer: Answer
+) -> None:
+    """Ray's file tells of it for ever. Without --address a search runs on this machine all the same."""
+    sizes = ("--trials", "1", "--epochs", "1", "--frames", "16")
+    asked = answer(main, "--data", data_file, "--out", tmp_path / "study", *sizes, "--address", "auto")
+    assert asked.returncode == 2
+    assert re.search(rf"no Ray cluster at auto \(\S+:{cluster_gone}: ", asked.stderr)
+    result = search(data_file, tmp_path / "study", *sizes, "--wandb", "off")
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_address_in_the_environment_that_is_not_used_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a job was submitted without --address auto."""
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(engine, "_start", lambda ray: None)
+    engine.connect(None)
+    assert "RAY_ADDRESS=head:6379 is not used: trials run on this machine" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, answer: Answer) -> None:
