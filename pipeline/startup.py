@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import os
+import statistics
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +26,7 @@ FEW_CLIPS = 16
 STEPS = 200
 CLIPS = 16
 LEARNED = 0.5  # of the loss of guessing
+LOOKS = 9  # at who is running, 25 ms apart
 
 
 def one_order(on: bool) -> None:
@@ -66,6 +70,30 @@ def precision_note(precision: str, device: torch.device, capabilities: Mapping[s
         "precision: this CPU has no instructions for bf16 (avx512_bf16, amx_bf16), so that training is several times "
         "slower than with --train.precision fp32"
     )
+
+
+def cores_note(threads: int, others: int, cores: int, device: torch.device) -> str:
+    """Whether this training's threads will wait for cores that other work holds; empty, or what to do instead.
+
+    Threads that wait for one another spin: two trainings on two cores went at a third of the rate of one thread each.
+    """
+    if device.type != "cpu" or threads == 1 or others + threads <= cores:
+        return ""
+    return (
+        f"cores: other work runs on {min(others, cores)} of {cores}, and {threads} threads here would wait for one "
+        "another and for it. Give each training cores of its own: OMP_NUM_THREADS=1 before the command"
+    )
+
+
+def running(proc: Path = Path("/proc/loadavg")) -> int:
+    """Threads of other processes that run or wait for a core just now; 0 where the system does not say (no Linux)."""
+    if not proc.is_file():
+        return 0
+    seen = []
+    for _ in range(LOOKS):
+        time.sleep(0.025)
+        seen.append(int(proc.read_text().split()[3].split("/")[0]) - 1)  # the one is who reads it
+    return max(0, int(statistics.median(seen)))
 
 
 def kernels_note(config: Config, device: torch.device) -> str:

@@ -1,5 +1,8 @@
 """startup.py: too few clips for a statistic are told, and a network that cannot learn is told before it trains."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +117,30 @@ def test_missing_kernels_are_told_to_whom_they_are_missing(
     config = from_dict({"data": "x.h5", "out": "x", "wandb": "off", "train": train})
     note = startup.kernels_note(config, torch.device(device))
     assert ("apt-get install gcc python3-dev" in note and why in note) == told == bool(note)
+
+
+@pytest.mark.parametrize(
+    ("threads", "others", "cores", "device", "told"),
+    [
+        (2, 1, 2, "cpu", True),
+        (2, 0, 2, "cpu", False),
+        (1, 2, 2, "cpu", False),  # one thread waits for nobody
+        (8, 8, 16, "cpu", False),
+        (2, 2, 2, "cuda", False),
+    ],
+)
+def test_other_work_on_the_cores_is_told(threads: int, others: int, cores: int, device: str, told: bool) -> None:
+    note = startup.cores_note(threads, others, cores, torch.device(device))
+    assert ("OMP_NUM_THREADS=1 before the command" in note) == told
+
+
+def test_a_process_that_computes_is_seen_running(tmp_path: Path) -> None:
+    """Whatever else runs on this machine; none where the system does not say."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    time.sleep(0.5)
+    seen = startup.running()
+    for child in busy:
+        child.kill()
+        child.wait()
+    assert seen >= len(busy)
+    assert startup.running(tmp_path / "none") == 0
