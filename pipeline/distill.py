@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +22,7 @@ from pipeline.data import Batch
 class DistillConfig:
     """Whom a network learns from."""
 
-    runs: tuple[str, ...] = ()
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN...")] = ()
     """Finished runs on the same data, protocol and frames, whose mean answer is learned; none: labels alone."""
     weight: float = 1.0
     """Share of the answers in the loss; labels have the rest."""
