@@ -306,13 +306,16 @@ def classes_section(runs: list[Run], file: SkeletonFile) -> str:
 
 
 def study_table(study: Path) -> str:
-    """The search's trials, best first."""
+    """The trials of a search, best first, or of a study, arm by arm."""
     path = study / "results.json"
     if not path.exists():
-        raise ValueError(f"{study} has no results.json; run python -m tuning.search --out {study} first")
-    trials = files.read_json(path, "trials")["trials"]
+        raise ValueError(
+            f"{study} has no results.json; run python -m tuning.search or tuning.study --out {study} first"
+        )
+    document = files.read_json(path, "trials")
+    trials, arms = document["trials"], document.get("arms")
     if not trials:
-        return "<h2>The search: no trials yet</h2>"
+        return f"<h2>The {'search' if arms is None else 'study'}: no trials yet</h2>"
     hidden = ("error", "generalization_gap", "attempts")
     columns = [key for key in trials[0] if key not in hidden and any(trial.get(key) is not None for trial in trials)]
     short = {"normalization_gap": "norm. gap", "train.batch_size": "batch"}
@@ -320,10 +323,12 @@ def study_table(study: Path) -> str:
     body = ""
     for trial in trials:
         body += "<tr>" + "".join(_cell(column, trial.get(column)) for column in columns) + "</tr>"
-    return (
-        f"<h2>The search: {len(trials)} settings, judged on held-out subjects of the training part</h2>"
-        f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
+    title = (
+        f"The search: {len(trials)} settings, judged on held-out subjects of the training part"
+        if arms is None
+        else f"The study: {len(arms)} arms in {len(trials)} rows, one an arm and seed; effects are in its report.html"
     )
+    return f"<h2>{title}</h2><div class=scroll><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _cell(column: str, value: Any) -> str:
@@ -448,7 +453,9 @@ def main() -> int:
     def command(
         runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="Finished run folders.")],
         out: Annotated[Path, tyro.conf.arg(help="The page to write.")],
-        study: Annotated[Path | None, tyro.conf.arg(help="Study folder of tuning.search, shown as a table.")] = None,
+        study: Annotated[
+            Path | None, tyro.conf.arg(help="Folder of tuning.search or tuning.study, shown as a table.")
+        ] = None,
     ) -> tuple[tuple[Path, ...], Path, Path | None]:
         """Arguments: finished run folders; the page to write; a study folder whose table to show."""
         return runs, out, study

@@ -187,6 +187,16 @@ def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
     assert page.told_apart(read[:1], folders[:1]) == read[:1]
 
 
+def test_a_study_of_arms_is_no_search(tmp_path: Path) -> None:
+    """Its rows are arms and seeds, and the test split judges them."""
+    rows = [{"arm": arm, "seed": seed, "test": 0.5} for arm in ("none", "bn") for seed in (0, 1)]
+    (tmp_path / "results.json").write_text(json.dumps({"arms": [{"arm": "none"}, {"arm": "bn"}], "trials": rows}))
+    table = page.study_table(tmp_path)
+    assert "<h2>The study: 2 arms in 4 rows" in table
+    assert "search" not in table
+    assert table.count("<td>50.0") == 4
+
+
 def test_a_study_without_trials_is_said_to_have_none(tmp_path: Path) -> None:
     """Stopped before its first ended."""
     (tmp_path / "results.json").write_text('{"trials": []}')
