@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.augment import AugmentConfig
 from pipeline.data import InputConfig
-from pipeline.distill import DistillConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
 from pipeline.optim import OptimConfig
@@ -83,7 +82,6 @@ class Config:
     norm: NormConfig = field(default_factory=NormConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -79,7 +79,6 @@ class Clips:
         self.device = device
         self.classes = len(file.class_names)
         self.class_names = list(file.class_names)
-        self.default_protocol = file.default_protocol
         self.joint_names = list(file.joint_names)
         self.joints = int(file.joints_RV3.shape[1])
         self.bones = tuple((int(parent), int(child)) for parent, child in file.bones)

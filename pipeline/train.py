@@ -3,7 +3,6 @@
     python -m pipeline.train default --data ntu60.h5 --out runs/bn-loop --norm.kind bn --norm.persons loop
     python -m pipeline.train default --data ntu60.h5 --out runs/ddp --nproc 2 --train.batch-size 128
     torchrun --nproc-per-node 4 -m pipeline.train default --data ntu60.h5 --out runs/four
-    python -m pipeline.train default --data ntu60.h5 --out runs/student --distill.runs runs/0 runs/1 runs/2
 
 The same command again resumes from the last checkpoint. RUN/summary.json has the figures, RUN/ledger.jsonl one line an
 epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 damaged file, 7 no space,
@@ -17,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import card, checkpoint, distill, distributed, evaluate, norms, optim, report, startup
+from pipeline import card, checkpoint, distributed, evaluate, norms, optim, report, startup
 from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
@@ -123,7 +122,6 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         compile_trunk(state.model)
     parallel = distributed.wrap(state.model, device, same_buffers=config.norm.sync)
     low_precision = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    taught_by = teachers(config, clips, splits)
     for epoch in range(done + 1, settings.epochs + 1):
         parallel.train()
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
@@ -143,9 +141,10 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 batch = next(made)
                 with low_precision:
                     logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
-                    loss = objective(config, logits, batch, taught_by)
                 # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
                 # DDP averages over, is exactly the gradient of one big batch.
+                smooth = config.optim.label_smoothing
+                loss = functional.cross_entropy(logits, batch.label_N, reduction="sum", label_smoothing=smooth)
                 loss = loss * ranks / len(index_N)
                 loss.backward()
                 if not finite_gradients(state.model):
@@ -176,39 +175,6 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 "evaluation_seconds": time.perf_counter() - begin,
             }
         yield record
-
-
-def teachers(config: Config, clips: Clips, splits: Splits) -> list[nn.Module]:
-    """The trained networks that a run learns from. ValueError where one cannot judge these clips, or gives away some
-    that this run holds out."""
-    found = []
-    for folder in map(Path, config.distill.runs):
-        theirs, data_sha256 = settings_of(folder)
-        why = ""
-        if not (folder / "summary.json").is_file():
-            why = "is not finished (no summary.json); the same python -m pipeline.train command resumes it"
-        elif data_sha256 != data_identity(config):
-            why = f"was trained on another data file than {config.data}"
-        elif (theirs.input.protocol or clips.default_protocol) != splits.protocol:
-            why = f"was trained on protocol {theirs.input.protocol or clips.default_protocol}, not on {splits.protocol}"
-        elif theirs.input.frames != config.input.frames:
-            why = f"sees {theirs.input.frames} frames; set --input.frames {theirs.input.frames}"
-        elif len(splits.held_out(config.input.fit)) > len(splits.held_out(theirs.input.fit)):
-            why = "has seen the val clips, which this run is judged by; set --input.fit train+val, as it had"
-        if why:
-            raise ValueError(f"distill.runs: {folder} {why}")
-        found.append(with_weights(network_for(theirs, clips), folder, clips.device).requires_grad_(False))
-    return found
-
-
-def objective(config: Config, logits_NK: Tensor, batch: Batch, taught_by: Sequence[nn.Module]) -> Tensor:
-    """What a step lowers, summed over the clips: the loss by their labels, or by what the teachers say of them."""
-    smooth = config.optim.label_smoothing
-    labels = functional.cross_entropy(logits_NK, batch.label_N, reduction="sum", label_smoothing=smooth)
-    if not taught_by:
-        return labels
-    said_NK = distill.answers(taught_by, batch, config.distill.temperature)
-    return distill.loss(config.distill, logits_NK, said_NK, labels)
 
 
 def training_batch(config: Config, clips: Clips, mirror_V: Tensor | None, draw: Draw) -> Batch:
@@ -450,10 +416,7 @@ def parse(arguments: list[str]) -> Config:
         description=__doc__,
     )
     # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
-    runs = tuple(str(Path(folder).resolve()) for folder in config.distill.runs)
-    return dataclasses.replace(
-        config, data=config.data.resolve(), distill=dataclasses.replace(config.distill, runs=runs)
-    )
+    return dataclasses.replace(config, data=config.data.resolve())
 
 
 def claim(config: Config) -> None:
