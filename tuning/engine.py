@@ -26,6 +26,8 @@ from tuning.trial import RESULT
 ATTEMPTS = 2  # of a trial
 KEEP = 3  # one in so many goes on from a rung, which is so many times as far as the one before
 STARTS = 3  # of Ray
+SOCKET = 107  # characters of a socket's path, at most, of which Ray's own part is as long as this one:
+SOCKET_OF_RAY = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def connect(address: str | None) -> None:
         if os.environ.get("RAY_ADDRESS"):
             unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
             print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
+        # Batch systems have long names for scratch folders. Ray and trials have sockets there, and little else.
+        if len(os.environ.get("TMPDIR", "")) > SOCKET - len(SOCKET_OF_RAY):
+            os.environ["TMPDIR"] = "/tmp"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -124,7 +129,9 @@ def _start(ray: Any) -> None:
             ray.shutdown()
             if not left:
                 reason = str(error).splitlines()[0]
-                raise EngineError(f"Ray did not start ({reason}); the same command tries again") from None
+                long = "AF_UNIX path length" in reason
+                remedy = "set RAY_TMPDIR to a folder with a short path" if long else "the same command tries again"
+                raise EngineError(f"Ray did not start ({reason}); {remedy}") from None
 
 
 def _no_cluster(address: str, error: Exception) -> EngineError:

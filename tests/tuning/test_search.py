@@ -32,11 +32,12 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "tuning.search", "--data", str(data), "--out", str(out), *more]
 
 
-def search(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The command, from another folder than the project's."""
+def search(data: Path, out: Path, *more: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """The command, from another folder than the project's, with these environment variables (None: without)."""
+    wanted = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run(
         command(data, out, *more), capture_output=True, text=True, timeout=300, cwd=data.parent,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env={name: value for name, value in wanted.items() if value is not None},
     )  # fmt: skip
 
 
@@ -222,6 +223,18 @@ def test_a_cluster_that_is_gone_is_not_waited_for(
     assert re.search(rf"no Ray cluster at auto \(\S+:{cluster_gone}: ", asked.stderr)
     result = search(data_file, tmp_path / "study", *sizes, "--wandb", "off")
     assert result.returncode == 0, result.stderr
+
+
+def test_ray_needs_no_short_scratch_folder(data_file: Path, tmp_path: Path) -> None:
+    """Sockets have short paths; TMPDIR of a batch system is long. What is given for Ray is the user's to shorten."""
+    scratch = tmp_path / ("a_job_of_a_batch_system" * 4)
+    scratch.mkdir()
+    sizes = ("--trials", "1", "--epochs", "1", "--frames", "16", "--wandb", "off")
+    result = search(data_file, tmp_path / "study", *sizes, TMPDIR=str(scratch), RAY_TMPDIR=None)
+    assert result.returncode == 0, result.stderr
+    result = search(data_file, tmp_path / "other", *sizes, RAY_TMPDIR=str(scratch))
+    assert result.returncode == 2
+    assert "set RAY_TMPDIR to a folder with a short path" in result.stderr
 
 
 def test_an_address_in_the_environment_that_is_not_used_is_told(
