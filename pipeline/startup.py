@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +72,19 @@ def precision_note(precision: str, device: torch.device, capabilities: Mapping[s
     )
 
 
-def cores_note(threads: int, others: int, cores: int, device: torch.device) -> str:
+def cores_note(threads: int, others: Callable[[], int], cores: int, device: torch.device) -> str:
     """Whether this training's threads will wait for cores that other work holds; empty, or what to do instead.
 
     Threads that wait for one another spin: two trainings on two cores went at a third of the rate of one thread each.
+    `others` takes a moment and is asked only where it matters. Ranks have shared the cores out among themselves.
     """
-    if device.type != "cpu" or threads == 1 or others + threads <= cores:
+    if device.type != "cpu" or threads == 1 or distributed.world_size() > 1:
+        return ""
+    busy = others()
+    if busy + threads <= cores:
         return ""
     return (
-        f"cores: other work runs on {min(others, cores)} of {cores}, and {threads} threads here would wait for one "
+        f"cores: other work runs on {min(busy, cores)} of {cores}, and {threads} threads here would wait for one "
         "another and for it. Give each training cores of its own: OMP_NUM_THREADS=1 before the command"
     )
 

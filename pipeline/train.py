@@ -316,12 +316,11 @@ def run(config: Config, read_test: bool = True) -> None:
 
 def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> None:
     train_N = splits.fit(config.input.fit)
-    others = startup.running() if distributed.world_size() == 1 else 0  # its own ranks have shared the cores out
     notes = [
         startup.statistics_note(config, state.model, len(train_N), distributed.world_size()),
         startup.precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
         startup.kernels_note(config, clips.device),
-        startup.cores_note(torch.get_num_threads(), others, os.cpu_count() or 1, clips.device),
+        startup.cores_note(torch.get_num_threads(), startup.running, os.cpu_count() or 1, clips.device),
     ]
     if config.train.self_test:
         notes.append(startup.self_test(config, clips, state.model, train_N))

@@ -130,7 +130,7 @@ def test_missing_kernels_are_told_to_whom_they_are_missing(
     ],
 )
 def test_other_work_on_the_cores_is_told(threads: int, others: int, cores: int, device: str, told: bool) -> None:
-    note = startup.cores_note(threads, others, cores, torch.device(device))
+    note = startup.cores_note(threads, lambda: others, cores, torch.device(device))
     assert ("OMP_NUM_THREADS=1 before the command" in note) == told
 
 
