@@ -134,8 +134,8 @@ def augment(
     if config.mirror:
         assert mirror_V is not None
         flip_N = draw.uniform(_MIRROR, 1)[:, 0] < config.mirror
-        sign_C = torch.tensor([-1.0, 1.0, 1.0], device=x_NCTVM.device)
-        other = x_NCTVM[..., mirror_V.to(x_NCTVM.device), :] * sign_C.reshape(1, 3, 1, 1, 1)
+        other = x_NCTVM[..., mirror_V.to(x_NCTVM.device), :]
+        other[:, 0].neg_()
         x_NCTVM = torch.where(_over(flip_N, x_NCTVM), other, x_NCTVM)
     if config.swap:
         swap_N = draw.uniform(_SWAP, 1)[:, 0] < config.swap

@@ -35,6 +35,7 @@ from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data import Batch, Clips, Splits, ahead, epoch_batches, load
+from pipeline.finite import NonFiniteLoss, Watch
 from pipeline.metrics import confusion, metrics
 from pipeline.models import build_model, compile_trunk
 from pipeline.models.cost import cost
@@ -42,18 +43,6 @@ from pipeline.models.cost import describe as describe_cost
 from pipeline.models.plan import Bones
 from preprocessing import exits, files
 from preprocessing.hdf5 import open_file
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss of a step was not finite on some rank; no rank has taken the step. `clips` names the batch."""
-
-    exit_code = exits.NON_FINITE
-
-    def __init__(self, epoch: int, clips: list[str]) -> None:
-        shown = ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")
-        super().__init__(f"epoch {epoch}: the loss is not finite on clips {shown}; no step taken. Lower optim.lr")
-        self.epoch, self.clips = epoch, clips
-
 
 # What ends a training by a line instead of a traceback.
 FAULTS = (ValueError, OSError, files.LockedError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt)
@@ -115,7 +104,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     settings, frames, device = config.train, config.input.frames, clips.device
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
     probe_N = evaluate.probe(train_N)
-    mirror_V = mirrored_joints(clips.joint_names) if config.augment.mirror else None
+    mirror_V = mirrored_joints(clips.joint_names).to(device) if config.augment.mirror else None
     order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
     if settings.compile:
@@ -126,9 +115,11 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         parallel.train()
         torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
-        batches = epoch_batches(train_N, key_N, settings.batch_size, settings.seed, epoch, order)
+        # On the device all at once: a copy of its own for each batch would wait until the batch before is done.
+        batches = epoch_batches(train_N.to(device), key_N, settings.batch_size, settings.seed, epoch, order)
+        watch = Watch(epoch, state.optimizer, clips.names, device)
         draws = (
-            Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank].to(device))
+            Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank])
             for index_N in batches
             for part_N in index_N.tensor_split(settings.accumulate)
         )
@@ -147,8 +138,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 loss = functional.cross_entropy(logits, batch.label_N, reduction="sum", label_smoothing=smooth)
                 loss = loss * ranks / len(index_N)
                 loss.backward()
-                if not finite_gradients(state.model):
-                    raise NonFiniteLoss(epoch, [str(name) for name in clips.names[part_N]])
+                watch.see(state.model, part_N)
                 right = (logits.argmax(1) == batch.label_N).sum()
                 sums += torch.stack([right, loss.detach() / ranks * len(index_N)])
             norms.clip_gradients(state.model, config.norm.clip)
@@ -157,6 +147,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
             state.optimizer.step()
             if state.average is not None:
                 optim.follow(state.average, state.model)
+        watch.read()
         right, loss = (distributed.total(sums) / len(train_N)).tolist()
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
@@ -184,13 +175,6 @@ def training_batch(config: Config, clips: Clips, mirror_V: Tensor | None, draw: 
     batch = clips.batch(draw.index_N, config.input.frames, windows(config.augment, draw))
     x_NCTVM, present_NMT = augment(config.augment, draw, batch.x_NCTVM, batch.present_NMT, mirror_V)
     return batch._replace(x_NCTVM=x_NCTVM, present_NMT=present_NMT)
-
-
-def finite_gradients(model: nn.Module) -> bool:
-    """Whether a step may be taken. A loss that is not finite makes gradients that are not, and those of several ranks
-    are sums over all of them: every rank sees the same without a further exchange."""
-    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    return bool(torch.isfinite(norm))
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

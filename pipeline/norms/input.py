@@ -56,6 +56,7 @@ class InputNorm(nn.Module):
         return layer(x_BRD.transpose(1, 2)).transpose(1, 2).reshape(x_NMTVC.shape)
 
     def _present(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
-        rows_RVC = x_NMTVC[present_NMT]
+        there = present_NMT.nonzero(as_tuple=True)  # once: a GPU is waited for each time
+        rows_RVC = x_NMTVC[there]
         y_RVC = layer(rows_RVC.reshape(-1, self.features)).reshape(rows_RVC.shape)
-        return y_RVC.new_zeros(x_NMTVC.shape).index_put((present_NMT,), y_RVC)
+        return y_RVC.new_zeros(x_NMTVC.shape).index_put(there, y_RVC)

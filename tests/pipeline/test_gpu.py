@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pipeline import checkpoint, data, ensemble, evaluate, gpu, predict, report, train
 from pipeline.augment import AugmentConfig, Draw, augment
-from pipeline.config import from_dict
+from pipeline.config import Config, from_dict
 from pipeline.data import InputConfig
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS
@@ -114,6 +115,32 @@ def test_a_training_follows_the_one_on_the_cpu(data_file: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+def waits(config: Config) -> int:
+    """How often the program waits in a training for what the device has computed."""
+    clips, splits, state = train.setup(config, GPU)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            next(train.fit(config, clips, splits, state))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("augment", [{}, {"crop": 0.5, "yaw": 1.0, "noise": 0.01}])
+def test_a_training_waits_for_the_gpu_once_an_epoch_not_once_a_batch(
+    augment: dict[str, float], data_file: Path
+) -> None:
+    """Four times the batches make no more waits; with `masked` they do: which bodies are there decides what is run."""
+    few, many, masked = (
+        waits(from_dict(settings(data_file, Path("unused"), augment=augment, norm={"persons": persons},
+                                 train={"batch_size": size, "eval_every": 4})))
+        for persons, size in (("fold", 16), ("fold", 4), ("masked", 4))
+    )  # fmt: skip
+    assert few == many < masked
+
+
 BF16 = {"precision": "bf16", "channels_last": True}
 
 
@@ -157,7 +184,9 @@ def run(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gpu") / "run"
     words = ["default", "--data", data_file, "--out", out, "--input.frames", 16, "--train.epochs", 8, "--wandb", "off"]
     words += ["--norm.persons", "loop", "--norm.momentum", "0.01", "--train.batch-size", "16"]
-    result = command("--nproc-per-node", 1, "-m", "pipeline.train", *words, module="torch.distributed.run")
+    result = command(
+        "--standalone", "--nproc-per-node", 1, "-m", "pipeline.train", *words, module="torch.distributed.run"
+    )
     assert result.returncode == 0, result.stderr
     return out
 
@@ -184,7 +213,7 @@ def test_nccl_adds_and_gathers(tmp_path: Path) -> None:
         "distributed.leave()\n"
     )
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    result = command("--nproc-per-node", 1, script, module="torch.distributed.run", **path)
+    result = command("--standalone", "--nproc-per-node", 1, script, module="torch.distributed.run", **path)
     assert result.returncode == 0, result.stderr
 
 
