@@ -39,8 +39,8 @@ class TrainConfig:
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False
-    """torch.compile of the training's forward and backward: a minute at the start; pays on a GPU for cnn in large batches
-    (1.45 times), not for stgcn in bf16, which then goes without kernels of its own (0.55 times)."""
+    """torch.compile of the training's forward and backward: a minute at the start. Pays on a GPU for cnn in large
+    batches (1.45 times), not for stgcn in bf16, which then goes without kernels of its own (0.55 times)."""
     seed: int = 0
     """Of weights, order, dropout and augmentation."""
     deterministic: bool = False
