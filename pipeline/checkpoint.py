@@ -40,10 +40,15 @@ def load(run: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
     pointer = run / POINTER
     if not pointer.exists():
         return None
-    entry = files.read_json(pointer, "file", "sha256", "epoch")
+    entry = pointed_to(run)
     path = run / "checkpoints" / Path(entry["file"]).name
     if not path.exists():
         raise ValueError(f"{pointer} names {path.name}, which is missing; delete {pointer} to start over")
     if files.sha256_file(path) != entry["sha256"]:
         raise ValueError(f"{path} has changed since it was written (sha256); delete {pointer} to start over")
     return int(entry["epoch"]), torch.load(path, map_location=device, weights_only=True)
+
+
+def pointed_to(run: Path) -> dict[str, Any]:
+    """What the pointer says of the newest checkpoint: `file`, `sha256`, `epoch`."""
+    return files.read_json(run / POINTER, "file", "sha256", "epoch")

@@ -1,16 +1,19 @@
 """Add up what several runs say of the same clips: joint, bone and their motion see different mistakes.
 
     python -m pipeline.ensemble runs/joint runs/bone
-    python -m pipeline.ensemble runs/joint runs/bone runs/joint-motion --weights 1 1 0.5 --out ensemble.json
+    python -m pipeline.ensemble runs/joint runs/bone runs/joint-motion --weights 1 1 0.5 --out runs/together.json
+    python -m pipeline.predict runs/together.json CLIP.skeleton
 
 The scores are weighted sums of log-probabilities. Without --weights they are chosen on the val clips, which no run may
-have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end.
+have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end. What
+--out writes can be asked like a run.
 Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +27,11 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline import distributed, evaluate
+from pipeline import checkpoint, distributed, evaluate
+from pipeline.calibration import calibrate
 from pipeline.config import Config
 from pipeline.data import Clips, Splits
+from pipeline.evaluate import Prediction
 from pipeline.metrics import metrics
 from pipeline.train import data_identity, load_run
 from preprocessing import exits, files
@@ -77,6 +82,12 @@ def combine(says_RNK: Tensor, weight_R: Tensor) -> Tensor:
     return torch.einsum("r,rnk->nk", weight_R, says_RNK)
 
 
+def shares(weight_R: Tensor) -> Tensor:
+    """Weights of sum 1, which make scores as sure as one run's. None is too large: they count as their ratios."""
+    ratio_R = weight_R / weight_R.max()
+    return ratio_R / ratio_R.sum()
+
+
 def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
     """Positive weights (R,) under which the labels of these clips are likeliest.
 
@@ -98,7 +109,8 @@ def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
 
 
 def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """Weights, where they come from, and the accuracies of each run and of all together on val and test."""
+    """Weights, where they come from, the accuracies of each run and of all together on val and test, and how sure they
+    may be together (`calibrate`)."""
     first, label_N = runs[0], runs[0].clips.label_N
     held_out = all(len(run.splits.held_out(run.config.input.fit)) for run in runs)
     val_N = first.splits.val if held_out else first.splits.val[:0]
@@ -116,13 +128,15 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
         weight_R, origin = choose_weights(*says["val"]), "val"
     else:
         weight_R, origin = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
-    share_R = weight_R / weight_R.max()  # what is largest stays largest, and no sum is past all numbers
-    together = {part: metrics(combine(says_RNK, share_R), label) for part, (says_RNK, label) in says.items()}
+    share_R = shares(weight_R)
+    said = {part: Prediction(combine(says_RNK, share_R), label) for part, (says_RNK, label) in says.items()}
+    together = {part: metrics(*prediction) for part, prediction in said.items()}
     alone: list[dict[str, Any]] = [{"run": str(run.folder), "stream": run.config.input.stream} for run in runs]
     for part, (says_RNK, label) in says.items():
         for entry, says_NK in zip(alone, says_RNK, strict=True):
             entry[part] = metrics(says_NK, label)
-    return {"weights": weight_R.tolist(), "weights_from": origin, "runs": alone, **together}
+    sureness = calibrate(said.get("val"), said.get("test"))
+    return {"weights": weight_R.tolist(), "weights_from": origin, "runs": alone, **together, "calibration": sureness}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -133,6 +147,14 @@ def show(result: dict[str, Any], console: Console) -> None:
     table.add_row("[bold]together[/bold]", "", "", *_cells(result))
     console.print(table)
     console.print(f"weights: {result['weights_from']}")
+
+
+def publish(result: dict[str, Any], path: Path) -> None:
+    """Write the figures, and what `pipeline.predict` needs: runs from the file's folder on, hashes of what they learnt."""
+    folders = [Path(entry["run"]) for entry in result["runs"]]
+    where = [os.path.relpath(folder, path.parent) for folder in folders]
+    hashes = [checkpoint.pointed_to(folder)["sha256"] for folder in folders]
+    files.publish_json(path, result | {"folders": where, "checkpoints": hashes})
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
@@ -148,7 +170,7 @@ class Options:
     weights: tuple[float, ...] = ()
     """One number a run; none: chosen on val."""
     out: Path | None = None
-    """JSON file with the figures."""
+    """File .json with the figures, which pipeline.predict takes like a run."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
         if options.out is not None:
-            files.publish_json(options.out, result)
+            publish(result, options.out)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return exits.told(error)
     show(result, Console())

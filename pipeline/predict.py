@@ -3,12 +3,14 @@
     python -m pipeline.predict runs/stgcn S001C001P001R001A023.skeleton
     python -m pipeline.predict runs/stgcn recordings/*.skeleton --out answers.json
     python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
+    python -m pipeline.predict runs/together.json CLIP.skeleton    # what pipeline.ensemble --out has written
 
     from pipeline.predict import load
     answer = load("runs/stgcn")("S001C001P001R001A023.skeleton")
 
 A recording is cleaned by the recipe that the network was trained on, which the run folder names. Probabilities are
-softmax(logits / T), T fitted to the val clips at the end of the training. Exit codes: 0 ok, 2 wrong settings or a
+softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the weighted mean of
+their log-probabilities. Exit codes: 0 ok, 2 wrong settings or a
 recording that cannot be used (the others are answered all the same), 6 a damaged file, or an export that differs.
 """
 
@@ -26,9 +28,10 @@ import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline import card, distributed, evaluate, export
+from pipeline import card, checkpoint, distributed, ensemble, evaluate, export
+from pipeline.config import Config
 from pipeline.data import Clips
 from pipeline.models.bodies import BODIES
 from pipeline.train import network, settings_of, with_weights
@@ -58,19 +61,26 @@ class Answer(NamedTuple):
     """What the recipe dropped or joined, and why."""
 
 
-class Predictor:
-    """A trained run, ready to be asked. `temperature` is 1 where none could be fitted (`calibrated` False)."""
+class Member(NamedTuple):
+    """One run's network, and the share that what it says has in the answer."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.folder, self.device = folder, device
-        self.config, _ = settings_of(folder)
-        self.card = card.read(folder)
-        self.stages = self.card.stages()
-        joints, classes = len(self.card.joint_names), len(self.card.class_names)
-        fresh = network(self.config, joints, classes, self.card.bones).to(device)
-        self.model = with_weights(fresh, folder, device)
-        self.finished = (folder / "summary.json").is_file()
-        summary = files.read_json(folder / "summary.json") if self.finished else {}
+    config: Config
+    model: nn.Module
+    share: float
+
+
+class Predictor:
+    """A trained run, or several together, ready to be asked. `source` is what the user named: a run folder or a file.
+
+    `temperature` is 1 where none could be fitted (`calibrated` False).
+    """
+
+    def __init__(
+        self, source: Path, members: Sequence[Member], about: card.Card, summary: dict[str, Any], device: torch.device
+    ) -> None:
+        self.source, self.members, self.card, self.device = source, members, about, device
+        self.stages = about.stages()
+        self.finished = bool(summary)
         self.calibration: dict[str, Any] = summary.get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
         self.temperature = float(self.calibration.get("temperature", 1.0))
@@ -89,12 +99,12 @@ class Predictor:
             raise SkeletonError(name, 0, "no-body", "there is no body in any frame")
         joints = raw.tracks[0].joints_FV3.shape[1]
         if joints != len(self.card.joint_names):
-            raise ValueError(f"{name} has {joints} joints; {self.folder} was trained on {len(self.card.joint_names)}")
+            raise ValueError(f"{name} has {joints} joints; {self.source} was trained on {len(self.card.joint_names)}")
         clip = apply(name, raw, self.stages)
         if len(clip.present_MT) > BODIES:
             raise SkeletonError(
                 name, 0, "body-count", f"{len(clip.present_MT)} bodies are left and a network sees {BODIES}; the data "
-                f"that {self.folder} was trained on came without a rule that chooses among more: leave two"
+                f"that {self.source} was trained on came without a rule that chooses among more: leave two"
             )  # fmt: skip
         return clip
 
@@ -110,7 +120,7 @@ class Predictor:
             mine = f"{len(self.card.joint_names)} ({', '.join(self.card.joint_names[:3])}, ...)"
             theirs = f"the Kinect's {len(ntu.JOINT_NAMES)} ({', '.join(ntu.JOINT_NAMES[:3])}, ...)"
             raise ValueError(
-                f"{self.folder} was trained on other joints: {mine}, of {self.card.dataset}; a .skeleton has {theirs}"
+                f"{self.source} was trained on other joints: {mine}, of {self.card.dataset}; a .skeleton has {theirs}"
             )
         if isinstance(recording, bytes):
             return "bytes", parse(recording, "bytes")
@@ -128,9 +138,12 @@ class Predictor:
 
     def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
         """(N, K), calibrated, on the CPU."""
-        every = torch.arange(len(cleaned))
-        said = evaluate.predict(self.model, self.gathered(cleaned), every, self.config.input.frames, BATCH)
-        return (said.logits_NK.double() / self.temperature).softmax(1).cpu()
+        every, clips = torch.arange(len(cleaned)), self.gathered(cleaned)
+        scores_NK = torch.zeros(len(cleaned), len(self.card.class_names), dtype=torch.float64, device=self.device)
+        for config, model, share in self.members:
+            said = evaluate.predict(model, clips, every, config.input.frames, BATCH)
+            scores_NK += share * said.logits_NK.double().log_softmax(1)
+        return (scores_NK / self.temperature).softmax(1).cpu()
 
     def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
         """An answer for each finished clip."""
@@ -148,8 +161,39 @@ class Predictor:
 
 
 def load(run: str | Path, device: torch.device | None = None) -> Predictor:
-    """A trained run, without its data file. ValueError says what the folder lacks."""
-    return Predictor(Path(run), device or distributed.join())
+    """A trained run, or several by the file that pipeline.ensemble has written, without their data file.
+
+    ValueError says what a folder lacks.
+    """
+    path, device = Path(run), device or distributed.join()
+    return _together(path, device) if path.is_file() else _alone(path, device)
+
+
+def _alone(folder: Path, device: torch.device) -> Predictor:
+    member, about = _member(folder, 1.0, device)
+    path = folder / "summary.json"
+    return Predictor(folder, [member], about, files.read_json(path) if path.is_file() else {}, device)
+
+
+def _together(path: Path, device: torch.device) -> Predictor:
+    result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
+    folders = [path.parent / folder for folder in result["folders"]]
+    for folder, expected in zip(folders, result["checkpoints"], strict=True):
+        if (folder / checkpoint.POINTER).is_file() and checkpoint.pointed_to(folder)["sha256"] != expected:
+            raise ValueError(
+                f"{folder} has learnt on since {path} was written; write it anew with python -m pipeline.ensemble"
+            )
+    shares = ensemble.shares(torch.tensor(result["weights"], dtype=torch.float64)).tolist()
+    loaded = [_member(folder, share, device) for folder, share in zip(folders, shares, strict=True)]
+    members, cards = zip(*loaded, strict=True)
+    return Predictor(path, members, cards[0], result, device)
+
+
+def _member(folder: Path, share: float, device: torch.device) -> tuple[Member, card.Card]:
+    config, _ = settings_of(folder)
+    about = card.read(folder)
+    fresh = network(config, len(about.joint_names), len(about.class_names), about.bones).to(device)
+    return Member(config, with_weights(fresh, folder, device), share), about
 
 
 def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
@@ -184,7 +228,7 @@ class Options:
     """Which run to ask, and what about."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train."""
+    """Run folder of pipeline.train, or file of pipeline.ensemble."""
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.skeleton...")] = ()
     """Recordings."""
     onnx: Path | None = None
@@ -254,11 +298,11 @@ def _show(predictor: Predictor, answers: dict[str, Answer]) -> None:
 def _sureness(predictor: Predictor) -> str:
     if not predictor.finished:
         return (
-            f"{predictor.folder} is not finished, so its probabilities are not calibrated; the same"
+            f"{predictor.source} is not finished, so its probabilities are not calibrated; the same"
             " python -m pipeline.train command resumes it"
         )
     if not predictor.calibrated:
-        return "probabilities are not calibrated: the run held out no val clips (input.fit train holds them out)"
+        return "probabilities are not calibrated: no val clips were held out (input.fit train holds them out)"
     line = f"temperature {predictor.temperature:.2f}, from {predictor.calibration['clips']} val clips"
     errors = predictor.calibration.get("test") or predictor.calibration.get("val")
     if errors:
@@ -272,7 +316,10 @@ def _sureness(predictor: Predictor) -> str:
 
 def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
     """Write the network; the largest difference of a probability from torch's."""
-    frames, joints = predictor.config.input.frames, len(predictor.card.joint_names)
+    if len(predictor.members) > 1:
+        raise ValueError(f"--onnx writes one network, and {predictor.source} asks {len(predictor.members)}; name a run")
+    ((config, model, _),) = predictor.members
+    frames, joints = config.input.frames, len(predictor.card.joint_names)
     if cleaned:
         tried = cleaned[:BATCH]
         batch = predictor.gathered(tried).batch(torch.arange(len(tried)), frames)
@@ -284,7 +331,7 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
         "joint_names": json.dumps(predictor.card.joint_names),
         "recipe": json.dumps(predictor.card.recipe),
     }
-    return export.to_onnx(predictor.model, predictor.temperature, sample, path, about)
+    return export.to_onnx(model, predictor.temperature, sample, path, about)
 
 
 if __name__ == "__main__":

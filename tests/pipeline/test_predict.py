@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import card, evaluate, predict, train
+from pipeline import card, checkpoint, ensemble, evaluate, predict, train
 from pipeline.config import from_dict
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
@@ -126,6 +126,74 @@ def test_a_run_says_how_sure_it_may_be(runs: Path) -> None:
     assert predictor.temperature == summary["temperature"]
     assert set(summary) == {"temperature", "clips", "val", "test"}
     assert summary["val"]["ece_calibrated"] <= summary["val"]["ece"] + 0.05
+
+
+@pytest.fixture
+def together(runs: Path, tmp_path: Path) -> Path:
+    """Two runs and, beside them, the file that asks both."""
+    folders = [tmp_path / name for name in ("none", "bn-masked")]
+    for folder in folders:
+        shutil.copytree(runs / folder.name, folder)
+    assert ensemble.main([*map(str, folders), "--out", str(tmp_path / "together.json")]) == 0
+    return tmp_path / "together.json"
+
+
+def test_several_runs_answer_together(together: Path, tmp_path: Path) -> None:
+    """By the weighted mean of their log-probabilities, weights and temperature chosen on val; moved with them, too."""
+    said, scores = json.loads(together.read_text()), 0.0
+    for weight, name in zip(said["weights"], ("none", "bn-masked"), strict=True):
+        config, clips, _, model = train.load_run(together.parent / name, torch.device("cpu"))
+        logits = evaluate.predict(model, clips, torch.arange(6), config.input.frames, 8).logits_NK
+        scores = scores + weight / sum(said["weights"]) * logits.double().log_softmax(1)
+    assert said["weights"][0] != said["weights"][1]
+    assert said["calibration"]["temperature"] != 1
+    expected = (scores / said["calibration"]["temperature"]).softmax(1)
+    moved = tmp_path / "moved"
+    shutil.copytree(together.parent, moved)
+    file = open_file(config.data)
+    arrays = [
+        np.asarray(file.joints_RV3[start : start + frames])[:, None]
+        for start, frames in zip(file.body_start, file.clips["frames"][file.body_clip], strict=True)
+    ]
+    alone = [clip for clip in range(6) if int(file.clips["bodies"][clip]) == 1]
+    for path in (together, moved / "together.json"):
+        predictor = predict.load(path)
+        cleaned = [predictor.clean(arrays[int(file.clips["first_body"][clip])]) for clip in alone]
+        torch.testing.assert_close(predictor.probabilities(cleaned), expected[alone], rtol=0, atol=1e-4)
+
+
+def test_two_copies_of_a_run_say_what_it_says(
+    recordings: Path, ntu_file: Path, ntu_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, from recordings."""
+    shutil.copytree(ntu_run, tmp_path / "copy")
+    both, clip = tmp_path / "both.json", str(paths(recordings, ntu_file)[0])
+    assert ensemble.main([str(ntu_run), str(tmp_path / "copy"), "--out", str(both)]) == 0
+    capsys.readouterr()
+    told = []
+    for source in (ntu_run, both):
+        assert predict.main([str(source), clip]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+
+
+def test_an_ensemble_of_other_weights_than_it_was_made_of_is_refused(
+    together: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that learnt on; the export of several; a run that is gone; a file that is none of ours."""
+    folder = together.parent / "none"
+    assert predict.main([str(together), "--onnx", str(together.with_suffix(".onnx"))]) == 2
+    assert f"--onnx writes one network, and {together} asks 2; name a run" in capsys.readouterr().err
+    pointer = json.loads((folder / checkpoint.POINTER).read_text())
+    (folder / checkpoint.POINTER).write_text(json.dumps(pointer | {"sha256": "0"}))
+    assert predict.main([str(together), "x.skeleton"]) == 2
+    assert f"{folder} has learnt on since {together} was written" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    assert predict.main([str(together), "x.skeleton"]) == 2
+    assert f"{folder} is not a run folder" in capsys.readouterr().err
+    together.write_text("{}")
+    assert predict.main([str(together), "x.skeleton"]) == 6
+    assert f"{together} is damaged (no folders, checkpoints, weights, calibration in it)" in capsys.readouterr().err
 
 
 def test_a_run_without_a_card_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:
