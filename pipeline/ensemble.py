@@ -5,8 +5,8 @@
     python -m pipeline.predict runs/together.json CLIP.skeleton
 
 The scores are weighted sums of log-probabilities. Without --weights they are chosen on the val clips, which no run may
-have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end. What
---out writes can be asked like a run.
+have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end. The file
+that is written can be asked like a run.
 Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 """
 
@@ -150,7 +150,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def publish(result: dict[str, Any], path: Path) -> None:
-    """Write the figures, and what `pipeline.predict` needs: runs from the file's folder on, hashes of what they learnt."""
+    """Write the figures and, for `pipeline.predict`, the way to each run from here and the hash of its weights."""
     folders = [Path(entry["run"]) for entry in result["runs"]]
     where = [os.path.relpath(folder, path.parent) for folder in folders]
     hashes = [checkpoint.pointed_to(folder)["sha256"] for folder in folders]
@@ -177,6 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.ensemble`; returns the exit code."""
     options = tyro.cli(Options, prog="python -m pipeline.ensemble", description=__doc__, args=arguments)
     try:
+        if options.out is not None and options.out.suffix != ".json":
+            raise ValueError(f"--out {options.out} must end in .json")
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
         if options.out is not None:
             publish(result, options.out)

@@ -166,7 +166,7 @@ def load(run: str | Path, device: torch.device | None = None) -> Predictor:
     ValueError says what a folder lacks.
     """
     path, device = Path(run), device or distributed.join()
-    return _together(path, device) if path.is_file() else _alone(path, device)
+    return _together(path, device) if path.suffix == ".json" and path.is_file() else _alone(path, device)
 
 
 def _alone(folder: Path, device: torch.device) -> Predictor:

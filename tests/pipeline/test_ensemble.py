@@ -113,6 +113,7 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.Capt
     for arguments, words in (
         ([runs / "none"], "needs two runs or more"),
         ([runs / "none", tmp_path], "is not a run folder"),
+        ([runs / "none", runs / "bn-masked", "--out", "x.skeleton"], "--out x.skeleton must end in .json"),
         ([runs / "none", runs / "bn-masked", "--weights", "1"], "--weights needs 2 finite numbers"),
         ([runs / "none", runs / "bn-masked", "--weights", "nan", "1"], "--weights needs 2 finite numbers"),
         ([runs / "none", runs / "bn-masked", "--weights", "inf", "1"], "--weights needs 2 finite numbers"),

@@ -294,6 +294,7 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.Capt
     for arguments, words in (
         ([runs / "none"], "name recordings"),
         ([tmp_path, "x.skeleton"], "is not a run folder"),
+        ([__file__, "x.skeleton"], "is not a run folder"),
         ([runs / "none", "--onnx", "x.skeleton"], "--onnx x.skeleton must end in .onnx"),
         ([runs / "none", "y.skeleton", "--out", "x.skeleton"], "--out x.skeleton must end in .json"),
     ):
