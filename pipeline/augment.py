@@ -134,7 +134,7 @@ def augment(
     if config.mirror:
         assert mirror_V is not None
         flip_N = draw.uniform(_MIRROR, 1)[:, 0] < config.mirror
-        other = x_NCTVM[..., mirror_V.to(x_NCTVM.device), :]
+        other = x_NCTVM[..., mirror_V, :]  # a copy
         other[:, 0].neg_()
         x_NCTVM = torch.where(_over(flip_N, x_NCTVM), other, x_NCTVM)
     if config.swap:

@@ -61,27 +61,34 @@ class Answer(NamedTuple):
     """What the recipe dropped or joined, and why."""
 
 
-class Member(NamedTuple):
-    """One run's network, and the share that what it says has in the answer."""
+class Network(NamedTuple):
+    """What one run has trained."""
 
     config: Config
     model: nn.Module
-    share: float
 
 
 class Predictor:
     """A trained run, or several together, ready to be asked. `source` is what the user named: a run folder or a file.
 
-    `temperature` is 1 where none could be fitted (`calibrated` False).
+    `result` is what was measured of them; None of a run that is not finished. `temperature` is 1 where none could be
+    fitted (`calibrated` False).
     """
 
     def __init__(
-        self, source: Path, members: Sequence[Member], about: card.Card, summary: dict[str, Any], device: torch.device
+        self,
+        source: Path,
+        about: card.Card,
+        networks: Sequence[Network],
+        weights: Sequence[float],
+        result: dict[str, Any] | None,
+        device: torch.device,
     ) -> None:
-        self.source, self.members, self.card, self.device = source, members, about, device
+        self.source, self.card, self.networks, self.device = source, about, networks, device
+        self.share_R = ensemble.shares(torch.tensor(weights, dtype=torch.float64, device=device))
         self.stages = about.stages()
-        self.finished = bool(summary)
-        self.calibration: dict[str, Any] = summary.get("calibration", {})
+        self.finished = result is not None
+        self.calibration: dict[str, Any] = (result or {}).get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
         self.temperature = float(self.calibration.get("temperature", 1.0))
 
@@ -139,11 +146,9 @@ class Predictor:
     def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
         """(N, K), calibrated, on the CPU."""
         every, clips = torch.arange(len(cleaned)), self.gathered(cleaned)
-        scores_NK = torch.zeros(len(cleaned), len(self.card.class_names), dtype=torch.float64, device=self.device)
-        for config, model, share in self.members:
-            said = evaluate.predict(model, clips, every, config.input.frames, BATCH)
-            scores_NK += share * said.logits_NK.double().log_softmax(1)
-        return (scores_NK / self.temperature).softmax(1).cpu()
+        said = [evaluate.predict(model, clips, every, config.input.frames, BATCH) for config, model in self.networks]
+        says_RNK = torch.stack([one.logits_NK.double().log_softmax(1) for one in said])
+        return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1).cpu()
 
     def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
         """An answer for each finished clip."""
@@ -170,30 +175,28 @@ def load(run: str | Path, device: torch.device | None = None) -> Predictor:
 
 
 def _alone(folder: Path, device: torch.device) -> Predictor:
-    member, about = _member(folder, 1.0, device)
+    about, trained = _trained(folder, device)
     path = folder / "summary.json"
-    return Predictor(folder, [member], about, files.read_json(path) if path.is_file() else {}, device)
+    return Predictor(folder, about, [trained], [1.0], files.read_json(path) if path.is_file() else None, device)
 
 
 def _together(path: Path, device: torch.device) -> Predictor:
     result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
     folders = [path.parent / folder for folder in result["folders"]]
-    for folder, expected in zip(folders, result["checkpoints"], strict=True):
+    for folder, expected, _ in zip(folders, result["checkpoints"], result["weights"], strict=True):  # as many of each
         if (folder / checkpoint.POINTER).is_file() and checkpoint.pointed_to(folder)["sha256"] != expected:
             raise ValueError(
                 f"{folder} has learnt on since {path} was written; write it anew with python -m pipeline.ensemble"
             )
-    shares = ensemble.shares(torch.tensor(result["weights"], dtype=torch.float64)).tolist()
-    loaded = [_member(folder, share, device) for folder, share in zip(folders, shares, strict=True)]
-    members, cards = zip(*loaded, strict=True)
-    return Predictor(path, members, cards[0], result, device)
+    cards, networks = zip(*(_trained(folder, device) for folder in folders), strict=True)
+    return Predictor(path, cards[0], networks, result["weights"], result, device)
 
 
-def _member(folder: Path, share: float, device: torch.device) -> tuple[Member, card.Card]:
+def _trained(folder: Path, device: torch.device) -> tuple[card.Card, Network]:
     config, _ = settings_of(folder)
     about = card.read(folder)
     fresh = network(config, len(about.joint_names), len(about.class_names), about.bones).to(device)
-    return Member(config, with_weights(fresh, folder, device), share), about
+    return about, Network(config, with_weights(fresh, folder, device))
 
 
 def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
@@ -316,9 +319,10 @@ def _sureness(predictor: Predictor) -> str:
 
 def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
     """Write the network; the largest difference of a probability from torch's."""
-    if len(predictor.members) > 1:
-        raise ValueError(f"--onnx writes one network, and {predictor.source} asks {len(predictor.members)}; name a run")
-    ((config, model, _),) = predictor.members
+    if len(predictor.networks) > 1:
+        asked = len(predictor.networks)
+        raise ValueError(f"--onnx writes one network, and {predictor.source} asks {asked}; name a run")
+    ((config, model),) = predictor.networks
     frames, joints = config.input.frames, len(predictor.card.joint_names)
     if cleaned:
         tried = cleaned[:BATCH]
