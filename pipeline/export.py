@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, checked against torch. The only door to onnx and onnxruntime.
+"""Trained networks as one ONNX file, checked against torch. The only door to onnx and onnxruntime.
 
 Inputs `x` (N, 3, T, V, 2) float32 in metres and `present` (N, 2, T) bool, as pipeline.data makes them; output
 `probability` (N, K). Any number of clips N.
@@ -10,6 +10,7 @@ import copy
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -44,16 +45,18 @@ class _MaskedInput(nn.Module):
 
 
 class _Calibrated(nn.Module):
-    """Probabilities instead of logits."""
+    """Probabilities instead of logits; of several networks by the weighted sum of their log-probabilities."""
 
-    def __init__(self, model: nn.Module, temperature: float) -> None:
+    def __init__(self, models: Sequence[nn.Module], shares: Sequence[float], temperature: float) -> None:
         super().__init__()
-        self.model, self.temperature = model, temperature
+        self.models, self.shares, self.temperature = nn.ModuleList(models), shares, temperature
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """(N, K)."""
-        logits: Tensor = self.model(x, present)
-        return (logits / self.temperature).softmax(1)
+        says_RNK = [
+            share * model(x, present).log_softmax(1) for share, model in zip(self.shares, self.models, strict=True)
+        ]
+        return (torch.stack(says_RNK).sum(0) / self.temperature).softmax(1)
 
 
 def fixed_shapes(model: nn.Module) -> nn.Module:
@@ -81,17 +84,19 @@ def noise(frames: int, joints: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def to_onnx(
-    model: nn.Module,
+    models: Sequence[nn.Module],
+    shares: Sequence[float],
     temperature: float,
     sample: tuple[Tensor, Tensor],
     path: Path,
     about: dict[str, str],
     tolerance: float = TOLERANCE,
 ) -> float:
-    """Write the network to `path`; the largest difference of a probability from torch's on `sample` (x, present).
+    """Write networks to `path`; the largest difference of a probability from torch's on `sample` (x, present).
 
-    `about` goes into the file's metadata. ValueError without the packages or where the model cannot be exported,
-    ExportDiffers where it can and differs by more than `tolerance`.
+    One network has a share of 1; several read the same clips, and their shares have sum 1 (`ensemble.shares`). `about`
+    goes into the file's metadata. ValueError without the packages or where a network cannot be exported, ExportDiffers
+    where it can and differs by more than `tolerance`.
     """
     try:
         import onnxruntime
@@ -104,7 +109,8 @@ def to_onnx(
     given = [torch.cat([part, part.flip(0)]).cpu() for part in sample]
     x_NCTVM, present_NMT = (torch.cat([part, part[:1]]) for part in given)
     try:
-        content = _exported(_Calibrated(fixed_shapes(model).cpu(), temperature), given, about)
+        fixed = [fixed_shapes(model).cpu() for model in models]
+        content = _exported(_Calibrated(fixed, shares, temperature), given, about)
     except torch.onnx.OnnxExporterError as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"torch cannot export this network ({first})") from None
@@ -116,7 +122,8 @@ def to_onnx(
             f"{path} was not written: onnxruntime refuses other clips than the exported ones ({error})"
         ) from None
     with torch.no_grad():
-        own = (copy.deepcopy(model).cpu().eval()(x_NCTVM, present_NMT) / temperature).softmax(1).numpy()
+        as_they_are = [copy.deepcopy(model).cpu().eval() for model in models]
+        own = _Calibrated(as_they_are, shares, temperature)(x_NCTVM, present_NMT).numpy()
     difference = float(np.abs(said - own).max())
     if not difference <= tolerance:
         raise ExportDiffers(f"{path} was not written: its probabilities differ from torch's by {difference:.1e}")

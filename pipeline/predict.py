@@ -4,6 +4,7 @@
     python -m pipeline.predict runs/stgcn recordings/*.skeleton --out answers.json
     python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
     python -m pipeline.predict runs/together.json CLIP.skeleton    # what pipeline.ensemble --out has written
+    python -m pipeline.predict runs/together.json --onnx together.onnx
 
     from pipeline.predict import load
     answer = load("runs/stgcn")("S001C001P001R001A023.skeleton")
@@ -235,8 +236,8 @@ class Options:
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.skeleton...")] = ()
     """Recordings."""
     onnx: Path | None = None
-    """File .onnx: write the network as ONNX and check it against torch with onnxruntime, on the first of these
-    recordings (at most 32) or on noise."""
+    """File .onnx: write the network, or several as one, and check it against torch with onnxruntime, on the first of
+    these recordings (at most 32) or on noise."""
     out: Path | None = None
     """File .json: write the answers."""
 
@@ -318,12 +319,14 @@ def _sureness(predictor: Predictor) -> str:
 
 
 def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
-    """Write the network; the largest difference of a probability from torch's."""
-    if len(predictor.networks) > 1:
-        asked = len(predictor.networks)
-        raise ValueError(f"--onnx writes one network, and {predictor.source} asks {asked}; name a run")
-    ((config, model),) = predictor.networks
-    frames, joints = config.input.frames, len(predictor.card.joint_names)
+    """Write the networks; the largest difference of a probability from torch's."""
+    lengths = {config.input.frames for config, _ in predictor.networks}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the networks of {predictor.source} see {' and '.join(map(str, sorted(lengths)))} frames, and an ONNX "
+            "file takes clips of one length: name one run, or put runs of one input.frames together"
+        )
+    (frames,), joints = lengths, len(predictor.card.joint_names)
     if cleaned:
         tried = cleaned[:BATCH]
         batch = predictor.gathered(tried).batch(torch.arange(len(tried)), frames)
@@ -335,7 +338,8 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
         "joint_names": json.dumps(predictor.card.joint_names),
         "recipe": json.dumps(predictor.card.recipe),
     }
-    return export.to_onnx(model, predictor.temperature, sample, path, about)
+    models, shares = [model for _, model in predictor.networks], predictor.share_R.tolist()
+    return export.to_onnx(models, shares, predictor.temperature, sample, path, about)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_the_file_says_what_torch_says(model: str, kind: str, input_norm: str, t
 
     made, path = network(model, kind=kind, persons="masked", input=input_norm), tmp_path / "net.onnx"
     sample = export.noise(FRAMES, JOINTS, CPU)
-    assert export.to_onnx(made, 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
+    assert export.to_onnx([made], [1.0], 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
     x, present = (torch.cat([part, part.flip(0)]) for part in sample)
     session = onnxruntime.InferenceSession(path.read_bytes())
     (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
@@ -82,9 +82,27 @@ def test_the_file_says_what_torch_says(model: str, kind: str, input_norm: str, t
     assert json.loads(written["class_names"]) == ["a", "b"]
 
 
+def test_several_networks_answer_from_one_file(tmp_path: Path) -> None:
+    """By the weighted mean of their log-probabilities, whatever their kinds."""
+    exporter()
+    import onnxruntime
+
+    both, path = [network("cnn"), network("hcn", kind="gn", persons="masked", input="c_masked")], tmp_path / "both.onnx"
+    x, present = export.noise(FRAMES, JOINTS, CPU)
+    assert export.to_onnx(both, [0.75, 0.25], 2.0, (x, present), path, {}) < 1e-4
+    session = onnxruntime.InferenceSession(path.read_bytes())
+    (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
+    with torch.no_grad():
+        first, second = (made(x, present).log_softmax(1) for made in both)
+    expected = ((0.75 * first + 0.25 * second) / 2.0).softmax(1)
+    torch.testing.assert_close(torch.from_numpy(said), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
     """Negative control: where nothing is tolerated the same export is refused, and no file is left."""
     exporter()
     with pytest.raises(export.ExportDiffers, match="was not written"):
-        export.to_onnx(network(), 1.0, export.noise(FRAMES, JOINTS, CPU), tmp_path / "net.onnx", {}, tolerance=-1.0)
+        export.to_onnx(
+            [network()], [1.0], 1.0, export.noise(FRAMES, JOINTS, CPU), tmp_path / "net.onnx", {}, tolerance=-1.0
+        )
     assert list(tmp_path.iterdir()) == []

@@ -177,13 +177,25 @@ def test_two_copies_of_a_run_say_what_it_says(
     assert told[0] == told[1]
 
 
+def test_they_become_one_file(together: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An ONNX file, from the command line; networks that see different numbers of frames have none in common."""
+    onnx = together.with_suffix(".onnx")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the optional extra onnx is not installed")
+    assert predict.main([str(together), "--onnx", str(onnx)]) == 0
+    assert f"written: {onnx}; largest difference of a probability from torch's: " in capsys.readouterr().out
+    settings = together.parent / "none" / "config.json"
+    config = json.loads(settings.read_text())
+    settings.write_text(json.dumps(config | {"input": config["input"] | {"frames": 17}}))
+    assert predict.main([str(together), "--onnx", str(onnx)]) == 2
+    assert f"the networks of {together} see 16 and 17 frames" in capsys.readouterr().err
+
+
 def test_an_ensemble_of_other_weights_than_it_was_made_of_is_refused(
     together: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that learnt on; the export of several; a run that is gone; a file that is none of ours."""
+    """A run that learnt on; a run that is gone; a file that is none of ours."""
     folder = together.parent / "none"
-    assert predict.main([str(together), "--onnx", str(together.with_suffix(".onnx"))]) == 2
-    assert f"--onnx writes one network, and {together} asks 2; name a run" in capsys.readouterr().err
     pointer = json.loads((folder / checkpoint.POINTER).read_text())
     (folder / checkpoint.POINTER).write_text(json.dumps(pointer | {"sha256": "0"}))
     assert predict.main([str(together), "x.skeleton"]) == 2
