@@ -177,8 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.ensemble`; returns the exit code."""
     options = tyro.cli(Options, prog="python -m pipeline.ensemble", description=__doc__, args=arguments)
     try:
-        if options.out is not None and options.out.suffix != ".json":
-            raise ValueError(f"--out {options.out} must end in .json")
+        files.require_suffix("--out", options.out, ".json")
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
         if options.out is not None:
             publish(result, options.out)

@@ -462,6 +462,7 @@ def main() -> int:
 
     folders, out, study = tyro.cli(command, prog="python -m pipeline.page", description=__doc__)
     try:
+        files.require_suffix("--out", out, ".html")
         runs = told_apart([read_run(folder) for folder in folders], folders)
         if not runs:
             raise ValueError("name at least one run folder")

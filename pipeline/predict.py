@@ -248,9 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not options.clips and options.onnx is None:
             raise ValueError("name recordings to answer, or --onnx PATH: python -m pipeline.predict RUN CLIP.skeleton")
-        for option, path, ending in (("--onnx", options.onnx, ".onnx"), ("--out", options.out, ".json")):
-            if path is not None and path.suffix != ending:
-                raise ValueError(f"{option} {path} must end in {ending}")
+        files.require_suffix("--onnx", options.onnx, ".onnx")
+        files.require_suffix("--out", options.out, ".json")
         predictor = load(options.run)
         cleaned, faults = _clean_all(predictor, options.clips)
         answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True)) if cleaned else {}

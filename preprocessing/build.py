@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from preprocessing import engines, exits
 from preprocessing.batches import Batch, Refusal, Work, cut, make
 from preprocessing.entries import Source, SourceError
-from preprocessing.files import IntegrityError, LockedError, lock, require_space, sweep
+from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
 from preprocessing.hdf5 import Contents, open_file, write
 from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
@@ -124,13 +124,12 @@ def _check(options: Options) -> None:
         raise SourceError("no SOURCE given; name a folder, a .zip or an array .npz")
     if options.workers < 1:
         raise SourceError(f"--workers {options.workers} is too few; give 1 or more")
-    if options.out.suffix not in (".h5", ".hdf5"):
-        raise SourceError(f"--out {options.out} must end in .h5")
-    if options.recipe not in RECIPES:
-        try:
+    try:
+        require_suffix("--out", options.out, ".h5", ".hdf5")
+        if options.recipe not in RECIPES:
             recipe(options.recipe, True, Marks(0))
-        except ValueError as error:
-            raise SourceError(str(error)) from None
+    except ValueError as error:
+        raise SourceError(str(error)) from None
     if options.engine not in engines.ENGINES:
         raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {', '.join(engines.ENGINES)}")
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from preprocessing import exits, ntu
-from preprocessing.files import publish, require_space
+from preprocessing.files import publish, require_space, require_suffix
 from preprocessing.hdf5 import SLOTS, SkeletonFile, open_file, write_dense
 
 SECOND = ("zeros", "copy")
@@ -160,8 +160,7 @@ def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
 def run(options: Options, console: Console) -> str:
     """Do what `options` say; ValueError for the user's mistakes."""
     file = open_file(options.file)
-    if options.out.suffix != (".h5" if options.format == "dense" else ".npz"):
-        raise ValueError(f"--out {options.out} must end in {'.h5' if options.format == 'dense' else '.npz'}")
+    require_suffix("--out", options.out, ".h5" if options.format == "dense" else ".npz")
     if options.out.exists() and options.out.samefile(options.file):
         raise ValueError(f"--out {options.out} is the file itself; name another")
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -104,6 +104,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_suffix(option: str, path: Path | None, *suffixes: str) -> None:
+    """ValueError if a file to write is not named as what it will be: it may be a recording that stands there instead.
+
+    None is no file, and fine.
+    """
+    if path is not None and path.suffix not in suffixes:
+        raise ValueError(f"{option} {path} must end in {suffixes[0]}")
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Raise OSError(ENOSPC) naming both sizes when `folder` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free

@@ -17,7 +17,7 @@ from rich.progress import track as progress
 
 from preprocessing import exits
 from preprocessing.export import clip_present, clip_rows
-from preprocessing.files import publish_text
+from preprocessing.files import publish_text, require_suffix
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import open_sources
@@ -193,8 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not options.sources:
             raise ValueError("nothing to inspect; name a built file, a folder, a .zip or an array .npz")
-        if options.out and options.out.suffix != ".html":
-            raise ValueError(f"--out {options.out} must end in .html")
+        require_suffix("--out", options.out, ".html")
         built = [path for path in options.sources if path.suffix in (".h5", ".hdf5")]
         if built and len(options.sources) > 1:
             raise ValueError(f"{built[0]} is a built file and must be named alone")

@@ -17,7 +17,7 @@ import tyro
 from preprocessing import exits
 from preprocessing.entries import Source, SourceError
 from preprocessing.export import clip_present, clip_rows
-from preprocessing.files import publish_text, read_json
+from preprocessing.files import publish_text, read_json, require_suffix
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import manifest_path
 from preprocessing.skeleton import RawClip, SkeletonError
@@ -185,8 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.view", description=DESCRIPTION, args=arguments)
     try:
-        if options.out.suffix != ".html":
-            raise ValueError(f"--out {options.out} must end in .html")
+        require_suffix("--out", options.out, ".html")
         if not 1 <= max(options.most, len(options.clip)) <= MOST or options.most < 1:
             raise ValueError(f"a page holds 1 to {MOST} clips; name fewer with --clip or --most")
         file = open_file(options.file)

@@ -76,6 +76,7 @@ def main() -> int:
     command = tyro.cli(Command, prog="python -m pipeline.doctor", description=__doc__)
     console = Console()
     try:
+        files.require_suffix("--html", command.html, ".html")
         if command.out is not None and not command.fix:
             raise ValueError("--out names the repaired run: add --fix")
         if min(command.probe_lr, command.fine_tune) < 0:

@@ -148,6 +148,7 @@ def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
     [
         (["{tmp}", "--out", "{tmp}/a.html"], "not a finished run"),
         (["--out", "{tmp}/a.html"], "at least one run folder"),
+        (["{runs}/none", "--out", "{tmp}/a.skeleton"], "a.skeleton must end in .html"),
         (["{runs}/none", "--study", "{tmp}", "--out", "{tmp}/a.html"], "no results.json"),
     ],
 )
