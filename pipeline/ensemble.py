@@ -27,13 +27,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline import checkpoint, distributed, evaluate
+from pipeline import checkpoint, distributed, evaluate, origin
 from pipeline.calibration import calibrate
 from pipeline.config import Config
 from pipeline.data import Clips, Splits
 from pipeline.evaluate import Prediction
 from pipeline.metrics import metrics
-from pipeline.train import data_identity, load_run
+from pipeline.train import load_run
 from preprocessing import exits, files
 
 STEPS = 100
@@ -67,7 +67,7 @@ def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
                 f"{folder} is not finished (no summary.json); the same python -m pipeline.train command resumes it"
             )
     for other in result[1:]:
-        if data_identity(other.config) != data_identity(first.config):
+        if origin.sha256(other.folder) != origin.sha256(first.folder):
             raise ValueError(f"{other.folder} was trained on another data file than {first.folder}")
         if other.splits.protocol != first.splits.protocol:
             raise ValueError(

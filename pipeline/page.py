@@ -20,9 +20,9 @@ import plotly.graph_objects as go
 import tyro
 from plotly.offline import get_plotlyjs
 
-from pipeline import report
+from pipeline import origin, report
 from preprocessing import exits, files
-from preprocessing.hdf5 import SkeletonFile, open_file
+from preprocessing.hdf5 import SkeletonFile
 
 LEGEND = (
     "A train clips, running statistics; B the same clips, statistics of their own batch; C evaluation clips, running; "
@@ -466,9 +466,9 @@ def main() -> int:
         runs = told_apart([read_run(folder) for folder in folders], folders)
         if not runs:
             raise ValueError("name at least one run folder")
-        file = open_file(Path(runs[0].summary["config"]["data"]), fast_start=True)
-        for folder in folders:
-            if files.read_json(folder / "config.json", "data_sha256")["data_sha256"] != file.content_sha256:
+        file = origin.data_file(folders[0])
+        for folder in folders[1:]:
+            if origin.sha256(folder) != file.content_sha256:
                 raise ValueError(f"{folder} was trained on another file than {file.path} is; a page shows runs on one")
         files.publish_text(out, page(runs, study, file))
     except (ValueError, OSError, KeyboardInterrupt) as error:

@@ -194,7 +194,7 @@ def _together(path: Path, device: torch.device) -> Predictor:
 
 
 def _trained(folder: Path, device: torch.device) -> tuple[card.Card, Network]:
-    config, _ = settings_of(folder)
+    config = settings_of(folder)
     about = card.read(folder)
     fresh = network(config, len(about.joint_names), len(about.class_names), about.bones).to(device)
     return about, Network(config, with_weights(fresh, folder, device))

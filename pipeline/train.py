@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import card, checkpoint, distributed, evaluate, norms, optim, report, startup
+from pipeline import card, checkpoint, distributed, evaluate, norms, optim, origin, report, startup
 from pipeline.augment import Draw, augment, mirrored_joints, windows
 from pipeline.calibration import calibrate
 from pipeline.config import Config, as_dict, from_dict, preset
@@ -332,19 +332,23 @@ def describe(summary: dict[str, Any]) -> str:
 
 def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits, nn.Module]:
     """Settings, data and trained network (in eval mode) of a run folder. ValueError says what is missing."""
-    config, data_sha256 = settings_of(folder)
-    if data_identity(config) != data_sha256:
-        raise ValueError(f"{config.data} is not the file that {folder} was trained on; put that one back")
+    config = settings_of(folder)
+    origin.data_file(folder)  # or a refusal
     clips, splits, state = setup(config, device)
     return config, clips, splits, with_weights(state.model, folder, device)
 
 
-def settings_of(folder: Path) -> tuple[Config, str]:
-    """Settings of a run folder, and the content hash of the data file it was trained on."""
+def settings_of(folder: Path) -> Config:
+    """Settings of a run folder, its data where it is by now."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
-    values, data_sha256 = _read_config(folder)
-    return from_dict(values), data_sha256
+    return dataclasses.replace(_read_config(folder), data=origin.place(folder))
+
+
+def publish_settings(config: Config, data_sha256: str) -> None:
+    """RUN/config.json: the settings, both paths from the root on, and the content hash of the data file."""
+    paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
+    files.publish_json(config.out / "config.json", as_dict(config) | paths | {"data_sha256": data_sha256})
 
 
 def with_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
@@ -372,14 +376,10 @@ def weights_of(folder: Path, device: torch.device) -> dict[str, Tensor]:
     return weights
 
 
-def data_identity(config: Config) -> str:
-    """The content hash that the data file carries."""
-    return open_file(config.data, fast_start=True).content_sha256
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+def _read_config(folder: Path) -> Config:
     values = files.read_json(folder / "config.json", "data", "out")
-    return values, values.pop("data_sha256", "")
+    # Settings that came later than the run count as their defaults.
+    return from_dict({key: value for key, value in values.items() if key != "data_sha256"})
 
 
 def parse(arguments: list[str]) -> Config:
@@ -404,25 +404,23 @@ def parse(arguments: list[str]) -> Config:
 
 def claim(config: Config) -> None:
     """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
-    mine, data_sha256 = json.loads(json.dumps(as_dict(config))), data_identity(config)
+    mine, file = json.loads(json.dumps(as_dict(config))), open_file(config.data, fast_start=True)
     for left in (*config.out.glob(".*.tmp"), *(config.out / "checkpoints").glob(".*.tmp")):
         left.unlink()  # of a run that was killed while it wrote
     # Settings that never made a checkpoint (they were refused, say) hold no folder.
     if (config.out / "config.json").exists() and (config.out / checkpoint.POINTER).exists():
-        stored, trained_on = _read_config(config.out)
-        # Through Config, so that settings which came later count as their defaults.
-        theirs = json.loads(json.dumps(as_dict(from_dict(stored))))
+        theirs = json.loads(json.dumps(as_dict(_read_config(config.out))))
         free = ("data", "out", "nproc", "wandb", "fast_start")
         differing = [what for key in mine if key not in free for what in _differing(key, theirs.get(key), mine[key])]
-        if data_sha256 != trained_on:
+        if file.content_sha256 != origin.sha256(config.out):
             differing.append("data")
         if differing:
             raise ValueError(
                 f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                 "choose another --out or delete it"
             )
-    card.write(config.out, open_file(config.data, fast_start=True))
-    files.publish_json(config.out / "config.json", mine | {"data_sha256": data_sha256})
+    card.write(config.out, file)
+    publish_settings(config, file.content_sha256)
 
 
 def _differing(name: str, there: Any, here: Any) -> list[str]:

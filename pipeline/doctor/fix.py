@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import card, checkpoint, distributed, evaluate, report, train
-from pipeline.config import Config, as_dict
+from pipeline.config import Config
 from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import Difference, paired
 from pipeline.models.bodies import SlotNorms
@@ -134,7 +134,7 @@ def write(folder: Path, config: Config, model: nn.Module) -> int:
     out.mkdir(parents=True)
     values = files.read_json(folder / "config.json", "data_sha256")
     card.write(out, open_file(config.data, fast_start=True))
-    files.publish_json(out / "config.json", as_dict(config) | {"data_sha256": values["data_sha256"]})
+    train.publish_settings(config, values["data_sha256"])
     if (folder / "ledger.jsonl").exists():
         shutil.copyfile(folder / "ledger.jsonl", out / "ledger.jsonl")
     saved = checkpoint.load(folder, torch.device("cpu"))

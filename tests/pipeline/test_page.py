@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import page
+from pipeline import origin, page
+from preprocessing.hdf5 import open_file
 from tests.browser import rendered
 
 STUDY = {
@@ -120,7 +121,7 @@ def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
     figure = page.confusion_figure(run, names)
     assert figure.data[0].z[0].tolist() == [75, 25, 0]
     run.summary.pop("confusion")
-    assert page.classes_section([run], page.open_file(Path(run.summary["config"]["data"]))) == ""
+    assert page.classes_section([run], origin.data_file(runs / "none")) == ""
 
 
 def test_the_confusion_figure_leaves_out_classes_that_do_not_occur(runs: Path) -> None:
@@ -207,18 +208,17 @@ def test_a_study_without_trials_is_said_to_have_none(tmp_path: Path) -> None:
 def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
     """Exit 2 and the file's name."""
     run = shutil.copytree(runs / "none", tmp_path / "run")
-    summary = json.loads((run / "summary.json").read_text())
-    summary["config"]["data"] = str(tmp_path / "gone.h5")
-    (run / "summary.json").write_text(json.dumps(summary))
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone.h5")}))
     result = command(run, "--out", tmp_path / "a.html")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {tmp_path / 'gone.h5'} does not exist")
+    assert result.stderr.startswith(f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is not there; put it")
     assert result.stderr.strip().count("\n") == 0
 
 
 def test_the_clip_it_plays_is_one_with_everybody_in_it(data_file: Path) -> None:
     """Two bodies, if any clip has two."""
-    file = page.open_file(data_file)
+    file = open_file(data_file)
     clip = played(page.moving(file, page.best_tracked(file), ""))
     assert len(clip["bodies"]) == 2
     assert {len(body["joints"]) for body in clip["bodies"]} == {clip["frames"]}
@@ -233,7 +233,7 @@ def played(figure: str) -> dict[str, Any]:
 def test_the_pairs_that_are_taken_for_each_other_move_side_by_side(made: Path, data_file: Path) -> None:
     """A clip of each class of the three most frequent pairs, each the middle one of its class in length."""
     text = (made / "report.html").read_text()
-    file = page.open_file(data_file)
+    file = open_file(data_file)
     best = max(("none", "bn-loop"), key=lambda name: page.read_run(made / name).eval_top1)
     pairs = page.confused_pairs(page.read_run(made / best), list(file.class_names))[: page.PLAYED]
     assert pairs
