@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import card, checkpoint, distributed, evaluate, report, train
+from pipeline import card, checkpoint, distributed, evaluate, origin, report, train
 from pipeline.config import Config
 from pipeline.data import Clips, Splits
 from pipeline.doctor.intervals import Difference, paired
@@ -132,9 +132,8 @@ def write(folder: Path, config: Config, model: nn.Module) -> int:
     """A run folder like `folder` with this network in it: settings, ledger, checkpoint. Returns the epoch."""
     out = config.out
     out.mkdir(parents=True)
-    values = files.read_json(folder / "config.json", "data_sha256")
     card.write(out, open_file(config.data, fast_start=True))
-    train.publish_settings(config, values["data_sha256"])
+    train.publish_settings(config, origin.sha256(folder))
     if (folder / "ledger.jsonl").exists():
         shutil.copyfile(folder / "ledger.jsonl", out / "ledger.jsonl")
     saved = checkpoint.load(folder, torch.device("cpu"))
