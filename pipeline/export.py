@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline import ensemble
 from pipeline.models.bodies import BODIES
 from preprocessing import exits, files
 
@@ -47,16 +48,17 @@ class _MaskedInput(nn.Module):
 class _Calibrated(nn.Module):
     """Probabilities instead of logits; of several networks by the weighted sum of their log-probabilities."""
 
-    def __init__(self, models: Sequence[nn.Module], shares: Sequence[float], temperature: float) -> None:
+    share_R: Tensor
+
+    def __init__(self, models: Sequence[nn.Module], share_R: Tensor, temperature: float) -> None:
         super().__init__()
-        self.models, self.shares, self.temperature = nn.ModuleList(models), shares, temperature
+        self.models, self.temperature = nn.ModuleList(models), temperature
+        self.register_buffer("share_R", share_R.cpu().float())
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """(N, K)."""
-        says_RNK = [
-            share * model(x, present).log_softmax(1) for share, model in zip(self.shares, self.models, strict=True)
-        ]
-        return (torch.stack(says_RNK).sum(0) / self.temperature).softmax(1)
+        says_RNK = torch.stack([model(x, present).log_softmax(1) for model in self.models])
+        return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1)
 
 
 def fixed_shapes(model: nn.Module) -> nn.Module:
@@ -85,7 +87,7 @@ def noise(frames: int, joints: int, device: torch.device) -> tuple[Tensor, Tenso
 
 def to_onnx(
     models: Sequence[nn.Module],
-    shares: Sequence[float],
+    share_R: Tensor,
     temperature: float,
     sample: tuple[Tensor, Tensor],
     path: Path,
@@ -110,7 +112,7 @@ def to_onnx(
     x_NCTVM, present_NMT = (torch.cat([part, part[:1]]) for part in given)
     try:
         fixed = [fixed_shapes(model).cpu() for model in models]
-        content = _exported(_Calibrated(fixed, shares, temperature), given, about)
+        content = _exported(_Calibrated(fixed, share_R, temperature), given, about)
     except torch.onnx.OnnxExporterError as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"torch cannot export this network ({first})") from None
@@ -123,7 +125,7 @@ def to_onnx(
         ) from None
     with torch.no_grad():
         as_they_are = [copy.deepcopy(model).cpu().eval() for model in models]
-        own = _Calibrated(as_they_are, shares, temperature)(x_NCTVM, present_NMT).numpy()
+        own = _Calibrated(as_they_are, share_R, temperature)(x_NCTVM, present_NMT).numpy()
     difference = float(np.abs(said - own).max())
     if not difference <= tolerance:
         raise ExportDiffers(f"{path} was not written: its probabilities differ from torch's by {difference:.1e}")

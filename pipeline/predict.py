@@ -337,8 +337,8 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
         "joint_names": json.dumps(predictor.card.joint_names),
         "recipe": json.dumps(predictor.card.recipe),
     }
-    models, shares = [model for _, model in predictor.networks], predictor.share_R.tolist()
-    return export.to_onnx(models, shares, predictor.temperature, sample, path, about)
+    models = [model for _, model in predictor.networks]
+    return export.to_onnx(models, predictor.share_R, predictor.temperature, sample, path, about)
 
 
 if __name__ == "__main__":

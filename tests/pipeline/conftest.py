@@ -36,3 +36,10 @@ def runs(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained_run(data_file, folder / "bn-loop", kind="bn", persons="loop", momentum=0.01)
     trained_run(data_file, folder / "bn-masked", kind="bn", persons="masked")
     return folder
+
+
+def exporter() -> Any:
+    """onnx, or a skip that says what is missing."""
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the optional extra onnx is not installed")
+    return pytest.importorskip("onnx")

@@ -12,6 +12,7 @@ from pipeline import export
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import INPUTS, NORMS, NormConfig
+from tests.pipeline.conftest import exporter
 
 FRAMES, JOINTS, CLASSES = 16, 10, 5
 BONES = tuple((v // 2, v) for v in range(1, JOINTS))
@@ -47,13 +48,6 @@ def test_so_it_does_with_every_norm(kind: str, input_norm: str) -> None:
     torch.testing.assert_close(export.fixed_shapes(made)(*sample), made(*sample))
 
 
-def exporter() -> Any:
-    """onnx, or a skip that says what is missing."""
-    for package in ("onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="the optional extra onnx is not installed")
-    return pytest.importorskip("onnx")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "kind", "input_norm"),
@@ -71,7 +65,7 @@ def test_the_file_says_what_torch_says(model: str, kind: str, input_norm: str, t
 
     made, path = network(model, kind=kind, persons="masked", input=input_norm), tmp_path / "net.onnx"
     sample = export.noise(FRAMES, JOINTS, CPU)
-    assert export.to_onnx([made], [1.0], 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
+    assert export.to_onnx([made], torch.ones(1), 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
     x, present = (torch.cat([part, part.flip(0)]) for part in sample)
     session = onnxruntime.InferenceSession(path.read_bytes())
     (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
@@ -89,7 +83,7 @@ def test_several_networks_answer_from_one_file(tmp_path: Path) -> None:
 
     both, path = [network("cnn"), network("hcn", kind="gn", persons="masked", input="c_masked")], tmp_path / "both.onnx"
     x, present = export.noise(FRAMES, JOINTS, CPU)
-    assert export.to_onnx(both, [0.75, 0.25], 2.0, (x, present), path, {}) < 1e-4
+    assert export.to_onnx(both, torch.tensor([0.75, 0.25]), 2.0, (x, present), path, {}) < 1e-4
     session = onnxruntime.InferenceSession(path.read_bytes())
     (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
     with torch.no_grad():
@@ -103,6 +97,12 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
     exporter()
     with pytest.raises(export.ExportDiffers, match="was not written"):
         export.to_onnx(
-            [network()], [1.0], 1.0, export.noise(FRAMES, JOINTS, CPU), tmp_path / "net.onnx", {}, tolerance=-1.0
+            [network()],
+            torch.ones(1),
+            1.0,
+            export.noise(FRAMES, JOINTS, CPU),
+            tmp_path / "net.onnx",
+            {},
+            tolerance=-1.0,
         )
     assert list(tmp_path.iterdir()) == []

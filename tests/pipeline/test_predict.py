@@ -15,7 +15,7 @@ from pipeline import card, checkpoint, ensemble, evaluate, predict, train
 from pipeline.config import from_dict
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import SMALL, exporter
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,7 @@ def test_two_copies_of_a_run_say_what_it_says(
 def test_they_become_one_file(together: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An ONNX file, from the command line; networks that see different numbers of frames have none in common."""
     onnx = together.with_suffix(".onnx")
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="the optional extra onnx is not installed")
+    exporter()
     assert predict.main([str(together), "--onnx", str(onnx)]) == 0
     assert f"written: {onnx}; largest difference of a probability from torch's: " in capsys.readouterr().out
     settings = together.parent / "none" / "config.json"

@@ -135,17 +135,6 @@ def test_the_command_repairs_and_tells(runs: Path, tmp_path: Path) -> None:
     assert "repaired (per_call)" in result.stdout.replace("\n", " ")
 
 
-def test_a_page_does_not_land_on_a_recording(runs: Path, tmp_path: Path) -> None:
-    """Where the option's own value was forgotten."""
-    recording = tmp_path / "S001C001P001R001A001.skeleton"
-    recording.write_text("2\n0\n0\n")
-    command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-loop"), "--html", str(recording)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert f"--html {recording} must end in .html" in result.stderr
-    assert recording.read_text() == "2\n0\n0\n"
-
-
 def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured(runs: Path, tmp_path: Path) -> None:
     """No doctor.json yet; from within the folder, where its name is a dot."""
     run = tmp_path / "run"

@@ -76,3 +76,14 @@ def test_a_run_without_norms_has_a_page_too(runs: Path, tmp_path: Path) -> None:
     text = page.page("<i>none", doctor)
     assert "&lt;i&gt;none" in text
     assert "no batch norm" in text
+
+
+def test_a_page_does_not_land_on_a_recording(runs: Path, tmp_path: Path) -> None:
+    """Where the option's own value was forgotten."""
+    recording = tmp_path / "S001C001P001R001A001.skeleton"
+    recording.write_text("2\n0\n0\n")
+    command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-loop"), "--html", str(recording)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert f"--html {recording} must end in .html" in result.stderr
+    assert recording.read_text() == "2\n0\n0\n"
