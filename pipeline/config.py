@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipeline.augment import AugmentConfig
-from pipeline.data import InputConfig
+from pipeline.data.augment import AugmentConfig
+from pipeline.data.clips import InputConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
 from pipeline.optim import OptimConfig

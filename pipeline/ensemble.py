@@ -27,12 +27,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline import checkpoint, distributed, evaluate, origin
-from pipeline.calibration import calibrate
+from pipeline import checkpoint, distributed, origin
 from pipeline.config import Config
-from pipeline.data import Clips, Splits
-from pipeline.evaluate import Prediction
-from pipeline.metrics import metrics
+from pipeline.data.clips import Clips, Splits
+from pipeline.evaluation import accuracies
+from pipeline.evaluation.accuracies import Prediction
+from pipeline.evaluation.calibration import calibrate
+from pipeline.evaluation.metrics import metrics
 from pipeline.train import load_run
 from preprocessing import exits, files
 
@@ -52,7 +53,7 @@ class Member(NamedTuple):
     def says(self, index_N: Tensor) -> Tensor:
         """Log-probabilities (N, K) of clips."""
         sizes = self.config.input.frames, self.config.train.batch_size
-        return evaluate.predict(self.model, self.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
+        return accuracies.predict(self.model, self.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
 
 
 def members(folders: Sequence[Path], device: torch.device) -> list[Member]:

@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 import tyro
 from plotly.offline import get_plotlyjs
 
-from pipeline import origin, report
+from pipeline import origin
+from pipeline.tracking import report
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile
 

@@ -31,9 +31,10 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import card, checkpoint, distributed, ensemble, evaluate, export
+from pipeline import card, checkpoint, distributed, ensemble, export
 from pipeline.config import Config
-from pipeline.data import Clips
+from pipeline.data.clips import Clips
+from pipeline.evaluation import accuracies
 from pipeline.models.bodies import BODIES
 from pipeline.train import network, settings_of, with_weights
 from preprocessing import exits, files, ntu
@@ -147,7 +148,7 @@ class Predictor:
     def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
         """(N, K), calibrated, on the CPU."""
         every, clips = torch.arange(len(cleaned)), self.gathered(cleaned)
-        said = [evaluate.predict(model, clips, every, config.input.frames, BATCH) for config, model in self.networks]
+        said = [accuracies.predict(model, clips, every, config.input.frames, BATCH) for config, model in self.networks]
         says_RNK = torch.stack([one.logits_NK.double().log_softmax(1) for one in said])
         return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1).cpu()
 

@@ -30,17 +30,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import card, checkpoint, distributed, evaluate, norms, optim, origin, report, startup
-from pipeline.augment import Draw, augment, mirrored_joints, windows
-from pipeline.calibration import calibrate
+from pipeline import card, checkpoint, distributed, norms, optim, origin, preflight
 from pipeline.config import Config, as_dict, from_dict, preset
-from pipeline.data import Batch, Clips, Splits, ahead, epoch_batches, load
-from pipeline.finite import NonFiniteLoss, Watch
-from pipeline.metrics import confusion, metrics
+from pipeline.data.augment import Draw, augment, mirrored_joints, windows
+from pipeline.data.clips import Batch, Clips, Splits, ahead, epoch_batches, load
+from pipeline.evaluation import accuracies
+from pipeline.evaluation.calibration import calibrate
+from pipeline.evaluation.metrics import confusion, metrics
 from pipeline.models import build_model, compile_trunk
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
 from pipeline.models.plan import Bones
+from pipeline.nonfinite import NonFiniteLoss, Watch
+from pipeline.tracking import report
 from preprocessing import exits, files
 from preprocessing.hdf5 import open_file
 
@@ -103,7 +105,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     """Train epochs done+1 .. epochs; yield each epoch's figures, when its checkpoint can be made."""
     settings, frames, device = config.train, config.input.frames, clips.device
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
-    probe_N = evaluate.probe(train_N)
+    probe_N = accuracies.probe(train_N)
     mirror_V = mirrored_joints(clips.joint_names).to(device) if config.augment.mirror else None
     order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
@@ -153,15 +155,15 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
-            record["reused"] = evaluate.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
+            record["reused"] = accuracies.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             begin = time.perf_counter()
             with low_precision:
                 sizes = frames, settings.batch_size
-                found = evaluate.evaluation(state.judged, clips, probe_N, held_out_N, *sizes)
+                found = accuracies.evaluation(state.judged, clips, probe_N, held_out_N, *sizes)
             record |= {
                 "accuracies": found.accuracies,
-                "gap": evaluate.gaps(found.accuracies),
+                "gap": accuracies.gaps(found.accuracies),
                 "norm": found.norms,
                 "evaluation_seconds": time.perf_counter() - begin,
             }
@@ -184,17 +186,17 @@ def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
 def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dict[str, Any]:
     """The one reading of the test split, and A to D with C and D on it."""
     frames, size = config.input.frames, config.train.batch_size
-    train_N = evaluate.probe(splits.fit(config.input.fit))
+    train_N = accuracies.probe(splits.fit(config.input.fit))
     held_out_N = splits.held_out(config.input.fit)
     judged_N = splits.test if len(splits.test) else held_out_N
-    found = evaluate.evaluation(model, clips, train_N, judged_N, frames, size)
+    found = accuracies.evaluation(model, clips, train_N, judged_N, frames, size)
     several = {}
     if config.train.test_clips > 1 and len(splits.test):
-        crops = evaluate.crops(config.augment.crop, config.train.test_clips)
-        voted = evaluate.predict_crops(model, clips, splits.test, frames, size, crops)
+        crops = accuracies.crops(config.augment.crop, config.train.test_clips)
+        voted = accuracies.predict_crops(model, clips, splits.test, frames, size, crops)
         several[f"test_{len(crops)}_clips"] = metrics(voted.logits_NK, voted.label_N)
     val, test = (
-        evaluate.predict(model, clips, index_N, frames, size) if len(index_N) else None
+        accuracies.predict(model, clips, index_N, frames, size) if len(index_N) else None
         for index_N in (held_out_N, splits.test)
     )
     judged = test or val
@@ -204,7 +206,7 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "calibration": calibrate(val, test),
         "confusion": [] if judged is None else confusion(judged.logits_NK, judged.label_N).tolist(),
         "accuracies": found.accuracies,
-        "gap": evaluate.gaps(found.accuracies),
+        "gap": accuracies.gaps(found.accuracies),
         "norm": found.norms,
         "eval": "test" if len(splits.test) else "val",
         "protocol": splits.protocol,
@@ -252,7 +254,7 @@ class Best(NamedTuple):
 
 def run(config: Config, read_test: bool = True) -> None:
     """One rank's whole work: set up, resume, train, evaluate, write. A search hides the test split from its trials."""
-    startup.one_order(config.train.deterministic)
+    preflight.one_order(config.train.deterministic)
     device = distributed.join()
     first = distributed.rank() == 0
     try:
@@ -301,13 +303,13 @@ def run(config: Config, read_test: bool = True) -> None:
 def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> None:
     train_N = splits.fit(config.input.fit)
     notes = [
-        startup.statistics_note(config, state.model, len(train_N), distributed.world_size()),
-        startup.precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
-        startup.kernels_note(config, clips.device),
-        startup.cores_note(torch.get_num_threads(), startup.running, os.cpu_count() or 1, clips.device),
+        preflight.statistics_note(config, state.model, len(train_N), distributed.world_size()),
+        preflight.precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
+        preflight.kernels_note(config, clips.device),
+        preflight.cores_note(torch.get_num_threads(), preflight.running, os.cpu_count() or 1, clips.device),
     ]
     if config.train.self_test:
-        notes.append(startup.self_test(config, clips, state.model, train_N))
+        notes.append(preflight.self_test(config, clips, state.model, train_N))
     for note in filter(None, notes if distributed.rank() == 0 else []):
         print(note, file=sys.stderr)
 

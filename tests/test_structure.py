@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for room in ("preprocessing", "pipeline", "tuning") for path in (ROOT / room).rglob("*.py"))
 DOORS = {
     "h5py": ["preprocessing/hdf5.py"],
-    "wandb": ["pipeline/report.py"],
+    "wandb": ["pipeline/tracking/report.py"],
     "wandb_workspaces": ["tuning/dashboard.py"],  # builds on wandb, but records no run
     "torch.distributed": ["pipeline/distributed.py"],
     "ray": ["preprocessing/engines.py", "tuning/engine.py"],
@@ -40,7 +40,7 @@ def test_the_door_check_sees_an_import_inside_a_function() -> None:
     """Negative control: the doors above are found, although some import late."""
     found = set(imports(ROOT / "tuning" / "engine.py"))
     assert any(name.startswith("ray") for name in found)
-    assert any(name.startswith("wandb") for name in imports(ROOT / "pipeline" / "report.py"))
+    assert any(name.startswith("wandb") for name in imports(ROOT / "pipeline" / "tracking" / "report.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -73,7 +73,7 @@ def test_every_public_name_is_documented(path: Path) -> None:
 TOGETHER = {
     "manifest": "build", "verify": "build", "ledger": "resume", "batches": "resume", "entries": "sources",
     "arrays": "sources", "bodies": "stages", "peers": "recipes", "inspect": "view", "card": "predict",
-    "wandb_server": "report", "attempt": "trial", "engine": "search", "progress": "search", "variants": "study",
+    "attempt": "trial", "engine": "search", "progress": "search", "variants": "study",
     "arms": "study",
 }  # fmt: skip
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import tyro
 
-from pipeline import wandb_server
-from pipeline.figures import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
+from pipeline.tracking import server
+from pipeline.tracking.metric_names import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
 
@@ -103,7 +103,7 @@ def save(made: Any) -> str:
 
     The server is asked first: where none answers, W&B's own client can take minutes to give up and longer to end.
     """
-    refused = wandb_server.refusal()
+    refused = server.refusal()
     if refused is not None:
         raise ValueError(f"no workspace: {refused}; mend it, or write the workspace with --spec FILE")
     try:

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.figures import named
-from pipeline.report import Tracker, start_wandb
+from pipeline.tracking.metric_names import named
+from pipeline.tracking.report import Tracker, start_wandb
 from tuning.ledger import Ledger, Outcome, Task
 
 

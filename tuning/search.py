@@ -25,7 +25,7 @@ from typing import Any, Literal
 import optuna
 import tyro
 
-from pipeline.data import InputConfig
+from pipeline.data.clips import InputConfig
 from preprocessing import exits, files
 from preprocessing.hdf5 import open_file
 from tuning import page, results

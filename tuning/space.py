@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from pipeline.data import ORDERS
+from pipeline.data.clips import ORDERS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import INPUTS, NORMS, NormConfig
 

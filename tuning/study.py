@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import TrainConfig
-from pipeline.data import InputConfig
+from pipeline.data.clips import InputConfig
 from preprocessing import exits, files
 from tuning import page, results
 from tuning.arms import Arms, read

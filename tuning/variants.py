@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import distributed, evaluate
+from pipeline import distributed
 from pipeline.config import Config
-from pipeline.data import Batch, Clips, epoch_batches
-from pipeline.metrics import metrics
+from pipeline.data.clips import Batch, Clips, epoch_batches
+from pipeline.evaluation import accuracies
+from pipeline.evaluation.metrics import metrics
 from pipeline.norms import batch_norms
 from pipeline.train import load_run
 
@@ -28,10 +29,10 @@ class Trained(NamedTuple):
     train_N: Tensor
     model: nn.Module
 
-    def predict(self, index_N: Tensor, source: evaluate.Statistics | None = None) -> evaluate.Prediction:
+    def predict(self, index_N: Tensor, source: accuracies.Statistics | None = None) -> accuracies.Prediction:
         """Logits of these clips; `source`: by other statistics than the running ones."""
         sizes = self.config.input.frames, self.config.train.batch_size
-        return evaluate.predict(self.model, self.clips, index_N, *sizes, source)
+        return accuracies.predict(self.model, self.clips, index_N, *sizes, source)
 
     def batches(self) -> Iterator[Batch]:
         """The training probe in shuffled batches of the training size."""
@@ -40,7 +41,7 @@ class Trained(NamedTuple):
             yield self.clips.batch(index_N, self.config.input.frames)
 
 
-Predict = Callable[[Tensor], evaluate.Prediction]
+Predict = Callable[[Tensor], accuracies.Prediction]
 
 
 def momentum_0(trained: Trained) -> Predict:
@@ -53,20 +54,20 @@ def momentum_0(trained: Trained) -> Predict:
 def joint(trained: Trained) -> Predict:
     """Each layer by one set of population statistics over all its calls."""
     table = _population(trained)
-    return lambda index_N: trained.predict(index_N, evaluate.joint(table))
+    return lambda index_N: trained.predict(index_N, accuracies.joint(table))
 
 
 def per_call(trained: Trained) -> Predict:
     """Each call of each layer by its own population statistics."""
     table = _population(trained)
-    return lambda index_N: trained.predict(index_N, evaluate.per_call(table))
+    return lambda index_N: trained.predict(index_N, accuracies.per_call(table))
 
 
-def _population(trained: Trained) -> dict[evaluate.Site, evaluate.Moments]:
+def _population(trained: Trained) -> dict[accuracies.Site, accuracies.Moments]:
     def forward(model: nn.Module, batch: Batch) -> Any:
         return model(batch.x_NCTVM, batch.present_NMT)
 
-    return evaluate.population(forward, trained.model, trained.batches())
+    return accuracies.population(forward, trained.model, trained.batches())
 
 
 VARIANTS: dict[str, Callable[[Trained], Predict]] = {
@@ -82,7 +83,7 @@ def evaluate_variants(folder: Path, names: list[str], read_test: bool) -> dict[s
     `identical`: whether every logit and every running statistic is the same, bit for bit, as in plain evaluation.
     """
     config, clips, splits, model = load_run(folder, distributed.join())
-    trained = Trained(config, clips, evaluate.probe(splits.fit(config.input.fit)), model)
+    trained = Trained(config, clips, accuracies.probe(splits.fit(config.input.fit)), model)
     parts = {"val": splits.held_out(config.input.fit), "test": splits.test if read_test else splits.test[:0]}
     parts = {name: index_N for name, index_N in parts.items() if len(index_N)}
     plain = {name: trained.predict(index_N).logits_NK for name, index_N in parts.items()}

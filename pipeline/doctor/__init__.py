@@ -8,7 +8,7 @@ Flow: `samples` (read a loader of any kind) -> `evidence` (measure) -> `checks` 
 writes the repaired run, `training` trains copies of one on request, `page` is the report.
 """
 
-from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion, diagnose
-from pipeline.doctor.evidence import History, decayed_scales
+from pipeline.normdoctor.diagnosis import Cause, Diagnosis, Suspicion, diagnose
+from pipeline.normdoctor.evidence import History, decayed_scales
 
 __all__ = ["Cause", "Diagnosis", "History", "Suspicion", "decayed_scales", "diagnose"]

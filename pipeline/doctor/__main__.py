@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import report
-from pipeline.doctor import page, training
-from pipeline.doctor.diagnosis import Cause, Diagnosis, Suspicion
-from pipeline.doctor.fix import destination, fix_run
-from pipeline.doctor.runs import diagnose_run
+from pipeline.doctor import page, probes
+from pipeline.doctor.patient import diagnose_run
+from pipeline.doctor.repair import destination, fix_run
+from pipeline.normdoctor.diagnosis import Cause, Diagnosis, Suspicion
+from pipeline.tracking import report
 from preprocessing import exits, files
 
 
@@ -90,11 +90,11 @@ def main() -> int:
         # Written before and after each further part, so that what one of them refuses costs only itself.
         files.publish_json(run / "doctor.json", answer)
         if command.probe_lr:
-            answer["probe_lr"] = training.probe_rate(run, judged, command.probe_lr)
+            answer["probe_lr"] = probes.probe_rate(run, judged, command.probe_lr)
             console.print(answer["probe_lr"]["text"])
             files.publish_json(run / "doctor.json", answer)
         if command.fine_tune:
-            answer["fine_tune"] = training.fine_tunes(run, judged, command.fine_tune)
+            answer["fine_tune"] = probes.fine_tunes(run, judged, command.fine_tune)
             for entry in answer["fine_tune"].values():
                 console.print(entry["text"])
             files.publish_json(run / "doctor.json", answer)

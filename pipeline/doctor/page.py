@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pipeline import page as pages
-from pipeline.doctor.checks import CHECKS, RATIO, REST, SHIFT
+from pipeline.normdoctor.checks import CHECKS, RATIO, REST, SHIFT
 
 GREY, BLUE = "#aab7b8", "#2471a3"
 NAMES = {

@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.streams import Stream
 from pipeline.models.bodies import BODIES, PERSONS, SlotNorms
 from pipeline.models.plan import Plan
-from pipeline.models.streams import Stream
 
 WIDTHS = (32, 64, 128)
 HIDDEN = 512

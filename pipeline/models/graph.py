@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.streams import Stream
 from pipeline.models.bodies import BODIES, PERSONS, SlotNorms, average
 from pipeline.models.plan import Bones, Plan
-from pipeline.models.streams import Stream
 
 SUBSETS = 3
 # Published channels of the ten blocks, and the stride in time of each (Yan et al. 2018, section 3.6).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline import gpu
+from pipeline.kernels import availability
 from pipeline.models.graph import SUBSETS, GraphNetwork
 from pipeline.models.plan import Plan
 
@@ -38,8 +38,8 @@ class AdaptiveGraph(nn.Module):
         bodies, channels, frames, joints = y_BCTV.shape
         y_RPC = y_BCTV.permute(0, 2, 3, 1).reshape(bodies * frames, joints * SUBSETS, channels // SUBSETS)
         a_WP = self.fixed_WP + self.learnt_WP
-        if gpu.takes_kernels(y_BCTV):
-            from pipeline.models.kernels import mix
+        if availability.takes_kernels(y_BCTV):
+            from pipeline.kernels.graph import mix
 
             y_RWC = mix(a_WP, y_RPC)
         else:

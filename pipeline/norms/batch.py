@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline import distributed, gpu
+from pipeline import distributed
+from pipeline.kernels import availability
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,7 +163,9 @@ class BatchNorm(BatchStatistics):
         """x (B, C, ...) normalised; by torch's kernels or ours, over several ranks by torch's between the exchanges."""
         self._check_input_dim(x)
         if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
-            return self.by_kernels(x) if self.training and gpu.takes_kernels(x) else _BatchNorm.forward(self, x)
+            return (
+                self.by_kernels(x) if self.training and availability.takes_kernels(x) else _BatchNorm.forward(self, x)
+            )
         if not self.over_ranks:
             return super().forward(x)
         mean, variance, count = pooled(*_own_moments(x))
@@ -174,7 +177,7 @@ class BatchNorm(BatchStatistics):
 
     def by_kernels(self, x: Tensor) -> Tensor:
         """The output in training for a batch that this rank holds whole, by our kernel."""
-        from pipeline.norms.kernels import batch_norm
+        from pipeline.kernels.norm import batch_norm
 
         self.num_batches_tracked.add_(1)
         return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)

@@ -41,15 +41,16 @@ from torch.optim.swa_utils import update_bn
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME)]
 
-from pipeline import evaluate  # noqa: E402 - the path is set above
-from pipeline.data import Batch, InputConfig, load  # noqa: E402
-from pipeline.doctor import Diagnosis, History, checks, diagnose  # noqa: E402
-from pipeline.doctor.diagnosis import apply_first, first_is_right  # noqa: E402
-from pipeline.doctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio  # noqa: E402
-from pipeline.doctor.intervals import paired  # noqa: E402
-from pipeline.doctor.runs import ClipBatches, diagnose_run  # noqa: E402
+from pipeline.data.clips import Batch, InputConfig, load  # noqa: E402
+from pipeline.doctor import Diagnosis, History, diagnose  # noqa: E402
+from pipeline.doctor.patient import ClipBatches, diagnose_run  # noqa: E402
+from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
+from pipeline.normdoctor import checks  # noqa: E402
+from pipeline.normdoctor.diagnosis import apply_first, first_is_right  # noqa: E402
+from pipeline.normdoctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio  # noqa: E402
+from pipeline.normdoctor.intervals import paired  # noqa: E402
 from pipeline.norms import BatchNorm, NormConfig, batch_norms  # noqa: E402
 from pipeline.train import load_run  # noqa: E402
 
@@ -819,7 +820,7 @@ def compare(folders: list[Path]) -> None:
     for folder in folders:
         diagnosis, split = diagnose_run(folder, "test")
         config, loaded, splits, model = load_run(folder, torch.device("cpu"))
-        index_N, sizes = evaluate.probe(splits.fit(config.input.fit)), (config.input.frames, config.train.batch_size)
+        index_N, sizes = accuracies.probe(splits.fit(config.input.fit)), (config.input.frames, config.train.batch_size)
         train, held_out = (
             [(batch, batch.label_N) for batch in ClipBatches(loaded, part_N, *sizes)]
             for part_N in (index_N, splits.test)
@@ -869,7 +870,7 @@ def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
     for name, layer in seen.layers.items():
         assert layer.running is not None
         assert layer.scale_C is not None
-        yield "shift", evaluate.shift(population[name], layer.running)
+        yield "shift", accuracies.shift(population[name], layer.running)
         yield "ratio", ratio(population[name], layer.running)
         yield "variance below eps", drowned_share(layer)
         yield "dead scales", (layer.scale_C.abs() < checks.DEAD_SCALE).double().mean().item()

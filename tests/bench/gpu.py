@@ -116,8 +116,8 @@ def kernels(work: Path, options: argparse.Namespace, device: torch.device) -> No
         return
     from triton.testing import do_bench_cudagraph
 
-    from pipeline.models.kernels import mix
-    from pipeline.norms.kernels import batch_norm
+    from pipeline.kernels.graph import mix
+    from pipeline.kernels.norm import batch_norm
 
     bodies, joints = round(1.2 * LARGE["batch_size"]), len(ntu.JOINT_NAMES)
     for channels, frames in ((64, FRAMES), (128, FRAMES // 2), (256, FRAMES // 4)):

@@ -22,8 +22,8 @@ sys.path.insert(0, str(HOME))
 
 import torch  # noqa: E402 - the path is set above
 
-from pipeline import evaluate  # noqa: E402
-from pipeline.metrics import metrics  # noqa: E402
+from pipeline.evaluation import accuracies  # noqa: E402
+from pipeline.evaluation.metrics import metrics  # noqa: E402
 from pipeline.train import fit, parse, setup  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
 from tuning.statistics import mean_std  # noqa: E402
@@ -35,11 +35,11 @@ def each_epoch(words: list[str], seed: int) -> list[float]:
     config = parse([*words, "--train.seed", str(seed)])
     clips, splits, state = setup(config, torch.device("cpu"))
     frames, size = config.input.frames, config.train.batch_size
-    accuracies = []
+    top1: list[float] = []
     for _ in fit(config, clips, splits, state):
-        said = evaluate.predict(state.judged, clips, splits.test, frames, size)
-        accuracies.append(metrics(said.logits_NK, said.label_N)["top1"])
-    return accuracies
+        said = accuracies.predict(state.judged, clips, splits.test, frames, size)
+        top1.append(metrics(said.logits_NK, said.label_N)["top1"])
+    return top1
 
 
 def main() -> None:

@@ -31,9 +31,9 @@ from recordings import link, recordings  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from pipeline import evaluate  # noqa: E402
 from pipeline.config import from_dict  # noqa: E402
-from pipeline.startup import precision_note  # noqa: E402
+from pipeline.evaluation import accuracies  # noqa: E402
+from pipeline.preflight import precision_note  # noqa: E402
 from pipeline.train import fit, setup  # noqa: E402
 from preprocessing.build import main as build  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
@@ -145,7 +145,7 @@ def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) ->
     clips, splits, state = setup(config, device)
     records = list(fit(config, clips, splits, state))
     rates = [record["clips_per_second"] for record in records[1:]]
-    evaluated = 2 * len(evaluate.probe(splits.fit("train+val")))  # A and B
+    evaluated = 2 * len(accuracies.probe(splits.fit("train+val")))  # A and B
     seconds = statistics.median([record["evaluation_seconds"] for record in records[1:]])
     return rates, seconds / evaluated * statistics.median(rates)
 
@@ -192,7 +192,7 @@ def ways(work: Path, data: Path, options: argparse.Namespace) -> None:
     # A and B on 2,000 clips, C and D on a tenth of the training clips, as on NTU RGB+D 60.
     for way, costs in share.items():
         cost = statistics.median(costs)
-        whole = cost * (2 * evaluate.TRAIN_PROBE + 2 * NTU60 / 10) / NTU60
+        whole = cost * (2 * accuracies.TRAIN_PROBE + 2 * NTU60 / 10) / NTU60
         print(
             f"{way:30} a clip evaluated costs {cost:.2f} of one trained on: A to D on NTU60 {100 * whole:.0f} % of an "
             "epoch"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import PRESETS, Config, TrainConfig, as_dict, from_dict, preset
-from pipeline.data import InputConfig
+from pipeline.data.clips import InputConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline import ensemble, evaluate, train
+from pipeline import ensemble, train
 from pipeline.config import from_dict
-from pipeline.metrics import metrics
+from pipeline.evaluation import accuracies
+from pipeline.evaluation.metrics import metrics
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL, trained_run
 
@@ -28,7 +29,7 @@ def test_the_scores_are_weighted_sums_of_log_probabilities(pair: list[ensemble.M
     result = ensemble.ensemble(pair, [1.0, 0.25])
     total = 0.0
     for weight, run in zip((1.0, 0.25), pair, strict=True):
-        logits = evaluate.predict(run.model, run.clips, run.splits.test, 16, 8).logits_NK
+        logits = accuracies.predict(run.model, run.clips, run.splits.test, 16, 8).logits_NK
         total = total + weight * logits.double().softmax(1).log()
     expected = metrics(total, run.clips.label_N[run.splits.test])
     assert result["test"] == pytest.approx(expected)

@@ -13,13 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, data, ensemble, evaluate, gpu, predict, report, train
-from pipeline.augment import AugmentConfig, Draw, augment
+from pipeline import checkpoint, ensemble, predict, train
 from pipeline.config import Config, from_dict
-from pipeline.data import InputConfig
+from pipeline.data import clips
+from pipeline.data.augment import AugmentConfig, Draw, augment
+from pipeline.data.clips import InputConfig
+from pipeline.evaluation import accuracies
+from pipeline.kernels import availability
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS, NormConfig, norm_factory
+from pipeline.tracking import report
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
@@ -88,9 +92,9 @@ def test_a_clip_is_changed_as_on_the_cpu() -> None:
 def test_clips_that_do_not_fit_into_the_gpu_are_brought_to_it(data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is that of clips which live there."""
     index_N = torch.tensor([3, 0, 7])
-    there, _ = data.load(data_file, InputConfig(), GPU)
-    monkeypatch.setattr(data, "RESIDENT_SHARE", 0.0)
-    brought, _ = data.load(data_file, InputConfig(), GPU)
+    there, _ = clips.load(data_file, InputConfig(), GPU)
+    monkeypatch.setattr(clips, "RESIDENT_SHARE", 0.0)
+    brought, _ = clips.load(data_file, InputConfig(), GPU)
     assert (there.home, brought.home, brought.workers > 0) == (GPU, CPU, True)
     batch = brought.batch(index_N, 16)
     assert batch.x_NCTVM.device == batch.present_NMT.device == batch.label_N.device == GPU
@@ -164,8 +168,8 @@ def test_kernels_of_our_own_train_as_those_of_torch_do(data_file: Path, monkeypa
     network = {"name": "stgcn", "width": 0.25, "dropout": 0.0}
     config = from_dict(settings(data_file, Path("unused"), model=network, optim={"lr": 1e-3}, train=BF16))
     losses = []
-    for least in (0, gpu.LARGE):
-        monkeypatch.setattr(gpu, "LARGE", least)
+    for least in (0, availability.LARGE):
+        monkeypatch.setattr(availability, "LARGE", least)
         losses.append([record["train"]["loss"] for record in train.fit(config, *train.setup(config, GPU))])
     assert losses[0][0] == pytest.approx(losses[1][0], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], rel=0.15)
@@ -249,7 +253,7 @@ def test_a_run_of_the_gpu_answers_the_same_on_the_cpu(run: Path) -> None:
     """A checkpoint is of no device: logits of both agree."""
     (_, clips, splits, on_gpu), (_, there, _, on_cpu) = (train.load_run(run, device) for device in (GPU, CPU))
     gpu, cpu = (
-        evaluate.predict(model, clips, splits.test, 16, 8).logits_NK.cpu()
+        accuracies.predict(model, clips, splits.test, 16, 8).logits_NK.cpu()
         for model, clips in ((on_gpu, clips), (on_cpu, there))
     )
     torch.testing.assert_close(gpu, cpu, rtol=1e-3, atol=1e-3)

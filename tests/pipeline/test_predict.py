@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import card, checkpoint, ensemble, evaluate, predict, train
+from pipeline import card, checkpoint, ensemble, predict, train
 from pipeline.config import from_dict
+from pipeline.evaluation import accuracies
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
 from tests.pipeline.conftest import SMALL, exporter
@@ -60,7 +61,7 @@ def test_a_recording_is_answered_as_the_evaluation_of_its_clip(recordings: Path,
     config, clips, _, model = train.load_run(ntu_run, torch.device("cpu"))
     chosen = paths(recordings, ntu_file)[:12]
     predictor = predict.load(ntu_run)
-    logits = evaluate.predict(model, clips, torch.arange(12), config.input.frames, 8).logits_NK
+    logits = accuracies.predict(model, clips, torch.arange(12), config.input.frames, 8).logits_NK
     predictor.temperature = 2.0  # the run's own, hardly trained, would make everything equally likely
     expected = (logits.double() / 2.0).log_softmax(1)
 
@@ -143,7 +144,7 @@ def test_several_runs_answer_together(together: Path, tmp_path: Path) -> None:
     said, scores = json.loads(together.read_text()), 0.0
     for weight, name in zip(said["weights"], ("none", "bn-masked"), strict=True):
         config, clips, _, model = train.load_run(together.parent / name, torch.device("cpu"))
-        logits = evaluate.predict(model, clips, torch.arange(6), config.input.frames, 8).logits_NK
+        logits = accuracies.predict(model, clips, torch.arange(6), config.input.frames, 8).logits_NK
         scores = scores + weight / sum(said["weights"]) * logits.double().log_softmax(1)
     assert said["weights"][0] != said["weights"][1]
     assert said["calibration"]["temperature"] != 1

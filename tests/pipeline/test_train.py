@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint, report
-from pipeline.augment import Draw
+from pipeline import checkpoint
 from pipeline.config import from_dict
-from pipeline.data import epoch_batches
+from pipeline.data.augment import Draw
+from pipeline.data.clips import epoch_batches
+from pipeline.data.streams import STREAMS
 from pipeline.models import MODELS
 from pipeline.models.bodies import PERSONS
-from pipeline.models.streams import STREAMS
 from pipeline.norms import NORMS
+from pipeline.tracking import report
 from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
 from preprocessing import files
 from tests.conftest import Answer, write_file

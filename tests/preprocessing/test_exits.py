@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.distributed import WorkerDied as RankDied
 from pipeline.export import ExportDiffers
-from pipeline.finite import NonFiniteLoss
+from pipeline.nonfinite import NonFiniteLoss
 from preprocessing import exits, synthetic
 from preprocessing.build import TooManyRejects
 from preprocessing.engines import EngineError, WorkerDied

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.figures import OF_TRIALS, TRAIN_LOSS, named
+from pipeline.tracking.metric_names import OF_TRIALS, TRAIN_LOSS, named
 from tests.conftest import Answer
 from tests.wandb_stub import Stub
 from tuning.attempt import measured

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.doctor import diagnose
-from pipeline.doctor.checks import CHECKS
-from pipeline.doctor.evidence import History, state_hash
-from pipeline.doctor.remedies import REMEDIES
-from tests.pipeline.doctor.planted import Small, data, in_class_order
-from tests.pipeline.doctor.planted import trained as trained_small
+from pipeline.normdoctor.checks import CHECKS
+from pipeline.normdoctor.evidence import History, state_hash
+from pipeline.normdoctor.remedies import REMEDIES
+from tests.pipeline.normdoctor.planted import Small, data, in_class_order
+from tests.pipeline.normdoctor.planted import trained as trained_small
 
 ROOT = Path(__file__).parents[3]
 
@@ -240,7 +240,7 @@ def test_a_ddp_model_is_the_model_inside(tmp_path: Path) -> None:
         "import torch.distributed as dist\n"
         "from torch.nn.parallel import DistributedDataParallel as DDP\n"
         "from pipeline.doctor import diagnose\n"
-        "from tests.pipeline.doctor.planted import Small, data, trained\n"
+        "from tests.pipeline.normdoctor.planted import Small, data, trained\n"
         f"dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=0, world_size=1)\n"
         "model = trained(Small(), data(0), 50)\n"
         "bare, inside = diagnose(model, data(0)), diagnose(DDP(model), data(0))\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.doctor import page
-from pipeline.doctor.checks import CHECKS
+from pipeline.normdoctor.checks import CHECKS
 from tests.browser import rendered
 
 WATCH = "<script>window.onerror = (error) => { document.documentElement.dataset.failed = error; };</script>"

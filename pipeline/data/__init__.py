@@ -1,0 +1,1 @@
+"""HDF5 files to batches on the device: clips, augmentation, streams."""

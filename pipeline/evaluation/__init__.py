@@ -1,0 +1,1 @@
+"""Accuracies A to D, metrics, calibration and recalibration."""

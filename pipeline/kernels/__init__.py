@@ -1,0 +1,1 @@
+"""Triton kernels, each beside the plain formula that it must equal."""

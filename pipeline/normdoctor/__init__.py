@@ -1,0 +1,1 @@
+"""The norm doctor for any torch module: measure, check, prove, say."""

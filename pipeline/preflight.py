@@ -1,0 +1,138 @@
+"""What is said and tried before a training starts: clips of a statistic, numbers the CPU has, a network that learns."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline import distributed
+from pipeline.data.clips import Clips, evenly
+from pipeline.kernels import availability
+from pipeline.norms import batch_norms
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+FEW_CLIPS = 16
+STEPS = 200
+CLIPS = 16
+LEARNED = 0.5  # of the loss of guessing
+LOOKS = 9  # at who is running, 25 ms apart
+
+
+def one_order(on: bool) -> None:
+    """Let a GPU add up in one order, so that the same run gives the same bits; to be called before it computes."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS chooses its ways by the moment
+    torch.use_deterministic_algorithms(on, warn_only=True)
+
+
+def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) -> str:
+    """How many clips each batch statistic is computed from, with a warning below 16; empty without batch norms.
+
+    Batches of an epoch differ by one clip at most, accumulation splits them, ranks share them out.
+    """
+    if not batch_norms(model):
+        return ""
+    batches = -(-clips // config.train.batch_size)
+    own = max(1, clips // batches // config.train.accumulate // ranks)
+    together = own * ranks if config.norm.sync else own
+    how = f"over {ranks} ranks" if config.norm.sync and ranks > 1 else "on each rank"
+    note = f"batch statistics: {together} clips {how if ranks > 1 else 'a batch'}"
+    if config.train.accumulate > 1:
+        note += f", a part of {config.train.accumulate}: accumulation adds up gradients, not statistics"
+    if together < FEW_CLIPS:
+        note += (
+            f"; under {FEW_CLIPS} they are noisy: raise train.batch-size, lower train.accumulate, or use a norm of one "
+            "clip (norm.kind gn)"
+        )
+    return note
+
+
+def precision_note(precision: str, device: torch.device, capabilities: Mapping[str, Any]) -> str:
+    """Whether bf16 pays on this machine: empty, or what to do instead. `capabilities`: torch.cpu.get_capabilities().
+
+    A CPU without instructions for bf16 is 8 times slower with it than with fp32 (`cnn`, measured on an AVX2 machine).
+    """
+    native = any(have is True for name, have in capabilities.items() if "bf16" in name)
+    if precision != "bf16" or device.type != "cpu" or native:
+        return ""
+    return (
+        "precision: this CPU has no instructions for bf16 (avx512_bf16, amx_bf16), so that training is several times "
+        "slower than with --train.precision fp32"
+    )
+
+
+def cores_note(threads: int, others: Callable[[], int], cores: int, device: torch.device) -> str:
+    """Whether this training's threads will wait for cores that other work holds; empty, or what to do instead.
+
+    Threads that wait for one another spin: two trainings on two cores went at a third of the rate of one thread each.
+    `others` takes a moment and is asked only where it matters. Ranks have shared the cores out among themselves.
+    """
+    if device.type != "cpu" or threads == 1 or distributed.world_size() > 1:
+        return ""
+    busy = others()
+    if busy + threads <= cores:
+        return ""
+    return (
+        f"cores: other work runs on {min(busy, cores)} of {cores}, and {threads} threads here would wait for one "
+        "another and for it. Give each training cores of its own: OMP_NUM_THREADS=1 before the command"
+    )
+
+
+def running(proc: Path = Path("/proc/loadavg")) -> int:
+    """Threads of other processes that run or wait for a core just now; 0 where the system does not say (no Linux)."""
+    if not proc.is_file():
+        return 0
+    seen = []
+    for _ in range(LOOKS):
+        time.sleep(0.025)
+        seen.append(int(proc.read_text().split()[3].split("/")[0]) - 1)  # the one is who reads it
+    return max(0, int(statistics.median(seen)))
+
+
+def kernels_note(config: Config, device: torch.device) -> str:
+    """Why a training that our GPU kernels are for goes without them, and what to do; empty if it does not."""
+    wanted = config.train.precision == "bf16" and config.train.channels_last and not config.train.compile
+    why = availability.hindrance() if device.type == "cuda" and wanted else ""
+    return why and (
+        f"kernels: torch's alone, which large batches are slower with, since Triton cannot make ours here ({why}). It "
+        "needs a C compiler and Python's headers (apt-get install gcc python3-dev)"
+    )
+
+
+def self_test(config: Config, clips: Clips, model: nn.Module, train_N: Tensor) -> str:
+    """Train a copy on 16 clips until it has learned them, 200 steps at most; empty if it has, else what is wrong.
+
+    A loss that stays at ln K is that of guessing: the network does not see its input, or its gradients vanish.
+    The model and the random state stay as they were.
+    """
+    batch = clips.batch(evenly(train_N, CLIPS), config.input.frames)
+    with torch.random.fork_rng(devices=[clips.device] if clips.device.type == "cuda" else []):
+        learner = copy.deepcopy(model).train()
+        optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
+        guess, best = math.log(clips.classes), float("inf")
+        for _ in range(STEPS):
+            loss = functional.cross_entropy(learner(batch.x_NCTVM, batch.present_NMT), batch.label_N)
+            # All ranks do the same on the same clips: batch norms add up over ranks, so all must stop together.
+            best = min(best, distributed.total(loss.detach()).item() / distributed.world_size())
+            if best <= LEARNED * guess:
+                return ""
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return (
+        f"self-test: {STEPS} steps on {len(batch.label_N)} clips leave the loss at {best:.2f}; guessing among "
+        f"{clips.classes} classes has ln K = {guess:.2f}. The network does not learn even these: look at the data "
+        "(python -m preprocessing.verify) and at norm.kind"
+    )

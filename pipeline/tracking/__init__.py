@@ -1,0 +1,1 @@
+"""Records of a training: the ledger, metric names, W&B."""

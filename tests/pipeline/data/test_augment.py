@@ -1,0 +1,138 @@
+"""augment.py: each change does what it says, leaves absent bodies alone, and depends on (seed, epoch, clip) alone."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.data.augment import AugmentConfig, Draw, augment, linear_maps, mirrored_joints, rotation, windows
+
+OFF = AugmentConfig()
+ALL = AugmentConfig(0.5, 0.3, 0.5, 0.2, 0.1, 0.01, 0.1, 0.5, 0.5)
+NAMES = ["spine", "left hand", "right hand", "head"]
+STRONG: dict[str, Any] = {
+    "rotate": 0.5, "yaw": 0.5, "scale": 0.3, "shear": 0.3, "noise": 0.1, "joint_drop": 0.5, "mirror": 1.0, "swap": 1.0,
+}  # fmt: skip
+
+
+def clips(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random clips (N, 3, 6, 4, 2) in metres; the second body is absent in every other clip and in two frames."""
+    x = torch.randn(count, 3, 6, 4, 2, generator=torch.Generator().manual_seed(1))
+    present = torch.ones(count, 2, 6, dtype=torch.bool)
+    present[::2, 1] = False
+    present[:, 1, :2] = False
+    return x * present.transpose(1, 2)[:, None, :, None, :], present
+
+
+def changed(
+    config: AugmentConfig, index: list[int], epoch: int = 1, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of these positions, changed."""
+    x, present = clips()
+    index_N = torch.tensor(index)
+    return augment(config, Draw(seed, epoch, index_N), x[index_N], present[index_N], mirrored_joints(NAMES))
+
+
+def test_switched_off_nothing_changes() -> None:
+    """Bit for bit; the window is the whole clip."""
+    x, present = clips()
+    out, there = changed(OFF, list(range(8)))
+    assert not OFF.on
+    assert torch.equal(out, x)
+    assert torch.equal(there, present)
+    assert torch.equal(windows(OFF, Draw(0, 1, torch.arange(3))), torch.tensor([[0.0, 1.0]] * 3))
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_each_change_changes_something_and_never_an_absent_body(name: str) -> None:
+    """Rows of absent bodies stay zero."""
+    config = replace(OFF, **{name: STRONG[name]})
+    x, _ = clips()
+    out, there = changed(config, list(range(8)))
+    assert config.on
+    assert not torch.equal(out, x)
+    absent = ~there.transpose(1, 2)[:, None, :, None, :].expand_as(out)
+    assert (out[absent] == 0).all()
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(AugmentConfig)])
+def test_every_setting_is_documented_and_off_by_default(name: str) -> None:
+    """A default that changes nothing."""
+    assert getattr(OFF, name) == (1.0 if name == "crop" else 0.0)
+
+
+def test_a_clips_noise_does_not_depend_on_its_batch() -> None:
+    """Alone, in another order, in another batch: the same bytes; so any number of ranks trains on the same clips."""
+    whole, there = changed(ALL, list(range(8)))
+    for part in ([3], [6, 1, 4], [7, 0]):
+        out, seen = changed(ALL, part)
+        assert torch.equal(out, whole[part])
+        assert torch.equal(seen, there[part])
+        window = windows(ALL, Draw(0, 1, torch.tensor(part)))
+        assert torch.equal(window, windows(ALL, Draw(0, 1, torch.arange(8)))[part])
+
+
+@pytest.mark.parametrize("other", [{"epoch": 2}, {"seed": 1}])
+def test_another_epoch_or_seed_gives_other_noise(other: dict[str, int]) -> None:
+    """Unlike loaders that seed their workers by worker number alone."""
+    assert not torch.equal(changed(ALL, [0, 1])[0], changed(ALL, [0, 1], **other)[0])
+
+
+def test_the_numbers_are_uniform_and_normal() -> None:
+    """Mean, variance and range of 200,000; neighbouring clips and epochs are uncorrelated."""
+    draw = Draw(0, 1, torch.arange(2000))
+    u, z = draw.uniform(1, 100), draw.normal(1, 100)
+    assert 0 <= u.min() < 0.001
+    assert 0.999 < u.max() < 1
+    assert u.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert u.var().item() == pytest.approx(1 / 12, abs=0.002)
+    assert z.mean().item() == pytest.approx(0, abs=0.01)
+    assert z.std().item() == pytest.approx(1, abs=0.01)
+    for other in (u.roll(1, 0), u.roll(1, 1), Draw(0, 2, torch.arange(2000)).uniform(1, 100), draw.uniform(2, 100)):
+        assert abs(torch.corrcoef(torch.stack([u.flatten(), other.flatten()]))[0, 1]) < 0.01
+
+
+def test_rotations_keep_lengths_and_yaw_keeps_the_vertical() -> None:
+    """Orthogonal maps; y untouched by yaw."""
+    draw = Draw(0, 1, torch.arange(50))
+    maps = linear_maps(AugmentConfig(rotate=0.5, yaw=1.0), draw)
+    torch.testing.assert_close(maps @ maps.mT, torch.eye(3).expand(50, 3, 3), atol=1e-5, rtol=0)
+    yaw = linear_maps(AugmentConfig(yaw=1.0), draw)
+    torch.testing.assert_close(yaw[:, 1], torch.tensor([0.0, 1.0, 0.0]).expand(50, 3))
+    turned = rotation(torch.tensor([torch.pi / 2]), 1)[0] @ torch.tensor([0.0, 0.0, 1.0])
+    torch.testing.assert_close(turned, torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_windows_lie_inside_the_clip_and_have_the_asked_length() -> None:
+    """From half of the clip to all of it."""
+    first, last = windows(AugmentConfig(crop=0.5), Draw(0, 1, torch.arange(1000))).T
+    assert (first >= 0).all()
+    assert (last <= 1 + 1e-6).all()
+    assert 0.5 <= (last - first).min() < 0.51
+    assert 0.99 < (last - first).max() <= 1
+
+
+def test_mirroring_twice_is_nothing() -> None:
+    """x changes its sign, left and right joints change places."""
+    x, present = clips()
+    config, draw, pairs = AugmentConfig(mirror=1.0), Draw(0, 1, torch.arange(8)), mirrored_joints(NAMES)
+    once, _ = augment(config, draw, x, present, pairs)
+    torch.testing.assert_close(once[:, 0, :, 1], -x[:, 0, :, 2])
+    torch.testing.assert_close(once[:, 1, :, 0], x[:, 1, :, 0])
+    assert torch.equal(augment(config, draw, once, present, pairs)[0], x)
+
+
+def test_joints_without_sides_cannot_be_mirrored() -> None:
+    """The remedy is in the message."""
+    with pytest.raises(ValueError, match=r"needs joint names with 'left' and 'right'.*leave mirror at 0"):
+        mirrored_joints(["joint 0", "joint 1"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("crop", 0.0), ("crop", 1.5), ("mirror", 2.0), ("noise", -1.0), ("scale", 1.0)]
+)
+def test_a_wrong_setting_is_refused_by_name(field: str, value: float) -> None:
+    """One line."""
+    with pytest.raises(ValueError, match=f"augment.{field} {value}"):
+        AugmentConfig(**{field: value})

@@ -1,0 +1,66 @@
+"""evidence: whose rows are counted, and that a pass stops where nothing more is to be seen."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.clips import Batch, Clips
+from pipeline.doctor.patient import correct, forward, rows
+from pipeline.evaluation.accuracies import shift
+from pipeline.models import ModelConfig, build_model
+from pipeline.normdoctor.evidence import Bench, Collector, _first_input
+from pipeline.normdoctor.samples import take
+from pipeline.norms import NormConfig
+from preprocessing.hdf5 import open_file
+
+FRAMES = 16
+
+
+@pytest.fixture(scope="module")
+def clips(data_file: Path) -> Clips:
+    """All clips on the CPU."""
+    return Clips(open_file(data_file), torch.device("cpu"))
+
+
+def bench(clips: Clips, **norm: Any) -> tuple[Bench, list[Batch]]:
+    """A fresh network on uneven batches."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(), NormConfig(**norm), FRAMES, clips.joints, clips.classes).eval()
+    batches = [clips.batch(index_N, FRAMES) for index_N in torch.arange(60).split([13, 7, 25, 15])]
+    return Bench(model, take(batches), None, forward, correct), batches
+
+
+@pytest.mark.parametrize(("persons", "norm_input"), [("loop", "mvc"), ("fold", "vc"), ("per_person", "mvc")])
+def test_absent_bodies_are_told_apart(clips: Clips, persons: str, norm_input: str) -> None:
+    """Each call, slot and layer by its own real bodies: the first norm sees just as many rows as there are bodies."""
+    patient, batches = bench(clips, persons=persons, input=norm_input)
+    collector = Collector(patient.model, rows)
+    patient.run(((torch.arange(len(batch.label_N)), batch) for batch in batches), collector)
+    bodies = sum(batch.present_NMT.any(-1).sum(0) for batch in batches)
+    assert isinstance(bodies, Tensor)
+    assert bodies[1] < bodies[0]
+    real, every = collector.seen.real, collector.seen.population
+    counted = [moments.count / (FRAMES * clips.joints) for (name, _), moments in real.items() if "norms.0." in name]
+    assert counted == (bodies.tolist() if persons != "fold" else [bodies.sum().item()])
+    frames = [moments.count / FRAMES for (name, _), moments in real.items() if name.startswith("input_norm")]
+    assert frames == (bodies.tolist() if norm_input == "mvc" else [bodies.sum().item()])
+    assert sum(m.count for (name, _), m in every.items() if "norms.0." in name) == 120 * FRAMES * clips.joints
+
+
+def test_the_first_layers_input_is_had_without_the_rest_of_the_network(clips: Clips) -> None:
+    """The same moments as a whole pass sees there; layers behind it are not run."""
+    patient, batches = bench(clips, persons="loop")
+    seen = Collector(patient.model, None)
+    patient.run(patient.train.batches(), seen)
+    reached: list[nn.Module] = []
+    patient.model.get_submodule("classify").register_forward_hook(lambda layer, *_: reached.append(layer))
+    site, moments = _first_input(patient, patient.train.batches())
+    assert site == ("norms.0.0", 0)
+    assert not reached
+    assert moments.count == seen.seen.population[site].count
+    assert shift(moments, seen.seen.population[site]) < 1e-9
+    patient.run(patient.train.batches(), None)
+    assert reached  # the hook would have seen it

@@ -1,0 +1,57 @@
+"""intervals: paired differences, their noise, and what counts."""
+
+import pytest
+import torch
+
+from pipeline.normdoctor.intervals import paired, spread
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """100 draws of 200 pairs whose true difference is 0.1: about 95 intervals hold it."""
+    covered = 0
+    for seed in range(100):
+        draw = torch.Generator().manual_seed(seed)
+        a = torch.rand(200, generator=draw) < 0.6
+        b = a ^ (torch.rand(200, generator=draw) < 0.2)
+        b = torch.where(a, a & (torch.rand(200, generator=draw) < 0.9), torch.rand(200, generator=draw) < 0.4)
+        difference = paired(a, b, seed)
+        covered += difference.low <= 0.1 <= difference.high
+    assert 88 <= covered <= 100
+
+
+def test_pairing_makes_a_small_gain_on_the_same_samples_certain() -> None:
+    """5 of 100 samples turn right, none wrong: significant at 2 points only with more samples."""
+    a = torch.arange(2000) % 2 == 0
+    b = a | (torch.arange(2000) % 20 == 1)
+    assert paired(a, b).mean == pytest.approx(0.05)
+    assert paired(a, b).significant
+    assert not paired(a[:40], b[:40]).significant
+    assert not paired(b, a).significant
+
+
+def test_a_constant_difference_has_no_noise_but_must_exceed_two_points() -> None:
+    """And two samples prove nothing."""
+    zero = torch.zeros(500)
+    assert not paired(zero, zero).significant
+    assert not paired(zero, zero + 0.01).significant
+    assert paired(zero, zero + 0.5).significant
+    assert not paired(zero[:2], zero[:2] + 1).significant
+
+
+def test_scores_that_are_no_shares_are_judged_in_their_own_spread() -> None:
+    """Minus a loss of some hundreds: two points of accuracy would mean nothing."""
+    loss = -100 * torch.rand(400, generator=torch.Generator().manual_seed(0))
+    assert spread(loss) > 10
+    assert not paired(loss, loss + 0.1).significant
+    assert paired(loss, loss + 5).significant
+
+
+def test_one_score_alone_is_judged_by_its_size() -> None:
+    """It has no spread, and a threshold that is no number says nothing."""
+    assert spread(torch.tensor([5.0])) == 5.0
+
+
+def test_passes_of_different_samples_do_not_pair() -> None:
+    """Refused."""
+    with pytest.raises(ValueError, match="do not pair"):
+        paired(torch.zeros(3), torch.zeros(4))
