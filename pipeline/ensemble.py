@@ -111,7 +111,8 @@ def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
 
 def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> dict[str, Any]:
     """Weights, where they come from, the accuracies of each run and of all together on val and test, and how sure they
-    may be together (`calibrate`)."""
+    may be together (`calibrate`).
+    """
     first, label_N = runs[0], runs[0].clips.label_N
     held_out = all(len(run.splits.held_out(run.config.input.fit)) for run in runs)
     val_N = first.splits.val if held_out else first.splits.val[:0]

@@ -227,7 +227,8 @@ def repair(folder: Path, left: int) -> dict[str, Any]:
 
 def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What the ledger's lines say of the whole run: training accuracy of the last epoch (as a progress bar shows it),
-    seconds, and clips a second; nothing where the ledger is lost."""
+    seconds, and clips a second; nothing where the ledger is lost.
+    """
     if not lines:
         return {}
     return {

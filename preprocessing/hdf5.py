@@ -202,7 +202,7 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
     environment = dict(
         os.environ, PYTHONPATH=os.pathsep.join([home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     )
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "preprocessing.hdf5", str(spool.folder)],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def connect(address: str | None) -> None:
             print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
         # Batch systems have long names for scratch folders. Ray and trials have sockets there, and little else.
         if len(os.environ.get("TMPDIR", "")) > SOCKET - len(SOCKET_OF_RAY):
-            os.environ["TMPDIR"] = "/tmp"
+            os.environ["TMPDIR"] = "/tmp"  # noqa: S108
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

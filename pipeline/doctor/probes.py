@@ -115,7 +115,8 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 @random_state_kept()
 def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
     """Each of FINE_TUNES that has a start in this run: accuracies before and after, and whether C gains more than by
-    epochs alone. ValueError where there is nothing to change."""
+    epochs alone. ValueError where there is nothing to change.
+    """
     config, clips, splits, model = load_run(folder, distributed.join())
     _, index_N = judged_on(folder, config, splits, split)
     starts: dict[str, nn.Module] = {}
@@ -160,7 +161,8 @@ def compared(way: Training, epochs: int, before: dict[str, Tensor], after: dict[
 
 def start(config: Config, clips: Clips, model: nn.Module) -> nn.Module:
     """A copy of the network in the norms of these settings. An input norm of another kind begins anew. NoStartError
-    where nothing fits another norm."""
+    where nothing fits another norm.
+    """
     new = network_for(config, clips)
     state, old = new.state_dict(), model.state_dict()
     kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}

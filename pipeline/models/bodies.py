@@ -27,7 +27,7 @@ class Persons(Protocol):
     `mask_max` keeps absent bodies out of `pool`, which is over bodies.
     """
 
-    def __call__(
+    def __call__(  # noqa: D102
         self, trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = ...
     ) -> Tensor: ...
 

@@ -379,7 +379,8 @@ def gather(
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, int | None]:
     """The module inside DDP, DataParallel, torch.compile and AveragedModel; how many networks it averages, if so many
-    averaged weights go with the buffers of the last of them (use_buffers off)."""
+    averaged weights go with the buffers of the last of them (use_buffers off).
+    """
     averaged = None
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):

@@ -98,7 +98,7 @@ def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
 
     ValueError when it gives nothing, or fewer than two samples.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     kept: list[list[Any]] = []
     whole: list[Any] = []
     given: list[Any] = []
@@ -141,7 +141,8 @@ def _copied(leaf: Any) -> Any:
 
 def _overwritten(old: Any, new: Any) -> Any:
     """A leaf in the place of another, in its memory: new copies by the thousand would lie between the batches that
-    come and go, and the process grow with every batch."""
+    come and go, and the process grow with every batch.
+    """
     if not isinstance(old, Tensor | np.ndarray) or old.dtype != new.dtype:
         return _copied(new)
     old[...] = new

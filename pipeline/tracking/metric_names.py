@@ -27,7 +27,8 @@ def named(record: dict[str, Any]) -> dict[str, float]:
 
 def final(summary: dict[str, Any]) -> dict[str, float]:
     """The figures of a run's summary.json. A to D and their gaps stand under `final/`: unlike those after an epoch they
-    are of the test split, where the file has one."""
+    are of the test split, where the file has one.
+    """
     rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
     judged = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
     return {name: value for name, value in flat(rest | {"final": judged}).items() if _is_number(value)}
@@ -35,7 +36,8 @@ def final(summary: dict[str, Any]) -> dict[str, float]:
 
 def of_diagnosis(answer: dict[str, Any]) -> dict[str, float]:
     """The figures of doctor.json; `norm/<layer>/mean_shift` is how far the running mean is from that of the training
-    clips, in standard deviations (median over channels), of the layer's worst call."""
+    clips, in standard deviations (median over channels), of the layer's worst call.
+    """
     result = named({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
     for entry in answer.get("layers", []):
         for part, suffix in (("train", ""), ("eval", "_eval")):

@@ -152,7 +152,8 @@ def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) ->
 
 def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> tuple[float, int]:
     """The command as a user runs it, on `ranks` ranks, with `more` settings: clips a second after the first epoch;
-    bytes of the data file that all its processes hold together, at most (PSS)."""
+    bytes of the data file that all its processes hold together, at most (PSS).
+    """
     line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
     line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked"]
     line += ["--train.epochs", str(epochs + 1), "--train.eval-every", str(epochs + 1)]

@@ -463,7 +463,8 @@ def coordinates(clips: int = 3, frames: int = 4) -> Tensor:
 
 def input_by_hand(x_NCTVM: Tensor, present_NMT: Tensor, name: str) -> np.ndarray:
     """One coordinate at a time: over clips and frames, of all joints together (c) or of one at a time; of both bodies
-    or of each (mvc)."""
+    or of each (mvc).
+    """
     x, y = x_NCTVM.numpy(), np.zeros(x_NCTVM.shape)
     counts = present_NMT.numpy() if name.endswith("masked") else np.ones(present_NMT.shape, dtype=bool)
     slots = [[0], [1]] if name.startswith("mvc") else [[0, 1]]
@@ -616,7 +617,8 @@ def error(two_ranks: list[dict[str, dict[str, Tensor]]], name: str, key: str) ->
 @pytest.mark.parametrize("name", [name for name in CASES if "alone" not in name])
 def test_two_ranks_equal_one_big_batch(two_ranks: list[dict[str, dict[str, Tensor]]], name: str) -> None:
     """A rank may even have no rows. In float64 everything to 1e-12; in float32 output, gradient of the input and
-    running statistics to 1e-6 (the parameters' gradients are sums that nearly cancel, on one rank as on two)."""
+    running statistics to 1e-6 (the parameters' gradients are sums that nearly cancel, on one rank as on two).
+    """
     keys = two_ranks[0][name]
     if CASES[name]["x"].dtype == torch.float64:
         assert max(error(two_ranks, name, key) for key in keys) <= 1e-12
