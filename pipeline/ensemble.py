@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out is not None:
             publish(result, options.out)
     except (ValueError, OSError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
     show(result, Console())
     if options.out is not None:
         print(f"written: {options.out}")

@@ -473,7 +473,7 @@ def main() -> int:
                 raise ValueError(f"{folder} was trained on another file than {file.path} is; a page shows runs on one")
         files.publish_text(out, page(runs, study, file))
     except (ValueError, OSError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
     print(out.resolve())
     return 0
 

@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         if difference is not None:
             print(f"written: {options.onnx}; largest difference of a probability from torch's: {difference:.1e}")
     except (export.ExportDiffers, ValueError, OSError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
     return exits.USAGE if faults else 0
 
 

@@ -452,7 +452,7 @@ def main() -> int:
             else:
                 run(config)
     except FAULTS as error:
-        return exits.told(error, "interrupted; the same command resumes")
+        return exits.report(error, "interrupted; the same command resumes")
     return 0
 
 
@@ -461,7 +461,7 @@ def main_of_rank(values: dict[str, Any], read_test: bool) -> None:
     try:
         run(from_dict(values), read_test)
     except (ValueError, OSError, NonFiniteLoss) as error:
-        sys.exit(exits.told(error))
+        sys.exit(exits.report(error))
     except KeyboardInterrupt:
         sys.exit(exits.INTERRUPTED)  # the launcher tells
 

@@ -1,6 +1,6 @@
-"""What the exit code of a command says, the same in all rooms; 0 is success, 128 + n the end by signal n.
+"""Exit codes of the commands, the same in all packages: 0 is success, 128 + n is the end by signal n.
 
-An error class of ours that stands for more than wrong use has an attribute `exit_code`.
+An error class of ours that stands for more than wrong usage has an attribute `exit_code`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, INTERRUPTED = 2, 3, 4, 
 
 
 def no_space(error: BaseException) -> bool:
-    """Whether a full disk, or a quota that is used up, caused this."""
+    """Return whether the error comes from a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def code(error: BaseException) -> int:
-    """The exit code that an error stands for."""
+    """Return the exit code of an error."""
     if no_space(error):
         return NO_SPACE
     if isinstance(error, KeyboardInterrupt):
@@ -25,7 +25,12 @@ def code(error: BaseException) -> int:
     return int(getattr(error, "exit_code", USAGE))
 
 
-def told(error: BaseException, interrupted: str = "interrupted") -> int:
-    """Say an error on stderr, in one line; the exit code that it stands for."""
+def report(error: BaseException, interrupted: str = "interrupted") -> int:
+    """Print an error to stderr in one line and return its exit code.
+
+    Args:
+        error: The error; its message is printed.
+        interrupted: Text to print for an error without a message, such as KeyboardInterrupt.
+    """
     print(f"error: {str(error) or interrupted}", file=sys.stderr, flush=True)
     return code(error)

@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.out}: {run(options, Console(stderr=True))}")
         return 0
     except (OSError, ValueError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
 
 
 if __name__ == "__main__":

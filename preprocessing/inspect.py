@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
             publish_text(options.out, page(survey))
         return 0
     except (OSError, ValueError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,7 @@ def main(arguments: list[str] | None = None) -> int:
         truths = sorted((truth for group in progress for truth in group), key=lambda truth: truth["name"])
         publish_json(options.folder / "truth.json", {"seed": options.seed, "clips": truths})
     except (OSError, ValueError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")
     return 0
 

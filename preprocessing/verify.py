@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         faults = hdf5.verify(options.file)
     except KeyboardInterrupt as error:
-        return exits.told(error)
+        return exits.report(error)
     for fault in faults:
         print(f"{options.file}: {fault}")
     if not faults:

@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {note}")
         return 0
     except (OSError, ValueError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
 
 
 if __name__ == "__main__":

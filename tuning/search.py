@@ -231,7 +231,7 @@ def main() -> int:
             results.write(settings.out, {"command": command, "trials": rows})
             page.write_search(settings.out, command, outcomes)
     except (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt) as error:
-        return exits.told(error, "interrupted; the same command goes on")
+        return exits.report(error, "interrupted; the same command goes on")
     finished = [row for row in rows if row["val"] is not None and row["outcome"] != "failed"]
     print(f"{len(finished)} of {len(rows)} trials finished; {settings.out / 'results.json'}")
     best = {outcome.task.name: outcome for outcome in outcomes}

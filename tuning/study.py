@@ -167,7 +167,7 @@ def main() -> int:
             results.write(settings.out, {"command": command, **document}, table="trials")
             page.write_study(settings.out, command, document, outcomes)
     except (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt) as error:
-        return exits.told(error, "interrupted; the same command goes on")
+        return exits.report(error, "interrupted; the same command goes on")
     show(document["arms"], document["judged"], Console(width=None if sys.stdout.isatty() else 160))
     print(f"{settings.out / 'results.json'}  {settings.out / 'report.html'}")
     baseline = next(row for row in document["arms"] if row["arm"] == arms.baseline)

@@ -56,5 +56,5 @@ def main(folder: Path) -> int:
     try:
         run(folder, order)
     except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
-        return exits.told(error)
+        return exits.report(error)
     return 0

@@ -108,7 +108,7 @@ def main() -> int:
             files.publish_text(command.html, page.page(run.name, answer))
             print(command.html.resolve())
     except (ValueError, OSError, KeyboardInterrupt) as error:
-        return exits.told(error)
+        return exits.report(error)
     return 0
 
 

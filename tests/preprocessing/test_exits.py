@@ -38,8 +38,8 @@ def test_each_error_has_its_code(error: BaseException, code: int) -> None:
 
 def test_an_error_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """An interruption has no words of its own."""
-    assert exits.told(IntegrityError("joints")) == exits.INTEGRITY
-    assert exits.told(KeyboardInterrupt()) == exits.INTERRUPTED
+    assert exits.report(IntegrityError("joints")) == exits.INTEGRITY
+    assert exits.report(KeyboardInterrupt()) == exits.INTERRUPTED
     assert capsys.readouterr().err == "error: joints\nerror: interrupted\n"
 
 
