@@ -1,17 +1,17 @@
-# The README's commands. Everything is installed into .venv, from this folder's files only.
+# The README's commands. They install everything into .venv, from this folder's files only.
 PYTHON ?= python3
 BIN    := .venv/bin
 RAW    ?=
 OUT    ?= $(if $(RAW),demo-raw,demo)
 
-# Byte code is kept whatever the machine says: without it every start reads all sources anew, 2.5 s instead of 1.
+# Keep byte code even where the environment disables it: without it every start takes 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-slow test-docker lint bench bench-doctor clean
 
 setup: .venv/ready
 
-# --no-compile: byte code is made at first import, for the modules that are used, instead of for all of them.
+# --no-compile: compile modules at their first import, instead of all of them now.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "skelnorm needs Python 3.11+; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
@@ -19,8 +19,8 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,onnx]'
 	@touch $@
 
-# The main job; each line is a command of its own. The question's network in four arms: without norm, and BatchNorm
-# called once a body, once over all bodies, once over the bodies that are there.
+# The main job, one command per line. The question's network in four arms: no norm, and BatchNorm called once per
+# body, once over all bodies, and once over the present bodies.
 TRAIN := $(BIN)/python -m pipeline.train demo --data $(OUT)/clips.h5 --nproc 2
 
 demo: setup
@@ -51,7 +51,7 @@ test: lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# The image, built and run without a docker engine; as root, minutes.
+# Build and run the image without a docker engine (as root; takes minutes).
 test-docker: setup
 	docker/test.sh
 
@@ -60,7 +60,7 @@ bench: setup
 	$(BIN)/python tests/bench/train.py
 	$(BIN)/python tests/bench/models.py
 
-# Half an hour of one core; each case is a line, and the same command goes on where it was stopped.
+# Half an hour of one core; one line per case; the same command resumes.
 bench-doctor: setup
 	$(BIN)/python tests/bench/doctor.py --out bench-doctor
 

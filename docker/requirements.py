@@ -1,4 +1,4 @@
-"""The dependencies in pyproject.toml, one a line, so that an image can install them before it has the code."""
+"""The dependencies in pyproject.toml, one per line, so that an image can install them before it has the code."""
 
 import tomllib
 from pathlib import Path

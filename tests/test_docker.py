@@ -64,7 +64,7 @@ def test_what_the_dockerfile_copies_is_in_the_context() -> None:
 
 
 def test_requirements_are_those_of_the_project(tmp_path: Path) -> None:
-    """One a line."""
+    """One requirement per line."""
     result = subprocess.run(
         [sys.executable, DOCKER / "requirements.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -75,7 +75,7 @@ def test_requirements_are_those_of_the_project(tmp_path: Path) -> None:
 
 
 def faults(compose: dict[str, Any]) -> list[str]:
-    """What `docker compose config` would refuse, and what the programs would."""
+    """Faults that `docker compose config` would reject, and that the programs would."""
     found = []
     services = compose["services"]
     for name, service in services.items():
@@ -90,8 +90,8 @@ def faults(compose: dict[str, Any]) -> list[str]:
             for port in service.get("ports", [])
             if not port.startswith("127.0.0.1:")
         ]
-        found += [f"{name}: {word!r} is no string" for word in service.get("command", []) if not isinstance(word, str)]
         words = service.get("command", [])
+        found += [f"{name}: {word!r} is not a string" for word in words if not isinstance(word, str)]
         if "-m" in words:
             module = words[words.index("-m") + 1]
             if not (ROOT / f"{module.replace('.', '/')}.py").is_file():
@@ -112,7 +112,7 @@ def test_the_compose_file_is_one_that_compose_would_take() -> None:
 
 
 def test_compose_itself_takes_it() -> None:
-    """Where there is one."""
+    """Run `docker compose config` where it is installed."""
     asked = ["docker", "compose"]
     if not shutil.which("docker") or subprocess.run([*asked, "version"], capture_output=True, check=False).returncode:
         pytest.skip("no docker compose here; the check of form above is all there is")

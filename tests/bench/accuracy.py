@@ -3,7 +3,7 @@
     python tests/bench/accuracy.py nw-ucla --data nw.h5 --out runs/nw
     python tests/bench/accuracy.py sbu --data sbu.h5 --out runs/sbu-hcn --at-once 2 -- --model.name hcn
 
-Settings of pipeline.train come behind `--`. Trained on train+val, so that the test split is read once a seed, at the
+Settings of pipeline.train come behind `--`. Trained on train+val, so that the test split is read once per seed, at the
 end, and nothing can be chosen by it. Each run is a command of its own with one core. The same command again trains what
 is missing. A file whose protocols are fold1, fold2, ... has each of them trained; a seed's accuracy is the mean over
 folds.
@@ -42,7 +42,7 @@ def run(module: str, *words: str) -> None:
 
 
 def train(options: argparse.Namespace, folder: Path, protocol: str, seed: int) -> dict[str, Any]:
-    """The summary of one run; if that is finished already, pipeline.train says so and ends."""
+    """The summary of one run. If the run is finished already, pipeline.train only prints its figures."""
     words = ["--data", str(options.data), "--out", str(folder), "--wandb", "off", "--fast-start"]
     words += ["--input.fit", "train+val", "--train.seed", str(seed)]
     words += ["--input.protocol", protocol] if protocol else []
@@ -94,7 +94,7 @@ def main() -> None:
         f"{options.seeds} seeds together": f"{100 * statistics.mean(everyone):.1f}" if everyone else "",
         "M parameters": f"{first['model']['params'] / 1e6:.3f}",
         "GFLOPs a body": f"{first['model']['flops_one_body'] / 1e9:.3f}",
-        "seconds a seed": f"{sum(summary['seconds'] for summary in done.values()) / options.seeds:.0f}",
+        "seconds per seed": f"{sum(summary['seconds'] for summary in done.values()) / options.seeds:.0f}",
     }
     print(f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}\n| {' | '.join(cells.values())} |")
 

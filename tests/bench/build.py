@@ -1,4 +1,4 @@
-"""How fast preprocessing is: side by side in one run, on the same files, warm, medians, as ratios.
+"""Measure the speed of preprocessing: side by side in one run, on the same files, warm, medians, as ratios.
 
     make bench
     python tests/bench/build.py --clips 2000 --rounds 5 --growth 1000 5000 20000 60000

@@ -1,11 +1,11 @@
-"""What the doctor costs: `python -m pipeline.doctor` on the question's network, seconds, CPU-seconds and peak memory.
+"""Measure the cost of `python -m pipeline.doctor`: seconds, CPU-seconds and peak memory on the question's network.
 
     python tests/bench/cost.py
     python tests/bench/cost.py --clips 6000 12000 --rounds 3
 
-For each number of synthetic recordings (half are trained on, a third judged): built, trained until the loop has left a
-normalization gap, whose remedies the doctor then measures too, and diagnosed. The doctor keeps 2,000 clips of each
-part, so beyond 6,000 recordings neither time nor memory may grow but by the reading.
+For each number of synthetic recordings (half are trained on, a third evaluated) this builds the data, trains until the
+loop has left a normalization gap (so that the doctor measures its remedies too), and runs the doctor. The doctor keeps
+2,000 clips per split, so beyond 6,000 recordings only reading may add time or memory.
 """
 
 from __future__ import annotations

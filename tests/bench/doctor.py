@@ -1,4 +1,4 @@
-"""How right the norm doctor is: planted causes at several strengths, and healthy networks, several data sets and seeds.
+"""Measure how often the norm doctor is right, on planted causes of several strengths and on healthy networks.
 
     make bench-doctor
     python tests/bench/doctor.py --quick
@@ -9,11 +9,11 @@
 Each case is one JSON line in OUT/cases.jsonl; the same command again goes on where it was stopped, so change OUT when
 the doctor or a plant has changed. Networks are trained once (OUT/networks) and most causes planted in copies of them;
 a case takes 1.5 CPU-seconds, the whole of it half an hour. Data: the demo's synthetic clips, Northwestern-UCLA and
-UTD-MHAD where they are (SKELNORM_REAL_DATA; else it says so and goes on), scikit-learn's digits. Of the six
+UTD-MHAD where they are (SKELNORM_REAL_DATA; else it prints a note and continues), scikit-learn's digits. Of the six
 architectures the first two (cnn, hcn) are ours, the others plain torch. Recall counts the top-ranked cause; a plant
 that costs less than two points is counted apart where the doctor blames by effect. Where fvcore is installed its
 recalibration is compared too, and torch's always. --calibrate prints what the checks' quantities are on healthy
-networks of data sets and seeds that are never reported: SBU (two real bodies a clip), other synthetic clips,
+networks of data sets and seeds that are never reported: SBU (two real bodies per clip), other synthetic clips,
 scikit-learn's breast cancer table. --runs compares on run folders.
 """
 
@@ -73,7 +73,7 @@ class Data:
 
     @property
     def skeletons(self) -> bool:
-        """Whether x is x_NCTVM."""
+        """Return whether x is x_NCTVM."""
         return self.x.dim() == 5
 
     @property
@@ -148,7 +148,7 @@ def synthetic(out: Path, name: str, seed: int) -> Data:
 
 
 def data_sets(out: Path, calibration: bool = False) -> Iterator[Data]:
-    """All that are at hand of those that are reported, or of those that thresholds are set on."""
+    """All available data sets that are reported, or that thresholds are set on."""
     yield synthetic(out, "other", 100) if calibration else synthetic(out, "demo", 0)
     real = Path(os.environ.get("SKELNORM_REAL_DATA", HOME.parent / "shared" / "data")) / "benchmarks"
     for name in ("sbu",) if calibration else ("nw_ucla", "utd_mhad"):
@@ -321,7 +321,7 @@ def trained(
 
 @dataclass
 class Case:
-    """What the doctor gets."""
+    """The arguments of the doctor."""
 
     model: nn.Module
     train: Batches
@@ -508,7 +508,7 @@ def left_over(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
     order = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(seed))
     full = [(data.x[i], data.y[i]) for i in order[:-1].split(BATCH) if len(i) > 1]
     last = (data.x[order[-1:]], data.y[order[-1:]])
-    if not isinstance(model, OnClips | Dense):  # those refuse one value a channel in training
+    if not isinstance(model, OnClips | Dense):  # those reject one value per channel in training
         refresh(model, full)
         layer_momentum = 0.1 + 0.8 * strength
         for layer in layers(model):
@@ -678,7 +678,7 @@ def torchs_own(model: nn.Module) -> nn.Module:
 
 
 def by_others(model: nn.Module, one: Case) -> dict[str, Any]:
-    """What the recalibration of torch, and of fvcore where it is installed, makes of a copy: C, or where it crashes."""
+    """Accuracy C of a copy recalibrated by torch, and by fvcore where it is installed, or the crash."""
     result: dict[str, Any] = {}
     copied = torchs_own(model)
     try:
@@ -725,7 +725,7 @@ LEAST = 0.02
 
 
 def _costs(kind: str, diagnosis: Diagnosis) -> bool:
-    """Whether any statistics do better than those the network was left with."""
+    """Return whether any statistics do better than those that training left."""
     four, table_ = diagnosis.accuracies, diagnosis.recalibration.values()
     if kind == "displaced":
         return max([four["D"], *(values["C"] for values in table_ if "C" in values)]) > four["C"] + LEAST
@@ -772,7 +772,7 @@ def _top(line: dict[str, Any]) -> bool:
 
 
 def wrong(line: dict[str, Any]) -> bool:
-    """Whether anything but what was planted is named (of a healthy or harmless case)."""
+    """Return whether the doctor names anything that was not planted (in a healthy or harmless case)."""
     return bool(set(line["causes"] + line["suspicions"]) - set(line["expected"]))
 
 
@@ -865,7 +865,7 @@ LIMITS = {
 
 
 def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
-    """What the checks compare with a limit; `correlated`, `gap` and `given` in units of their limit."""
+    """The values that the checks compare with a limit; `correlated`, `gap` and `given` in units of their limit."""
     population = seen.train.layers()
     for name, layer in seen.layers.items():
         assert layer.running is not None

@@ -1,10 +1,10 @@
-"""How fast training is on a GPU: clips of the size of NTU RGB+D 60's, the plain way and ours, as ratios.
+"""Measure the speed of training on a GPU: clips of the size of NTU RGB+D 60's, the plain way and ours, as ratios.
 
     python tests/bench/gpu.py
     python tests/bench/gpu.py --clips 600 --graph-clips 64 --test 200 --device cpu   # whether it runs at all
     python tests/bench/gpu.py --part kernels    # norms and messages alone
 
-Clips are random walks: 1.2 bodies a clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
+Clips are random walks: 1.2 bodies per clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
 `stgcn` fewer. The plain ways are those of tests/bench/train.py and tests/bench/models.py; products and convolutions of
 all of them in TF32. Where there is no GPU this says so and measures nothing.
 """
@@ -87,7 +87,7 @@ def files(work: Path, train: int, test: int) -> tuple[Path, Path]:
 def graph(work: Path, options: argparse.Namespace, device: torch.device) -> None:
     """Print how fast `stgcn` and the plain ST-GCN train, in small and in large batches."""
     data, dense = files(work, options.graph_clips, BATCH)
-    print(f"stgcn on {options.graph_clips} training clips, 1.2 bodies a clip", flush=True)
+    print(f"stgcn on {options.graph_clips} training clips, 1.2 bodies per clip", flush=True)
     for batch in (BATCH, LARGE["batch_size"]):
         models.training(data, dense, options.rounds, GRAPH_WAYS, device, batch)
 
@@ -96,7 +96,7 @@ def convolutional(work: Path, options: argparse.Namespace, device: torch.device)
     """Print how fast `cnn` trains in each way."""
     data, dense = files(work, options.clips, options.test)
     size = data.stat().st_size / 1e9
-    print(f"cnn on {options.clips} training clips, 1.2 bodies a clip, {size:.2f} GB", flush=True)
+    print(f"cnn on {options.clips} training clips, 1.2 bodies per clip, {size:.2f} GB", flush=True)
     plain = statistics.median(plain_epochs(dense, torch.arange(options.clips), CLASSES, 1, device))
     print(f"{'plain':32} {plain:9.0f} clips/s, an epoch {options.clips / plain:7.2f} s", flush=True)
     for way, settings in WAYS.items():

@@ -1,4 +1,4 @@
-"""What a habit of published code is worth: the test split looked at after every epoch, and its best epoch reported.
+"""Measure a habit of published code: evaluate the test split after every epoch and report the best epoch.
 
     python tests/bench/habit.py nw-ucla --data nw.h5 --at-once 2
     python tests/bench/habit.py sbu-stgcn --data sbu.h5 --seeds 3 -- --input.protocol fold1
@@ -37,13 +37,13 @@ def each_epoch(words: list[str], seed: int) -> list[float]:
     frames, size = config.input.frames, config.train.batch_size
     top1: list[float] = []
     for _ in fit(config, clips, splits, state):
-        said = accuracies.predict(state.judged, clips, splits.test, frames, size)
-        top1.append(metrics(said.logits_NK, said.label_N)["top1"])
+        prediction = accuracies.predict(state.judged, clips, splits.test, frames, size)
+        top1.append(metrics(prediction.logits_NK, prediction.label_N)["top1"])
     return top1
 
 
 def main() -> None:
-    """Train, print a line a seed and the two means."""
+    """Train, print one line per seed and the two means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("--data", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""How fast a trained network answers, and how fast `stgcn` trains beside a plain ST-GCN of the same size.
+"""Measure how fast a trained network predicts, and how fast `stgcn` trains beside a plain ST-GCN of the same size.
 
     make bench
     python tests/bench/models.py --clips 260 --rounds 3
@@ -108,7 +108,7 @@ def training(
     device: torch.device = CPU,
     batch: int = bench.BATCH,
 ) -> None:
-    """Print clips a second of the plain network and of ours in each way, interleaved, in batches of one size."""
+    """Print clips per second of the plain network and of ours in each way, interleaved, in batches of one size."""
     some = next(iter(ways.values()))
     clips, splits, state = train.setup(from_dict(bench.settings(data, Path("unused"), 1, some)), device)
     train_N = splits.fit("train+val")
@@ -131,7 +131,7 @@ def training(
 
 
 def answers(data: Path, folder: Path, work: Path, rounds: int) -> None:
-    """Print clips a second of predict and of the ONNX file."""
+    """Print clips per second of predict and of the ONNX file."""
     paths = sorted(folder.glob("*.skeleton"))[: 8 * BATCH]
     for name in ("cnn", "stgcn"):
         run, file = work / name, work / f"{name}.onnx"

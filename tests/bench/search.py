@@ -1,4 +1,4 @@
-"""What Ray and the driver cost, what two trials at a time bring, and how much of a grid ASHA saves.
+"""Measure the cost of Ray and the driver, the gain of two trials at a time, and the share of a grid that ASHA saves.
 
     python tests/bench/search.py --data nw.h5
     python tests/bench/search.py --data nw.h5 --part asha
@@ -42,7 +42,7 @@ ARM = {"norm.kind": "bn", "norm.persons": "masked"}
 
 
 def one_after_the_other(data: Path, work: Path, seeds: range, epochs: int) -> float:
-    """Seconds of a training a seed, each a fresh process."""
+    """Seconds of one training per seed, each a fresh process."""
     began = time.perf_counter()
     for seed in seeds:
         line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(work / str(seed))]
@@ -91,7 +91,7 @@ def overhead(data: Path, work: Path, options: argparse.Namespace) -> None:
 
 
 class Grid(OnRecord):
-    """The source of fixed tasks, judged on held-out clips each epoch."""
+    """The source of fixed tasks, evaluated on held-out clips after each epoch."""
 
     def __init__(self, settings: search.Search, tasks: list[Task], ledger: Ledger, board: Board) -> None:
         super().__init__(ledger, board)
@@ -121,7 +121,7 @@ def best(outcomes: list[Outcome]) -> Outcome:
 
 
 def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tuple[str, int]:
-    """Where ASHA would end on equally fast trainings of known accuracies, two at a time; after how many epochs in all.
+    """Replay ASHA on equally fast trainings of known accuracies, two at a time: its winner and the epochs it takes.
 
     A training that was stopped had come as far as the same one in the grid: one core, same seed, same bits.
     """

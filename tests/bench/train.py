@@ -1,11 +1,11 @@
-"""How fast training is: side by side in one run, same network, batch and clips, warm, medians, as ratios.
+"""Measure the speed of training: side by side in one run, same network, batch and clips, warm, medians, as ratios.
 
     make bench
     python tests/bench/train.py --clips 2000 --rounds 3
 
 The plain way: float32, channels first, one call of the trunk a body, a Dataset that reads one sample at a time from
 HDF5, a DataLoader with a worker a core. Ours: `pipeline.train.fit` on the same clips, from the command line's settings.
-Clips are those of tests/bench/recordings.py (1.26 bodies a clip where the real ones are).
+Clips are those of tests/bench/recordings.py (1.26 bodies per clip where the real ones are).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def plain_epochs(
     model: nn.Module | None = None,
     batch: int = BATCH,
 ) -> list[float]:
-    """Clips a second of each epoch after the first; of the question's network, or of another plain one."""
+    """Clips per second of each epoch after the first; of the question's network, or of another plain one."""
     torch.manual_seed(0)
     model = (model or PlainNetwork(classes)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -126,7 +126,7 @@ def plain_epochs(
 
 
 def settings(data: Path, out: Path, epochs: int, way: Way) -> dict[str, Any]:
-    """What `from_dict` takes: the way, and an evaluation after each epoch, so that it is warm as well."""
+    """Settings for `from_dict`: the way, and an evaluation after each epoch, so that it is warm as well."""
     train = {"epochs": epochs, "eval_every": 1, "batch_size": BATCH} | way.get("train", {})
     return {"data": data, "out": out, "wandb": "off", "input": {"frames": FRAMES, "fit": "train+val"}} | way | {
         "train": train
@@ -140,7 +140,7 @@ def wait(device: torch.device) -> None:
 
 
 def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) -> tuple[list[float], float]:
-    """Clips a second of each epoch after the first; what evaluating a clip costs, in units of training on one."""
+    """Clips per second of each epoch after the first; what evaluating a clip costs, in units of training on one."""
     config = from_dict(settings(data, Path("unused"), epochs + 1, way))
     clips, splits, state = setup(config, device)
     records = list(fit(config, clips, splits, state))
@@ -151,7 +151,7 @@ def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) ->
 
 
 def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> tuple[float, int]:
-    """The command as a user runs it, on `ranks` ranks, with `more` settings: clips a second after the first epoch;
+    """The command as a user runs it, on `ranks` ranks, with `more` settings: clips per second after the first epoch;
     bytes of the data file that all its processes hold together, at most (PSS).
     """
     line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
@@ -178,7 +178,7 @@ def ways(work: Path, data: Path, options: argparse.Namespace) -> None:
     clips, splits, _ = setup(from_dict(settings(data, work / "x", 1, MASKED)), CPU)
     train_N = splits.fit("train+val")
     bodies = (clips.start_NM[train_N] >= 0).sum().item() / len(train_N)
-    print(f"{len(train_N)} training clips, {bodies:.2f} bodies a clip; load {os.getloadavg()[0]:.1f}")
+    print(f"{len(train_N)} training clips, {bodies:.2f} bodies per clip; load {os.getloadavg()[0]:.1f}")
     rates: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS)}
     share: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(options.rounds):
