@@ -45,8 +45,9 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 
+# Two workers: tests run one thread each.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
