@@ -18,7 +18,7 @@ from torch.nn import functional
 from pipeline import distributed
 from pipeline.data.clips import Clips, evenly
 from pipeline.kernels import availability
-from pipeline.norms import batch_norms
+from pipeline.normdoctor.sites import batch_norms
 
 if TYPE_CHECKING:
     from pipeline.config import Config

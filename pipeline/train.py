@@ -37,6 +37,7 @@ from pipeline.data.clips import Batch, Clips, Splits, ahead, epoch_batches, load
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.calibration import calibrate
 from pipeline.evaluation.metrics import confusion, metrics
+from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models import build_model, compile_trunk
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
@@ -155,7 +156,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
         if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
-            record["reused"] = accuracies.recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
+            record["reused"] = recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             begin = time.perf_counter()
             with low_precision:

@@ -17,7 +17,8 @@ from pipeline.config import Config
 from pipeline.data.clips import Batch, Clips, epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
-from pipeline.norms import batch_norms
+from pipeline.normdoctor import collector, sources
+from pipeline.normdoctor.sites import Statistics, batch_norms
 from pipeline.train import load_run
 
 
@@ -29,7 +30,7 @@ class Trained(NamedTuple):
     train_N: Tensor
     model: nn.Module
 
-    def predict(self, index_N: Tensor, source: accuracies.Statistics | None = None) -> accuracies.Prediction:
+    def predict(self, index_N: Tensor, source: Statistics | None = None) -> accuracies.Prediction:
         """Logits of these clips; `source`: by other statistics than the running ones."""
         sizes = self.config.input.frames, self.config.train.batch_size
         return accuracies.predict(self.model, self.clips, index_N, *sizes, source)
@@ -54,20 +55,20 @@ def momentum_0(trained: Trained) -> Predict:
 def joint(trained: Trained) -> Predict:
     """Each layer by one set of population statistics over all its calls."""
     table = _population(trained)
-    return lambda index_N: trained.predict(index_N, accuracies.joint(table))
+    return lambda index_N: trained.predict(index_N, sources.joint(table))
 
 
 def per_call(trained: Trained) -> Predict:
     """Each call of each layer by its own population statistics."""
     table = _population(trained)
-    return lambda index_N: trained.predict(index_N, accuracies.per_call(table))
+    return lambda index_N: trained.predict(index_N, sources.per_call(table))
 
 
-def _population(trained: Trained) -> dict[accuracies.Site, accuracies.Moments]:
+def _population(trained: Trained) -> collector.SiteMoments:
     def forward(model: nn.Module, batch: Batch) -> Any:
         return model(batch.x_NCTVM, batch.present_NMT)
 
-    return accuracies.population(forward, trained.model, trained.batches())
+    return collector.population(forward, trained.model, trained.batches())
 
 
 VARIANTS: dict[str, Callable[[Trained], Predict]] = {

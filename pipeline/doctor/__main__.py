@@ -26,7 +26,7 @@ from rich.table import Table
 from pipeline.doctor import page, probes
 from pipeline.doctor.patient import diagnose_run
 from pipeline.doctor.repair import destination, fix_run
-from pipeline.normdoctor.diagnosis import Cause, Diagnosis, Suspicion
+from pipeline.normdoctor import Cause, Diagnosis, Suspicion
 from pipeline.tracking import report
 from preprocessing import exits, files
 

@@ -16,8 +16,8 @@ from pipeline.config import Config
 from pipeline.data.clips import Batch, Clips, Splits, epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.models.bodies import rows_of_real_bodies
-from pipeline.normdoctor.diagnosis import Diagnosis, diagnose
-from pipeline.normdoctor.evidence import Groups, History, decayed_scales
+from pipeline.normdoctor import Diagnosis, History, decayed_scales, diagnose
+from pipeline.normdoctor.evidence import Groups
 from pipeline.train import load_run
 from preprocessing.hdf5 import open_file
 

@@ -22,7 +22,8 @@ from pipeline.doctor.patient import judged_on
 from pipeline.evaluation import accuracies
 from pipeline.normdoctor.intervals import paired
 from pipeline.normdoctor.samples import random_state_kept
-from pipeline.norms import batch_norms
+from pipeline.normdoctor.sites import batch_norms
+from pipeline.normdoctor.sources import batch_statistics
 from pipeline.train import fit, fresh_state, load_run, network_for
 
 # The probe's share of the run's last learning rate.
@@ -143,7 +144,7 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
 def judged(config: Config, clips: Clips, index_N: Tensor, model: nn.Module) -> dict[str, Tensor]:
     """Which of the clips are right, (N,): C by running statistics, D by those of the batch."""
     ask = clips, index_N, config.input.frames, config.train.batch_size
-    by = {"C": None, "D": accuracies.batch_statistics if batch_norms(model) else None}
+    by = {"C": None, "D": batch_statistics if batch_norms(model) else None}
     return {name: accuracies.predict(model, *ask, source).correct_N.cpu() for name, source in by.items()}
 
 

@@ -20,8 +20,10 @@ from pipeline import card, checkpoint, distributed, origin, train
 from pipeline.config import Config
 from pipeline.data.clips import Clips, Splits
 from pipeline.evaluation import accuracies
+from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.bodies import SlotNorms
 from pipeline.normdoctor.intervals import Difference, paired
+from pipeline.normdoctor.sites import batch_norms
 from pipeline.tracking import report
 from preprocessing import files
 from preprocessing.hdf5 import open_file
@@ -84,7 +86,7 @@ def candidates(config: Config, clips: Clips, splits: Splits, model: nn.Module) -
         return Repair(name, settings, network, prediction.correct_N.cpu())
 
     sick = judged("as it is", config, model)
-    if not accuracies.batch_norms(model):
+    if not batch_norms(model):
         return sick, []
     repairs = []
     ways = {"joint": config.norm.persons}
@@ -95,7 +97,7 @@ def candidates(config: Config, clips: Clips, splits: Splits, model: nn.Module) -
     for name, persons in ways.items():
         settings = dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons=persons))
         network = converted(model, settings, clips)
-        accuracies.recalibrate(network, clips, probe_N, *sizes)
+        recalibrate(network, clips, probe_N, *sizes)
         repairs.append(judged(name, settings, network))
     return sick, repairs
 

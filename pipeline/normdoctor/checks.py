@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.accuracies import Moments, Site, shift, union
-from pipeline.normdoctor.evidence import EPS_FACTOR, EPS_SHARE, Evidence, Layer, drowned_share, ratio
-from pipeline.normdoctor.intervals import ERRORS, LEAST, Difference, paired, spread
+from .collector import union
+from .evidence import Evidence
+from .intervals import ERRORS, LEAST, Difference, paired, spread
+from .layers import EPS_FACTOR, EPS_SHARE, Layer, key_of, running_moments
+from .moments import log_variance_ratio, mean_shift, variance_ratio
+from .sites import Site
 
 # Medians over channels beyond which two sets of statistics are not of the same distribution
 # (reference measurements: reused layers .76 to 1.04 and 2.0 to 2.2; one call below .1).
@@ -86,11 +89,11 @@ def buffers(evidence: Evidence) -> Finding | None:
 
 def precision(evidence: Evidence) -> Finding | None:
     """K13: statistics kept in half precision, numbers that are not finite, variances that eps drowns."""
-    half = [n for n, layer in evidence.layers.items() if _dtype(layer) in HALF]
-    drowned = {n: share for n, layer in evidence.layers.items() if (share := drowned_share(layer)) >= EPS_SHARE}
+    half = [n for n, layer in evidence.layers.items() if layer.dtype in HALF]
+    drowned = {n: share for n, layer in evidence.layers.items() if (share := layer.drowned_share) >= EPS_SHARE}
     overflowing = sorted({name for name, _ in evidence.train.nonfinite})
     if half:
-        dtype = str(_dtype(evidence.layers[half[0]])).removeprefix("torch.")
+        dtype = str(evidence.layers[half[0]].dtype).removeprefix("torch.")
         text = f"running statistics of {_some(half)} are kept in {dtype}"
         return Finding("precision", text, "joint", "keep batch norms in float32 (autocast does; .half() does not)")
     if overflowing or evidence.nonfinite_outputs:
@@ -128,9 +131,9 @@ def ranks(evidence: Evidence) -> Finding | None:
     states = evidence.history.ranks
     worst, where = 0.0, ""
     for name in evidence.layers if len(states) > 1 else ():
-        each = [_state_moments(state, name) for state in states]
+        each = [running_moments(state, name) for state in states]
         present = [m for m in each if m is not None]
-        apart = max((shift(present[0], other) for other in present[1:]), default=0.0)
+        apart = max((mean_shift(present[0], other) for other in present[1:]), default=0.0)
         if apart > worst:
             worst, where = apart, name
     if worst <= RANKS:
@@ -196,7 +199,7 @@ def updates(evidence: Evidence) -> Finding | None:
         return None
     times = {n: layer.updates / steps / max(1, evidence.calls[n]) for n, layer in evidence.layers.items()}
     # Slow statistics that are still on their way would be slower yet with fewer updates: `stale` says so.
-    many = [n for n, t in times.items() if t > 1.5 and _settled(evidence.layers[n])]
+    many = [n for n, t in times.items() if t > 1.5 and evidence.layers[n].settled]
     if not many:
         return None
     k = times[many[0]]
@@ -221,9 +224,9 @@ def dropout(evidence: Evidence) -> Finding | None:
         layer, off = evidence.layers[name].running, without.get(name)
         if layer is None or off is None:
             continue
-        grown = _signed(on, off)
+        grown = log_variance_ratio(on, off)
         # The statistics remember the variance with dropout: nearer to it than to that without.
-        remembers = _signed(layer, off) / grown > 0.5 if abs(grown) > 1e-6 else False
+        remembers = log_variance_ratio(layer, off) / grown > 0.5 if abs(grown) > 1e-6 else False
         if abs(grown) > torch.tensor(DROPOUT).log().item() and remembers:
             behind.append((abs(grown), name, grown))
     if not behind:
@@ -243,7 +246,7 @@ def stale(evidence: Evidence) -> Finding | None:
     for name, layer in evidence.layers.items():
         if layer.running is None or name not in population:
             continue
-        drift, times = shift(population[name], layer.running), ratio(population[name], layer.running)
+        drift, times = mean_shift(population[name], layer.running), variance_ratio(population[name], layer.running)
         if (drift > SHIFT or times > RATIO) and max(drift, times) > worst:
             window = f"momentum {layer.momentum}: about {1 / layer.momentum:.0f} updates" if layer.momentum else "all"
             worst = max(drift, times)
@@ -260,8 +263,8 @@ def reuse(evidence: Evidence) -> Finding | None:
     population, apart = evidence.train.population, {}
     for name, calls in reused.items():
         sites = [population[name, call] for call in range(calls) if (name, call) in population]
-        drift = max(shift(sites[0], other) for other in sites[1:])
-        times = max(ratio(sites[0], other) for other in sites[1:])
+        drift = max(mean_shift(sites[0], other) for other in sites[1:])
+        times = max(variance_ratio(sites[0], other) for other in sites[1:])
         if drift > SHIFT or times > RATIO:
             apart[name] = (drift, times)
     if not apart:
@@ -286,7 +289,7 @@ def padding(evidence: Evidence) -> Finding | None:
         empty = 1 - real.count / everything.count if everything.count else 0.0
         if empty <= 0 or real.count == 0:
             continue
-        apart = max(shift(everything, real), ratio(everything, real) / RATIO * SHIFT)
+        apart = max(mean_shift(everything, real), variance_ratio(everything, real) / RATIO * SHIFT)
         if apart > worst:
             worst, where, share = apart, site[0], empty
     if worst <= SHIFT:
@@ -349,7 +352,7 @@ def shifted(evidence: Evidence) -> Finding | None:
     if evidence.held_out is None or "D" not in evidence.score:
         return None
     train, held = evidence.train.layers(), evidence.held_out.layers()
-    drifts = {name: shift(train[name], held[name]) for name in train if name in held}
+    drifts = {name: mean_shift(train[name], held[name]) for name in train if name in held}
     if not drifts:
         return None
     name = max(drifts, key=lambda n: drifts[n])
@@ -393,40 +396,16 @@ def absent(evidence: Evidence, name: str) -> list[float]:
     return shares
 
 
-def _settled(layer: Layer) -> bool:
-    """Whether the initial values count for less than a twentieth by now."""
-    return not layer.momentum or (1 - layer.momentum) ** layer.updates < 0.05
-
-
-def _dtype(layer: Layer) -> torch.dtype | None:
-    return None if layer.running_mean_C is None else layer.running_mean_C.dtype
-
-
 def _copied(layer: Layer, source: Mapping[str, Tensor], name: str) -> bool:
     """Whether a layer's statistics are the source's own, or far behind them, while its scale is not the source's."""
-    prefix = f"{name}." if name else ""
-    mean, scale = source.get(f"{prefix}running_mean"), source.get(f"{prefix}weight")
-    steps = source.get(f"{prefix}num_batches_tracked")
+    mean, scale = source.get(key_of(name, "running_mean")), source.get(key_of(name, "weight"))
+    steps = source.get(key_of(name, "num_batches_tracked"))
     if mean is None or layer.running_mean_C is None:
         return False
     moved = scale is None or layer.scale_C is None or not torch.equal(scale.cpu(), layer.scale_C.cpu())
     copied = torch.equal(mean.cpu(), layer.running_mean_C.cpu())
     behind = steps is not None and layer.updates < int(steps) / 2
     return moved and (copied or behind)
-
-
-def _state_moments(state: Mapping[str, Tensor], name: str) -> Moments | None:
-    """Running statistics of a layer in a state or a table of buffers."""
-    prefix = f"{name}." if name else ""
-    mean, variance = state.get(f"{prefix}running_mean"), state.get(f"{prefix}running_var")
-    return None if mean is None or variance is None else Moments(mean.cpu().double(), variance.cpu().double(), 1.0)
-
-
-def _signed(a: Moments, b: Moments) -> float:
-    """Median over channels of log(variance a / variance b)."""
-    floor = 1e-12
-    logs: Tensor = a.variance_C.clamp(min=floor).log() - b.variance_C.to(a.variance_C).clamp(min=floor).log()
-    return logs.median().item()
 
 
 def _shown(times: float) -> str:

@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.accuracies import gaps, shift
-from pipeline.normdoctor.checks import CHECKS, REST, Finding, absent
-from pipeline.normdoctor.evidence import (
+from .checks import CHECKS, REST, Finding, absent
+from .collector import Rows
+from .evidence import (
     Bench,
     Evidence,
     Forward,
     Groups,
     History,
     Metric,
-    Rows,
+    gaps,
     gather,
-    quantised,
-    ratio,
 )
-from pipeline.normdoctor.intervals import Difference, paired
-from pipeline.normdoctor.remedies import REMEDIES
-from pipeline.normdoctor.samples import random_state_kept
+from .intervals import Difference, paired
+from .layers import quantized_layers
+from .moments import mean_shift, variance_ratio
+from .remedies import REMEDIES
+from .samples import random_state_kept
 
 # Below this share of the gap, what is left is called unexplained.
 EXPLAINED = 0.8
@@ -178,7 +178,7 @@ def diagnose(
         intervals["statistics_on_eval"] = paired(evidence.score["C"], evidence.score["D"]).interval
     text = {name: finding.evidence if finding else "" for name, finding in findings.items()}
     return Diagnosis(
-        verdict=_verdict(evidence, causes, suspicions, rest, unexplained, quantised(model)),
+        verdict=_verdict(evidence, causes, suspicions, rest, unexplained, quantized_layers(model)),
         accuracies=accuracies,
         gap=gaps(accuracies),
         intervals=intervals,
@@ -341,8 +341,8 @@ def _drift(evidence: Evidence) -> list[dict[str, Any]]:
             "values_per_statistic": evidence.per_statistic((name, call)),
             "momentum": layer.momentum,
             "updates": layer.updates,
-            "window": min(1 / layer.momentum, layer.updates) if layer.momentum else layer.updates,
-            "dtype": str(layer.running_mean_C.dtype if layer.running_mean_C is not None else None),
+            "window": layer.window,
+            "dtype": str(layer.dtype),
             "absent": absent(evidence, name)[call] if absent(evidence, name) else None,
             "scale_decayed": name in evidence.history.decayed,
         }
@@ -350,8 +350,8 @@ def _drift(evidence: Evidence) -> list[dict[str, Any]]:
         for where, population in (("train", train), ("eval", held)):
             if population is not None and layer.running is not None:
                 entry[where] = {
-                    "shift": _plain(shift(population, layer.running)),
-                    "ratio": _plain(ratio(population, layer.running)),
+                    "shift": _plain(mean_shift(population, layer.running)),
+                    "ratio": _plain(variance_ratio(population, layer.running)),
                 }
         entries.append(entry)
     order = list(evidence.layers)

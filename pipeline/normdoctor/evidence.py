@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,19 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.evaluation.accuracies import (
-    Moments,
-    Site,
-    Statistics,
-    batch_statistics,
-    count_in,
-    shift,
-    statistics,
-    union,
-)
-from pipeline.normdoctor.intervals import Difference, paired, spread
-from pipeline.normdoctor.samples import Samples, take
-from pipeline.norms import batch_norms, by_moments_alone, moments
+from .collector import Collector, Rows, Seen, SiteMoments, add
+from .intervals import Difference, paired, spread
+from .layers import Layer
+from .moments import Moments, mean_shift
+from .samples import Samples, take
+from .sites import Site, Statistics, batch_norms, buffers_kept, restore_buffers, same_bits, statistics
+from .sources import batch_statistics, running
 
 Forward = Callable[[nn.Module, Any], Tensor]  # model, batch -> output, logits (N, K) for the default metric
 Metric = Callable[
@@ -36,37 +29,13 @@ Metric = Callable[
 Groups = Mapping[
     str, Callable[[Any], Tensor]
 ]  # what divides samples (camera, subject) -> number of each sample's group
-Rows = Callable[
-    [Any, Tensor, int], Tensor | None
-]  # batch, a layer's input, body slot (the layer's own, else the number of the call) -> which rows count; None: all
 Batches = Iterator[tuple[Tensor, Any]]
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Below this batch size, scores are also measured in batches four times as large.
 FEW = 16
-# A variance is drowned below so many times eps; a layer, when so large a share of its channels is.
-EPS_FACTOR, EPS_SHARE = 10.0, 0.5
 # Samples a group is measured on.
 GROUP_SAMPLES = 256
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One batch norm as it was found."""
-
-    running_mean_C: Tensor | None
-    running_variance_C: Tensor | None
-    scale_C: Tensor | None
-    momentum: float | None
-    updates: int
-    eps: float
-
-    @property
-    def running(self) -> Moments | None:
-        """Its running statistics, None where it keeps none."""
-        if self.running_mean_C is None or self.running_variance_C is None:
-            return None
-        return Moments(self.running_mean_C.double(), self.running_variance_C.double(), 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,26 +53,6 @@ class History:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass over samples saw at each call site, layers above normalised as that pass did."""
-
-    population: dict[Site, Moments]
-    real: dict[Site, Moments]
-    """The same over rows of real bodies only; empty when absent rows are unknown."""
-    batches: dict[Site, Moments]
-    """Mean and variance of the batches' means, each weighing as many values as it has (so that a small one is not
-    taken for a strange one)."""
-    passes: Counter[Site]
-    """Batches seen."""
-    nonfinite: Counter[Site]
-    """Batches whose input to the layer held a number that is not finite."""
-
-    def layers(self) -> dict[str, Moments]:
-        """Population statistics of each layer over all its calls."""
-        return union(self.population)
-
-
-@dataclass(frozen=True)
 class Evidence:
     """All that the checks may look at."""
 
@@ -118,11 +67,11 @@ class Evidence:
     layers: dict[str, Layer]
     train: Seen
     """Training samples in shuffled batches."""
-    masked: dict[Site, Moments]
+    masked: SiteMoments
     """Training samples, each batch normalised by its real rows alone; empty when no row is absent."""
     given: Seen
     """Training samples in the loader's own batches."""
-    dropped: dict[Site, Moments]
+    dropped: SiteMoments
     """Training samples with dropout on; empty without dropout layers."""
     held_out: Seen | None
     groups: dict[str, dict[int, tuple[int, float, float]]]
@@ -183,74 +132,6 @@ class Evidence:
         return self.train.population[site].count / max(1, self.train.passes[site])
 
 
-class Collector:
-    """A statistics source that changes nothing and keeps what it sees. Flat in the number of batches."""
-
-    def __init__(
-        self, model: nn.Module, rows: Rows | None, source: Statistics = batch_statistics, by_real: bool = False
-    ) -> None:
-        self.by_real = by_real  # normalise by the real rows of the batch, so that layers below see what that gives
-        layers = batch_norms(model)
-        self.slots = {name: getattr(layer, "slot", None) for name, layer in layers.items()}
-        # Layers whose output in training depends on the batch's moments alone, which are at hand here.
-        self.plain = {n for n, layer in layers.items() if source is batch_statistics and by_moments_alone(layer)}
-        self.rows, self.source, self.batch = rows, source, None
-        self.seen = Seen({}, {}, {}, Counter(), Counter())
-
-    def __call__(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What `source` says, after counting x (B, C, ...)."""
-        new = _moments(x)
-        count_in(self.seen.population, site, new)
-        self.seen.passes[site] += 1
-        zero_C = torch.zeros_like(new.mean_C)
-        if bool(torch.isfinite(new.mean_C).all() and torch.isfinite(new.variance_C).all()):
-            count_in(self.seen.batches, site, Moments(new.mean_C, zero_C, new.count))
-        else:
-            self.seen.nonfinite[site] += 1
-        if self.rows is not None:
-            slot = self.slots[site[0]]
-            chosen = self.rows(self.batch, x, site[1] if slot is None else slot)
-            real = new if chosen is None else _moments(chosen_rows(x, chosen))
-            count_in(self.seen.real, site, real)
-            if self.by_real and real.count > 1:
-                return real.mean_C.to(_wide(x)), real.variance_C.to(_wide(x))
-        if site[0] in self.plain and new.count > 1:
-            return new.mean_C.to(_wide(x)), new.variance_C.to(_wide(x))
-        return self.source(site, x)
-
-
-def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
-    """The rows (B,), or the places (B, ...) in them, of x (B, C, ...) that `chosen` selects, as (R, C, ...) rows."""
-    return x[chosen] if chosen.dim() == 1 else x.movedim(1, -1)[chosen]
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _moments(x: Tensor) -> Moments:
-    mean, variance, count = moments(x)
-    return Moments(mean.double(), variance.double(), float(count))
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Within it the model may change its buffers: afterwards they are as they were."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if not same(buffer, before[name]):
-                    buffer.copy_(before[name])
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Bitwise equality, NaN equal to itself."""
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
 class Bench:
     """The patient (a copy), its samples, and how to run and score it: a pass is one line."""
 
@@ -265,9 +146,7 @@ class Bench:
         positions: list[Tensor] = []
         self.nonfinite = 0
         with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source):
-            for at, batch in batches:
-                if isinstance(source, Collector):
-                    source.batch = batch
+            for at, batch in source.of_batches(batches) if isinstance(source, Collector) else batches:
                 output = self.forward(self.model, batch)
                 scores = torch.as_tensor(self.metric(output, batch)).detach().cpu()
                 if scores.numel() != len(at) and scores.numel() != 1:
@@ -323,13 +202,13 @@ def gather(
     found = bench.score(None) if training else {}
     patient.eval()
     stuck = [name or "the model" for name, module in patient.named_modules() if module.training]
-    layers = {name: _layer(layer) for name, layer in batch_norms(patient).items()}
+    layers = {name: Layer.of(layer) for name, layer in batch_norms(patient).items()}
     plain, changed, nonfinite = _plain_pass(bench, layers)
     if (stuck or changed) and layers:
         found = found or plain
         plain = bench.score(running(layers))
     score = {f"found_{name}": values for name, values in found.items()} | plain
-    nothing = Seen({}, {}, {}, Counter(), Counter())
+    nothing = Seen()
     evidence: dict[str, Any] = {
         "train": nothing,
         "given": nothing,
@@ -343,10 +222,10 @@ def gather(
         score["B"] = bench.run(train.batches(), train_seen)
         seen = train_seen.seen
         if any(seen.real[site].count < seen.population[site].count for site in seen.real):
-            real_rows = Collector(patient, rows, by_real=True)
+            real_rows = Collector(patient, rows, by_real_rows=True)
             bench.run(train.batches(), real_rows)
             evidence["masked"] = real_rows.seen.real
-        given = Collector(patient, None)
+        given = Collector(patient)
         score["given"] = bench.run(train.as_given(), given)
         if train.apart:
             score["mixed"] = bench.run(train.mixed(), batch_statistics)
@@ -404,63 +283,13 @@ def refuse_what_cannot_be_read(model: nn.Module) -> None:
         )
 
 
-def quantised(model: nn.Module) -> list[str]:
-    """Layers that torch.ao quantised; batch norms in front of them are folded into their weights."""
-    return [name for name, module in model.named_modules() if ".quantized" in type(module).__module__]
-
-
-def running(layers: Mapping[str, Layer]) -> Statistics:
-    """Each layer by the running statistics it was found with; by the batch's where it keeps none."""
-    table = {name: layer.running for name, layer in layers.items()}
-
-    def source(site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        own = table[site[0]]
-        return None if own is None else (own.mean_C, own.variance_C)
-
-    return source
-
-
-def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer) -> frozenset[str]:
-    """Batch norms whose scale is in a parameter group with weight decay."""
-    decayed = {id(p) for group in optimizer.param_groups if group.get("weight_decay") for p in group["params"]}
-    return frozenset(name for name, layer in batch_norms(model).items() if id(layer.weight) in decayed)
-
-
-def state_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types and bytes of everything in the state, and of the modes."""
-    digest = hashlib.sha256()
-    for name, value in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update("".join(str(int(m.training)) for m in model.modules()).encode())
-    return digest.hexdigest()
-
-
-def _layer(layer: Any) -> Layer:
-    def copied(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.detach().clone()
-
-    return Layer(
-        copied(layer.running_mean),
-        copied(layer.running_var),
-        copied(layer.weight),
-        layer.momentum,
-        0 if layer.num_batches_tracked is None else int(layer.num_batches_tracked),
-        layer.eps,
-    )
-
-
 def _plain_pass(bench: Bench, layers: dict[str, Layer]) -> tuple[dict[str, Tensor], list[str], int]:
     """Scores as evaluated by anybody, the buffers that one batch of it changed, outputs that are not finite."""
     before = {name: buffer.clone() for name, buffer in bench.model.named_buffers()}
-    changed: list[str] = []
     first = next(iter(bench.train.batches()))[1]
     with torch.no_grad():
         bench.forward(bench.model, first)
-        for name, buffer in bench.model.named_buffers():
-            if not same(buffer, before[name]):
-                changed.append(name)
-                buffer.copy_(before[name])
+    changed = restore_buffers(bench.model, before)
     result = {"A": bench.on_train(None)}
     nonfinite = bench.nonfinite
     if (on_eval := bench.on_eval(None)) is not None:
@@ -468,24 +297,24 @@ def _plain_pass(bench: Bench, layers: dict[str, Layer]) -> tuple[dict[str, Tenso
     return result, changed, nonfinite
 
 
-def _with_dropout(bench: Bench) -> dict[Site, Moments]:
+def _with_dropout(bench: Bench) -> SiteMoments:
     """What the layers see when dropout is on, as in training."""
     layers = [m for m in bench.model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
     if not layers:
         return {}
     _switch(layers, True)
-    table: dict[Site, Moments] = {}
+    table: SiteMoments = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for limit in (32, 1024):  # dropout behind the last batch norm shows in a few samples that it changes nothing
-            on, off = Collector(bench.model, None), Collector(bench.model, None)
+            on, off = Collector(bench.model), Collector(bench.model)
             bench.run(bench.train.batches(limit=limit), on)
             table = on.seen.population
             if limit > 32:
                 break
             _switch(layers, False)
             bench.run(bench.train.batches(limit=limit), off)
-            if all(same(table[s].variance_C, off.seen.population[s].variance_C) for s in table):
+            if all(same_bits(table[s].variance_C, off.seen.population[s].variance_C) for s in table):
                 return {}
             _switch(layers, True)
     _switch(layers, False)
@@ -514,7 +343,7 @@ def _by_group(bench: Bench, train: Seen, by_running_N: Tensor, groups: Groups) -
             result[division][group] = (
                 len(members),
                 by_running_N[members].double().mean().item(),
-                shift(train.population[site], seen),
+                mean_shift(train.population[site], seen),
             )
     return result
 
@@ -525,10 +354,10 @@ class _EnoughError(Exception):
 
 def _first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
     """The first call site that a forward pass reaches, and what it sees. The pass ends there."""
-    found: dict[Site, Moments] = {}
+    found: SiteMoments = {}
 
     def look(site: Site, x: Tensor) -> None:
-        count_in(found, site, _moments(x))
+        add(found, site, Moments.of(x))
         raise _EnoughError
 
     with torch.no_grad(), statistics(bench.model, look):
@@ -536,14 +365,6 @@ def _first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
             with suppress(_EnoughError):
                 bench.forward(bench.model, batch)
     return next(iter(found.items()))
-
-
-def drowned_share(layer: Layer) -> float:
-    """Share of channels whose running variance is positive and below EPS_FACTOR x eps."""
-    variance = layer.running_variance_C
-    if variance is None or not len(variance):
-        return 0.0
-    return (variance < EPS_FACTOR * layer.eps).double().mean().item()
 
 
 def finite(scores_N: Tensor) -> Tensor:
@@ -555,7 +376,9 @@ def finite(scores_N: Tensor) -> Tensor:
     return torch.where(good_N, scores_N, worst)
 
 
-def ratio(a: Moments, b: Moments) -> float:
-    """Median over channels of the ratio of variances, larger over smaller, at most a million."""
-    logs = (a.variance_C.clamp(min=1e-12).log() - b.variance_C.to(a.variance_C).clamp(min=1e-12).log()).abs()
-    return logs.median().exp().clamp(max=1e6).item()
+def gaps(accuracies: dict[str, float]) -> dict[str, float]:
+    """Return the normalization gap B - A and, where D is known, the generalization gap B - D."""
+    result = {"normalization": accuracies["B"] - accuracies["A"]}
+    if "D" in accuracies:
+        result["generalization"] = accuracies["B"] - accuracies["D"]
+    return result

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from pipeline.evaluation.accuracies import Moments, Site, Statistics, joint, per_call
-from pipeline.normdoctor.evidence import EPS_SHARE, Evidence, drowned_share, running
+from .evidence import Evidence
+from .layers import EPS_SHARE
+from .sites import Statistics
+from .sources import joint, over_ranks, per_call, running, with_eps
 
 
 @dataclass(frozen=True)
@@ -30,40 +30,13 @@ def _masked(evidence: Evidence) -> Statistics | None:
     return per_call(evidence.masked) if evidence.masked else None
 
 
-def _ranks(evidence: Evidence) -> Statistics | None:
-    """The union of the ranks' running statistics (law of total variance), ranks weighing alike."""
-    states = evidence.history.ranks
-    table: dict[str, Moments] = {}
-    for state in states if len(states) > 1 else ():
-        for name in evidence.layers:
-            prefix = f"{name}." if name else ""
-            mean, variance = state.get(f"{prefix}running_mean"), state.get(f"{prefix}running_var")
-            if mean is not None and variance is not None:
-                own = Moments(mean.cpu().double(), variance.cpu().double(), 1.0)
-                table[name] = table[name].merge(own) if name in table else own
-    if set(table) < set(evidence.layers) or not table:
-        return None
-    return lambda site, x: (table[site[0]].mean_C.to(x.device), table[site[0]].variance_C.to(x.device))
-
-
 # torch's default, and what a layer that eps drowns is tried with.
 EPS = 1e-5
 
 
 def _eps(evidence: Evidence) -> Statistics | None:
-    """Running statistics as if eps were EPS: a layer adds its eps to the variance, so what is too much is taken off."""
-    drowned = {n: layer for n, layer in evidence.layers.items() if drowned_share(layer) >= EPS_SHARE}
-    drowned = {n: layer for n, layer in drowned.items() if layer.eps > EPS}
-    as_found = running(evidence.layers)
-
-    def source(site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        own = as_found(site, x)
-        if own is None or site[0] not in drowned:
-            return own
-        # In float32 variance + eps - eps would lose a small variance: the layer adds eps to what is given here.
-        return own[0], own[1] + EPS - drowned[site[0]].eps
-
-    return source if drowned else None
+    drowned = [n for n, layer in evidence.layers.items() if layer.drowned_share >= EPS_SHARE and layer.eps > EPS]
+    return with_eps(evidence.layers, dict.fromkeys(drowned, EPS)) if drowned else None
 
 
 def _target(evidence: Evidence) -> Statistics | None:
@@ -83,7 +56,7 @@ REMEDIES: dict[str, Remedy] = {
     "eps": Remedy("a smaller eps (that of training, or 1e-5), or fewer dead channels", _eps),
     "ranks": Remedy(
         "merge the ranks' statistics before saving, or normalise over all ranks (norm.sync)",
-        _ranks,
+        lambda evidence: over_ranks(evidence.layers, evidence.history.ranks),
     ),
     "per_call": Remedy(
         "keep one set of statistics a call site (norm.persons per_person), or make one call over the bodies that "

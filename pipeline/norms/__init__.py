@@ -22,12 +22,6 @@ from pipeline.norms.batch import (
     EvoNormB0,
     FrozenBatchNorm,
     GhostBatchNorm,
-    batch_norms,
-    by_moments_alone,
-    moments,
-    normalize,
-    output_by,
-    pooled,
 )
 from pipeline.norms.input import INPUTS, InputNorm
 from pipeline.norms.sample import (
@@ -53,15 +47,9 @@ __all__ = [
     "Kind",
     "Norm",
     "NormConfig",
-    "batch_norms",
-    "by_moments_alone",
     "clip_gradients",
-    "moments",
     "norm_factory",
     "norm_parameters",
-    "normalize",
-    "output_by",
-    "pooled",
 ]
 
 RECALIBRATE = ("never", "final", "each")

@@ -1,8 +1,8 @@
 """Layers that normalise by statistics of the batch, and the moments they share.
 
 Every one is a torch `_BatchNorm` (running_mean, running_var, num_batches_tracked, weight, bias), counts its statistics
-over the rows of all ranks, and answers two questions besides forward: what would you give for x by *these* statistics
-(`given`), and what by the batch's own, as in training (`by_batch`)? Evaluation and recalibration ask nothing else.
+over the rows of all ranks, and answers `normdoctor.sites.StatisticsLayer`: what it gives for x by given statistics, and
+what by the batch's own, as in training. Evaluation and recalibration ask nothing else.
 """
 
 from __future__ import annotations
@@ -15,19 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import distributed
 from pipeline.kernels import availability
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), biased variance (C,) and number of values per channel () of x (B, C, ...); zeros for no rows.
-
-    In float32 at least: a bfloat16 sum loses its small terms.
-    """
-    x = _wide(x)
-    axes = [0, *range(2, x.dim())]
-    count = torch.tensor(x.numel() // x.shape[1], dtype=x.dtype, device=x.device)
-    mean = x.sum(axes) / count.clamp(min=1)
-    spread = (x - per_channel(mean, x)).square().sum(axes) / count.clamp(min=1)
-    return mean, spread, count
+from pipeline.normdoctor.moments import moments, normalize, per_channel
 
 
 def pooled(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,27 +46,6 @@ def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (x - mean).square().mean(axes, keepdim=True)
 
 
-def normalize(
-    x: Tensor, mean_C: Tensor, variance_C: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, per channel of x (B, C, ...)."""
-    wide = _wide(x)
-    scale = torch.rsqrt(variance_C.to(wide.dtype) + eps)
-    if weight is not None:
-        scale = scale * weight
-    y = (wide - per_channel(mean_C, wide)) * per_channel(scale, wide)
-    return (y if bias is None else y + per_channel(bias, wide)).to(x.dtype)
-
-
-def per_channel(v_C: Tensor, x: Tensor) -> Tensor:
-    """A value per channel, in the shape and type that broadcasts over x (B, C, ...)."""
-    return v_C.to(x.dtype).reshape(1, -1, *[1] * (x.dim() - 2))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class BatchStatistics(_BatchNorm):
     """What batch-statistics layers share. A subclass gives its formula in `given`, and `in_training` if that differs.
 
@@ -90,6 +57,8 @@ class BatchStatistics(_BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
+    by_moments_alone = False
+    """Whether `by_batch(x)` is `given(x, mean, variance)` by the moments of x, and nothing else."""
     slot: int | None = None
     """The body slot whose rows alone this layer sees (per_person, mvc); None: the number of the call tells."""
 
@@ -100,6 +69,11 @@ class BatchStatistics(_BatchNorm):
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(f"{type(self).__name__} takes (B, {self.num_features}, ...), got {tuple(x.shape)}")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether training uses the running statistics."""
+        return False
 
     @property
     def over_ranks(self) -> bool:
@@ -158,6 +132,8 @@ class BatchNorm(BatchStatistics):
     Ioffe & Szegedy 2015, arXiv 1502.03167; over ranks Peng et al. 2018, arXiv 1711.07240. This is the CPU twin of
     nn.SyncBatchNorm, which refuses CPU tensors; alone it is torch's own kernel, or on a GPU ours.
     """
+
+    by_moments_alone = True
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, ...) normalised; by torch's kernels or ours, over several ranks by torch's between the exchanges."""
@@ -373,31 +349,3 @@ class EvoNormB0(BatchStatistics):
         by_batch = per_channel(torch.sqrt(variance_C + self.eps), x)
         by_instance = per_channel(self.v, x) * x + torch.sqrt(instance_moments(x)[1] + self.eps)
         return x / torch.maximum(by_batch, by_instance) * per_channel(self.weight, x) + per_channel(self.bias, x)
-
-
-def by_moments_alone(layer: nn.Module) -> bool:
-    """Whether a layer's output in training is its input by the batch's moments: torch's layers and plain BatchNorm."""
-    return type(layer) is BatchNorm or not isinstance(layer, BatchStatistics)
-
-
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Every layer of a model that normalises by statistics of the batch, by its first name; reused layers once.
-
-    Ours and torch's own (any model may come to the doctor); not those that are frozen by now.
-    """
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm) and not getattr(layer, "frozen", False)
-    }
-
-
-def output_by(layer: _BatchNorm, x: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-    """What a layer of `batch_norms` gives for x by (mean (C,), biased variance (C,)); buffers stay as they are.
-
-    None: by the statistics of the batch, as in training.
-    """
-    if isinstance(layer, BatchStatistics):
-        return layer.by_batch(x) if statistics is None else layer.given(x, *statistics)
-    mean, variance = moments(x)[:2] if statistics is None else statistics
-    return normalize(x, mean, variance, layer.weight, layer.bias, layer.eps)

@@ -13,6 +13,8 @@ INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
 class InputBatchNorm(BatchNorm):
     """BatchNorm over rows whose number the data decide: a lone row goes by the running statistics."""
 
+    by_moments_alone = False
+
     def too_few(self, x: Tensor, count: int) -> Tensor:
         """By the running statistics, which stay as they are."""
         return self.given(x, self.running_mean, self.running_var)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.norms.batch import instance_moments, per_channel
+from pipeline.normdoctor.moments import per_channel
+from pipeline.norms.batch import instance_moments
 
 
 class ChannelLayerNorm(nn.LayerNorm):

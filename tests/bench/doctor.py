@@ -49,9 +49,12 @@ from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
 from pipeline.normdoctor import checks  # noqa: E402
 from pipeline.normdoctor.diagnosis import apply_first, first_is_right  # noqa: E402
-from pipeline.normdoctor.evidence import EPS_SHARE, Evidence, drowned_share, gather, ratio  # noqa: E402
+from pipeline.normdoctor.evidence import Evidence, gather  # noqa: E402
 from pipeline.normdoctor.intervals import paired  # noqa: E402
-from pipeline.norms import BatchNorm, NormConfig, batch_norms  # noqa: E402
+from pipeline.normdoctor.layers import EPS_SHARE  # noqa: E402
+from pipeline.normdoctor.moments import mean_shift, variance_ratio  # noqa: E402
+from pipeline.normdoctor.sites import batch_norms  # noqa: E402
+from pipeline.norms import BatchNorm, NormConfig  # noqa: E402
 from pipeline.train import load_run  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
@@ -870,9 +873,9 @@ def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
     for name, layer in seen.layers.items():
         assert layer.running is not None
         assert layer.scale_C is not None
-        yield "shift", accuracies.shift(population[name], layer.running)
-        yield "ratio", ratio(population[name], layer.running)
-        yield "variance below eps", drowned_share(layer)
+        yield "shift", mean_shift(population[name], layer.running)
+        yield "ratio", variance_ratio(population[name], layer.running)
+        yield "variance below eps", layer.drowned_share
         yield "dead scales", (layer.scale_C.abs() < checks.DEAD_SCALE).double().mean().item()
     for site in seen.given.batches:
         between = checks.between_batches(seen, site)

@@ -13,24 +13,14 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.data.clips import Clips, epoch_batches
-from pipeline.evaluation.accuracies import (
-    Moments,
-    batch_statistics,
-    crops,
-    evaluation,
-    gaps,
-    joint,
-    per_call,
-    population,
-    predict,
-    predict_crops,
-    probe,
-    recalibrate,
-    statistics,
-    union,
-)
+from pipeline.evaluation.accuracies import crops, evaluation, gaps, predict, predict_crops, probe
+from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models import ModelConfig, build_model
-from pipeline.norms import INPUTS, NORMS, NormConfig, batch_norms, norm_factory
+from pipeline.normdoctor.collector import population, union
+from pipeline.normdoctor.moments import Moments
+from pipeline.normdoctor.sites import batch_norms, statistics
+from pipeline.normdoctor.sources import batch_statistics, joint, per_call
+from pipeline.norms import INPUTS, NORMS, NormConfig, norm_factory
 from pipeline.tracking import report
 from preprocessing.hdf5 import open_file
 
@@ -335,7 +325,7 @@ def test_an_empty_body_does_not_blow_up_rounding(exact: bool, monkeypatch: pytes
     x_NCTVM, present_NMT = torch.randn(64, 3, 64, 25, 2), torch.ones(64, 2, 64, dtype=torch.bool)
     x_NCTVM[..., 1], present_NMT[:, 1] = 0, False
     if not exact:
-        monkeypatch.setattr("pipeline.evaluation.accuracies.by_moments_alone", lambda layer: False)
+        monkeypatch.setattr("pipeline.normdoctor.collector.by_moments_alone", lambda layer: False)
     table = population(lambda net, batch: net(*batch), model, [(x_NCTVM, present_NMT)])
     twin = copy.deepcopy(model).double()
     with torch.no_grad(), statistics(model, per_call(table)):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.doctor import diagnose
-from pipeline.evaluation.accuracies import population
 from pipeline.models import MODELS, ModelConfig, build_model, compile_trunk
 from pipeline.models.bodies import PERSONS, average, strongest
 from pipeline.models.cost import cost, describe
@@ -18,7 +17,9 @@ from pipeline.models.ctrgcn import RefinedGraph
 from pipeline.models.graph import adjacency
 from pipeline.models.plan import Plan
 from pipeline.models.stgcn import AdaptiveGraph
-from pipeline.norms import INPUTS, NORMS, NormConfig, batch_norms, norm_factory
+from pipeline.normdoctor.collector import population
+from pipeline.normdoctor.sites import batch_norms
+from pipeline.norms import INPUTS, NORMS, NormConfig, norm_factory
 from preprocessing import ntu
 
 FRAMES, JOINTS, CLASSES = 16, 10, 5

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.doctor import Diagnosis, History, decayed_scales, diagnose
-from pipeline.evaluation.accuracies import Moments
 from pipeline.normdoctor.checks import CHECKS, REST
-from pipeline.normdoctor.evidence import Seen
+from pipeline.normdoctor.collector import Seen
+from pipeline.normdoctor.moments import Moments
 from tests.pipeline.normdoctor.planted import Batches, Small, data, in_class_order, norms, refreshed, trained
 
 TRAIN, HELD_OUT = data(0), data(1)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from pipeline.data.clips import Batch, Clips
 from pipeline.doctor.patient import correct, forward, rows
-from pipeline.evaluation.accuracies import shift
 from pipeline.models import ModelConfig, build_model
-from pipeline.normdoctor.evidence import Bench, Collector, _first_input
+from pipeline.normdoctor.collector import Collector
+from pipeline.normdoctor.evidence import Bench, _first_input
+from pipeline.normdoctor.moments import mean_shift
 from pipeline.normdoctor.samples import take
 from pipeline.norms import NormConfig
 from preprocessing.hdf5 import open_file
@@ -53,7 +54,7 @@ def test_absent_bodies_are_told_apart(clips: Clips, persons: str, norm_input: st
 def test_the_first_layers_input_is_had_without_the_rest_of_the_network(clips: Clips) -> None:
     """The same moments as a whole pass sees there; layers behind it are not run."""
     patient, batches = bench(clips, persons="loop")
-    seen = Collector(patient.model, None)
+    seen = Collector(patient.model)
     patient.run(patient.train.batches(), seen)
     reached: list[nn.Module] = []
     patient.model.get_submodule("classify").register_forward_hook(lambda layer, *_: reached.append(layer))
@@ -61,6 +62,6 @@ def test_the_first_layers_input_is_had_without_the_rest_of_the_network(clips: Cl
     assert site == ("norms.0.0", 0)
     assert not reached
     assert moments.count == seen.seen.population[site].count
-    assert shift(moments, seen.seen.population[site]) < 1e-9
+    assert mean_shift(moments, seen.seen.population[site]) < 1e-9
     patient.run(patient.train.batches(), None)
     assert reached  # the hook would have seen it

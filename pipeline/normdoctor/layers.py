@@ -1,0 +1,99 @@
+"""Batch norms as they are found in a model: what they remember, and with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .moments import Moments
+from .sites import batch_norms
+
+# A channel is drowned where its variance is below EPS_FACTOR x eps; a layer, where EPS_SHARE of its channels are.
+EPS_FACTOR, EPS_SHARE = 10.0, 0.5
+# Initial values that count for less than this share are forgotten.
+FORGOTTEN = 0.05
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One batch norm as it was found."""
+
+    running_mean_C: Tensor | None
+    running_variance_C: Tensor | None
+    scale_C: Tensor | None
+    momentum: float | None
+    updates: int
+    """Updates of the running statistics (num_batches_tracked)."""
+    eps: float
+
+    @classmethod
+    def of(cls, layer: Any) -> Layer:
+        """Copy what a batch norm of torch holds."""
+
+        def copied(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.detach().clone()
+
+        return cls(
+            copied(layer.running_mean),
+            copied(layer.running_var),
+            copied(layer.weight),
+            layer.momentum,
+            0 if layer.num_batches_tracked is None else int(layer.num_batches_tracked),
+            layer.eps,
+        )
+
+    @property
+    def running(self) -> Moments | None:
+        """Its running statistics; None where it keeps none."""
+        if self.running_mean_C is None or self.running_variance_C is None:
+            return None
+        return Moments(self.running_mean_C.double(), self.running_variance_C.double(), 1.0)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Number type of its running statistics; None where it keeps none."""
+        return None if self.running_mean_C is None else self.running_mean_C.dtype
+
+    @property
+    def window(self) -> float:
+        """Updates that the running statistics remember: 1 / momentum, at most all of them."""
+        return min(1 / self.momentum, self.updates) if self.momentum else self.updates
+
+    @property
+    def settled(self) -> bool:
+        """Whether the initial values are forgotten by now."""
+        return not self.momentum or (1 - self.momentum) ** self.updates < FORGOTTEN
+
+    @property
+    def drowned_share(self) -> float:
+        """Share of channels whose running variance is below EPS_FACTOR x eps."""
+        variance = self.running_variance_C
+        if variance is None or not len(variance):
+            return 0.0
+        return (variance < EPS_FACTOR * self.eps).double().mean().item()
+
+
+def running_moments(state: Mapping[str, Tensor], name: str) -> Moments | None:
+    """Return the running statistics of layer `name` in a state or a table of buffers, on the CPU; None if absent."""
+    mean, variance = (state.get(key_of(name, buffer)) for buffer in ("running_mean", "running_var"))
+    return None if mean is None or variance is None else Moments(mean.cpu().double(), variance.cpu().double(), 1.0)
+
+
+def key_of(name: str, entry: str) -> str:
+    """Return the name that an entry of layer `name` has in a model's state; the model itself has the name ""."""
+    return f"{name}.{entry}" if name else entry
+
+
+def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer) -> frozenset[str]:
+    """Return the names of the batch norms whose scale is in a parameter group with weight decay."""
+    decayed = {id(p) for group in optimizer.param_groups if group.get("weight_decay") for p in group["params"]}
+    return frozenset(name for name, layer in batch_norms(model).items() if id(layer.weight) in decayed)
+
+
+def quantized_layers(model: nn.Module) -> list[str]:
+    """Return the layers that torch.ao quantized; batch norms in front of them are folded into their weights."""
+    return [name for name, module in model.named_modules() if ".quantized" in type(module).__module__]
