@@ -1,8 +1,7 @@
-"""What recordings or a built file hold, as a table and as a page: `python -m preprocessing.inspect SOURCE|FILE.h5`."""
+"""Contents of recordings or a built file, as text and as a page: `python -m preprocessing.inspect SOURCE|FILE.h5`."""
 
 from __future__ import annotations
 
-import html
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,36 +17,40 @@ from rich.progress import track as progress
 from preprocessing import exits
 from preprocessing.export import clip_present, clip_rows
 from preprocessing.files import publish_text, require_suffix
-from preprocessing.hdf5 import open_file
+from preprocessing.hdf5 import PARTS, SkeletonFile, open_file
+from preprocessing.pages import Box, Column, Provenance, Row, Table, number, render, text
+from preprocessing.pages.player import PlayerData, file_clip, player_data
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import open_sources
 from preprocessing.view import read_manifest
 
-BINS = 24
+BINS = 24  # of the histogram of frames
+EXAMPLES = 12  # clips that the page plays
+LISTED = 500  # rejected clips that the page names
 
-DESCRIPTION = """Count what is there: clips, bodies, frames, rejects, and how far coordinates reach.
+DESCRIPTION = """Count clips, bodies, frames and rejected clips, and measure the range of the coordinates.
 
 examples:
   python -m preprocessing.inspect nturgbd_skeletons_s001_to_s017.zip
   python -m preprocessing.inspect ntu60.h5 --out ntu60.html
 
-exit codes: 0 told, 2 usage, 6 FILE.h5 is damaged
+exit codes: 0 ok, 2 usage, 6 FILE.h5 is damaged
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to look at."""
+    """Recordings or the built file to inspect, and the page to write."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE|FILE.h5")]
-    """A built file, or folders, zips or an array file of recordings."""
+    """A built file; or folders, zips or an array file of recordings."""
     out: Path | None = None
-    """Write the table and plots there as a page, too."""
+    """Also write a page with the figures, plots, example clips and rejected clips."""
 
 
 @dataclass
 class Survey:
-    """Counts of what was seen; small whatever the number of clips."""
+    """Counts over clips; small whatever their number."""
 
     what: str
     clips: int = 0
@@ -55,15 +58,23 @@ class Survey:
     frames: list[int] = field(default_factory=list)  # of each clip
     classes: Counter[str] = field(default_factory=Counter)
     rejects: Counter[str] = field(default_factory=Counter)  # reason -> clips
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
     decisions: Counter[str] = field(default_factory=Counter)  # rule -> times
     low_3: np.ndarray = field(default_factory=lambda: np.full(3, np.inf))  # metres
     high_3: np.ndarray = field(default_factory=lambda: np.full(3, -np.inf))
     zero_joints: int = 0  # joints that are exactly (0, 0, 0) in a tracked frame
     joints: int = 0
-    absent: int = 0  # frames of a clip in which nobody is tracked
+    absent: int = 0  # frames without any tracked body
 
     def add(self, action: str, frames: int, rows: list[np.ndarray], seen_T: np.ndarray) -> None:
-        """Count one clip: its bodies' tracked rows (F, V, 3) in metres, and where anybody is."""
+        """Count one clip.
+
+        Args:
+            action: Name of its class.
+            frames: Number of its frames T.
+            rows: Tracked rows of each body, (F, V, 3) metres.
+            seen_T: Frames in which at least one body is tracked, bool.
+        """
         self.clips += 1
         self.classes[action] += 1
         self.frames.append(frames)
@@ -77,21 +88,27 @@ class Survey:
                 self.zero_joints += int((~points_X3.any(axis=1)).sum())
                 self.joints += len(points_X3)
 
+    def reject(self, name: str, reason: str, message: str) -> None:
+        """Count a clip that is not usable."""
+        self.rejects[reason] += 1
+        self.rejected.append((name, reason, message))
+
 
 def survey_recordings(paths: tuple[Path, ...], console: Console) -> Survey:
     """Read every recording once."""
     source = open_sources(paths)
     survey = Survey(f"{', '.join(map(str, paths))}: recordings of {source.dataset}")
-    survey.rejects.update(error.reason for error in source.unusable)
+    for error in source.unusable:
+        survey.reject(error.name, error.reason, str(error))
     entries = progress(source.entries, "inspect", console=console, transient=True)
     for entry, label in zip(entries, source.columns["label"], strict=True):
         if entry.name in source.missing:
-            survey.rejects["known-missing"] += 1
+            survey.reject(entry.name, "known-missing", "listed by the dataset's authors as missing or incomplete")
             continue
         try:
             raw = entry.read()
         except SkeletonError as error:
-            survey.rejects[error.reason] += 1
+            survey.reject(entry.name, error.reason, str(error))
             continue
         seen_T = np.zeros(raw.frames, bool)
         for one in raw.tracks:
@@ -101,11 +118,13 @@ def survey_recordings(paths: tuple[Path, ...], console: Console) -> Survey:
 
 
 def survey_file(path: Path, console: Console) -> Survey:
-    """Look at every clip of a built file, and at its manifest."""
+    """Read every clip of a built file, and its manifest."""
     file, manifest = open_file(path), read_manifest(path)
     survey = Survey(f"{path}: {file.dataset}, recipe {file.recipe.get('name', '?')}")
     survey.decisions.update(decision["rule"] for decision in manifest["decisions"])
-    survey.rejects.update(entry["reason"] for key in ("quarantine", "skipped") for entry in manifest.get(key, []))
+    for key in ("quarantine", "skipped"):
+        for entry in manifest.get(key, []):
+            survey.reject(entry["name"], entry["reason"], entry.get("message", ""))
     for clip in progress(range(len(file.clips["name"])), "inspect", console=console, transient=True):
         rows_MTV3, present_MT = clip_rows(file, clip), clip_present(file, clip)
         rows = [rows_TV3[present_T] for rows_TV3, present_T in zip(rows_MTV3, present_MT, strict=True)]
@@ -113,94 +132,126 @@ def survey_file(path: Path, console: Console) -> Survey:
     return survey
 
 
-def table(survey: Survey) -> list[tuple[str, str]]:
-    """The survey in rows of two."""
+def figures(survey: Survey) -> list[tuple[str, str]]:
+    """Return the figures of a survey as (name, value)."""
     rows = [("clips", str(survey.clips)), ("classes", str(len(survey.classes)))]
     rows += [(f"clips with {count} {'body' if count == '1' else 'bodies'}", str(survey.bodies[count]))
              for count in sorted(survey.bodies)]  # fmt: skip
     if survey.frames:
         low, middle, high = np.percentile(survey.frames, [0, 50, 100]).astype(int)
-        rows.append(("frames, least / median / most", f"{low} / {middle} / {high}"))
-        rows.append(("frames with nobody", f"{survey.absent} of {sum(survey.frames)}"))
+        rows.append(("frames per clip, minimum / median / maximum", f"{low} / {middle} / {high}"))
+        rows.append(("frames without a body", f"{survey.absent} of {sum(survey.frames)}"))
     if survey.joints:
         rows += [(f"{axis}, metres", f"{low:.2f} to {high:.2f}")
                  for axis, low, high in zip("xyz", survey.low_3, survey.high_3, strict=True)]  # fmt: skip
         rows.append(("joints at exactly zero", f"{survey.zero_joints} of {survey.joints}"))
-    rows += [(f"left out: {reason}", str(count)) for reason, count in sorted(survey.rejects.items())]
+    rows += [(f"rejected: {reason}", str(count)) for reason, count in sorted(survey.rejects.items())]
     rows += [(f"rule {name}", str(count)) for name, count in sorted(survey.decisions.items())]
     return rows
 
 
-def bars(title: str, counts: list[tuple[str, int]]) -> str:
-    """Counts as horizontal bars in SVG."""
-    if not counts:
-        return ""
-    most = max(count for _, count in counts) or 1
-    lines = [
-        f'<text x="215" y="{20 * row + 14}" text-anchor="end">{html.escape(name[:32])}</text>'
-        f'<rect x="222" y="{20 * row + 3}" width="{400 * count / most:.1f}" height="14"/>'
-        f'<text x="{228 + 400 * count / most:.1f}" y="{20 * row + 14}">{count}</text>'
-        for row, (name, count) in enumerate(counts)
-    ]
-    height = 20 * len(counts) + 4
-    drawing = f'<svg viewBox="0 0 700 {height}" width="700" height="{height}" role="img">{"".join(lines)}</svg>'
-    return f"<h2>{html.escape(title)}</h2>{drawing}"
-
-
 def histogram(values: list[int]) -> list[tuple[str, int]]:
-    """Counts in equal steps."""
+    """Return (interval, count) for at most `BINS` intervals of equal width."""
     if not values:
         return []
-    edges = np.unique(np.linspace(min(values), max(values) + 1, BINS + 1).astype(int))
-    counts, _ = np.histogram(values, edges)
-    steps = zip(edges[:-1], edges[1:] - 1, strict=True)
-    return [
-        (f"{low}" if low == high else f"{low} to {high}", int(n)) for (low, high), n in zip(steps, counts, strict=True)
-    ]
+    low = min(values)
+    width = (max(values) - low) // BINS + 1
+    counts = np.bincount((np.asarray(values) - low) // width)
+    starts = [low + width * place for place in range(len(counts))]
+    names = [f"{start}" if width == 1 else f"{start} to {start + width - 1}" for start in starts]
+    return [(name, int(count)) for name, count in zip(names, counts, strict=True)]
 
 
-def page(survey: Survey) -> str:
-    """The table and the plots as one page that needs nothing else."""
-    rows = "".join(f"<tr><td>{html.escape(a)}<td>{html.escape(b)}" for a, b in table(survey))
-    plots = (
-        bars("Frames of a clip", histogram(survey.frames))
-        + bars("Bodies of a clip", sorted(survey.bodies.items()))
-        + bars("Left out, by reason", sorted(survey.rejects.items()))
-        + bars("Decisions, by rule", sorted(survey.decisions.items()))
-        + bars("Clips of a class", survey.classes.most_common())
+def lead(survey: Survey) -> list[Box]:
+    """Return the boxes that stand first on the page."""
+    boxes = [Box("Clips", f"{survey.clips:,}", f"{len(survey.classes)} classes")]
+    if survey.frames:
+        low, middle, high = np.percentile(survey.frames, [0, 50, 100]).astype(int)
+        boxes.append(Box("Frames per clip", str(middle), f"median; {low} to {high}"))
+        share = 100 * survey.absent / max(1, sum(survey.frames))
+        boxes.append(Box("Frames without a body", f"{share:.2f} %", f"{survey.absent:,} of {sum(survey.frames):,}"))
+    if survey.joints:
+        share = 100 * survey.zero_joints / survey.joints
+        boxes.append(Box("Joints at exactly zero", f"{share:.2f} %", f"{survey.zero_joints:,} of {survey.joints:,}"))
+    rejected = survey.rejects.total()
+    boxes.append(
+        Box("Rejected clips", str(rejected), "see the list below" if rejected else "", "bad" if rejected else "good")
     )
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;color:#1c2733;max-width:760px;margin:0 auto;padding:20px}"
-        "h1{font-size:20px}h2{font-size:17px;margin:24px 0 6px}"
-        "td{padding:2px 18px 2px 0;border-bottom:1px solid #dde4ea}"
-        "svg{max-width:100%}svg text{font-size:12px;fill:#1c2733}rect{fill:#2471a3}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>skelnorm: inspect</title><style>{style}</style>'
-        f"<h1>{html.escape(survey.what)}</h1><table>{rows}</table>{plots}</html>\n"
+    return boxes
+
+
+def split_tables(file: SkeletonFile) -> list[Table]:
+    """Return the clips of each class in each split: one table per protocol, the default protocol first."""
+    order = sorted(file.splits, key=lambda protocol: protocol != file.default_protocol)
+    tables = []
+    for protocol in order:
+        parts = file.splits[protocol]
+        counts = {
+            part: np.bincount(file.clips["label"][parts[part]], minlength=len(file.class_names))
+            for part in sorted(parts, key=PARTS.index)
+        }
+        present = np.flatnonzero(np.sum(list(counts.values()), axis=0))
+        rows = [Row(("all classes", *(int(count_K.sum()) for count_K in counts.values())), "total")]
+        rows += [Row((file.class_names[k], *(int(count_K[k]) for count_K in counts.values()))) for k in present]
+        default = " (default)" if protocol == file.default_protocol else ""
+        columns: tuple[Column, ...] = (text("class"), *(number(part, "clips") for part in counts))
+        tables.append(Table(f"Protocol {protocol}{default}", columns, tuple(rows)))
+    return tables
+
+
+def examples(file: SkeletonFile) -> PlayerData:
+    """Return the first clip of each of the first `EXAMPLES` classes that have one."""
+    _, first = np.unique(file.clips["label"], return_index=True)
+    return player_data(file, [file_clip(file, int(clip), "as built") for clip in first[:EXAMPLES]])
+
+
+def page(survey: Survey, file: SkeletonFile | None, provenance: Provenance) -> str:
+    """Return the page as text; `file` is the built file, None for recordings."""
+    columns = (text("clip"), text("reason"), text("message"))
+    shown = tuple(Row(entry) for entry in sorted(survey.rejected)[:LISTED])
+    return render(
+        "survey.html",
+        provenance,
+        kind="inspect",
+        title=survey.what,
+        subtitle="",
+        lead=lead(survey),
+        figures=Table("All figures", (text("figure"), number("value")), tuple(Row(row) for row in figures(survey))),
+        charts=[
+            ("Frames per clip", "frames", histogram(survey.frames)),
+            ("Bodies per clip", "bodies", sorted(survey.bodies.items())),
+            ("Rejected clips, by reason", "reason", sorted(survey.rejects.items())),
+            ("Decisions, by rule", "rule", sorted(survey.decisions.items())),
+            ("Clips per class", "class", survey.classes.most_common()),
+        ],
+        splits=split_tables(file) if file else [],
+        rejected=Table(f"Rejected clips, {len(shown)} of {len(survey.rejected)}", columns, shown),
+        clips=examples(file) if file and len(file.clips["name"]) else None,
     )
 
 
 def _lines(survey: Survey) -> Iterator[str]:
     yield survey.what
-    yield from (f"  {name:32} {value}" for name, value in table(survey))
+    yield from (f"  {name:44} {value}" for name, value in figures(survey))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(Options, prog="python -m preprocessing.inspect", description=DESCRIPTION, args=arguments)
     console = Console(stderr=True)
     try:
         if not options.sources:
-            raise ValueError("nothing to inspect; name a built file, a folder, a .zip or an array .npz")
+            raise ValueError("Nothing to inspect: name a built file, a folder, a .zip or an array .npz.")
         require_suffix("--out", options.out, ".html")
         built = [path for path in options.sources if path.suffix in (".h5", ".hdf5")]
         if built and len(options.sources) > 1:
-            raise ValueError(f"{built[0]} is a built file and must be named alone")
+            raise ValueError(f"{built[0]} is a built file: it must be named alone.")
         survey = survey_file(built[0], console) if built else survey_recordings(options.sources, console)
         print("\n".join(_lines(survey)))
         if options.out:
-            publish_text(options.out, page(survey))
+            provenance = Provenance.of("preprocessing.inspect", arguments)
+            publish_text(options.out, page(survey, open_file(built[0]) if built else None, provenance))
         return 0
     except (OSError, ValueError, KeyboardInterrupt) as error:
         return exits.report(error)

@@ -1,19 +1,24 @@
-"""A page in a real browser: what stands in it after its scripts ran, and a picture of it."""
+"""A page in headless Chromium: its DOM after its scripts ran, the errors of its scripts, and a picture of it."""
 
 import os
+import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-# Without the last five, Chromium looks up hosts of its own at every start.
+# No host is looked up: neither the page's nor Chromium's own.
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
 )  # fmt: skip
+WATCH = "<script>window.onerror = (error) => { document.documentElement.dataset.failed = error; };</script>"
 
 
+@cache
 def chromium() -> str:
     """Path of the browser, installed from Debian's packages where that is possible; else the test skips."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,17 +32,40 @@ def chromium() -> str:
     return found
 
 
-def _run(page: Path, profile: Path, *more: str) -> str:
-    command = [chromium(), *QUIET, f"--user-data-dir={profile}", "--virtual-time-budget=3000", *more, page.as_uri()]
+def _run(page: Path, fragment: str, folder: Path, *more: str) -> str:
+    command = [chromium(), *QUIET, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", *more]
+    command.append(page.as_uri() + (f"#{fragment}" if fragment else ""))
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def rendered(page: Path, profile: Path) -> str:
-    """The page's DOM as HTML, three seconds of its own time after it was opened."""
-    return _run(page, profile, "--dump-dom")
+def rendered(page: Path, folder: Path, fragment: str = "") -> str:
+    """The page's DOM as HTML, three seconds of its own time after it was opened; `folder` is for temporary files."""
+    return _run(page, fragment, folder, "--dump-dom")
 
 
-def screenshot(page: Path, profile: Path, picture: Path, width: int = 1200, height: int = 2400) -> Path:
-    """The page as a PNG."""
-    _run(page, profile, f"--screenshot={picture}", f"--window-size={width},{height}")
-    return picture
+def watched(page: Path, folder: Path, old: str = "", new: str = "", more: str = "") -> str:
+    """The DOM of the page with `old` replaced by `new` and `more` in its head; failed scripts leave `data-failed`."""
+    copy = folder / "watched.html"
+    text = page.read_text().replace(old, new) if old else page.read_text()
+    copy.write_text(text.replace("<head>", f"<head>{WATCH}{more}", 1))
+    return rendered(copy, folder)
+
+
+def screenshot(page: Path, folder: Path, fragment: str = "", width: int = 1200, dark: bool = False) -> bytes:
+    """The bytes of a PNG of the page."""
+    picture = folder / "page.png"
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    _run(page, fragment, folder, f"--screenshot={picture}", f"--window-size={width},1200", scheme)
+    return picture.read_bytes()
+
+
+def outside_scripts(page: Path) -> str:
+    """The page's text without scripts and style."""
+    return re.sub(r"<(script|style).*?</\1>", "", page.read_text(), flags=re.S)
+
+
+def loads(page: Path) -> list[str]:
+    """What the page would load from elsewhere: addresses in attributes and in its style."""
+    style = "".join(re.findall(r"<style>(.*?)</style>", page.read_text(), flags=re.S))
+    links = re.findall(r"(?:src|href|action|poster)\s*=\s*[\"']?([^\s\"'>]+)", outside_scripts(page))
+    return [link for link in links if not link.startswith("#")] + re.findall(r"@import|url\([^)]*\)", style)

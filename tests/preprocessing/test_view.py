@@ -1,10 +1,8 @@
 """The pages hold what they should, and a browser draws them."""
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ import pytest
 from preprocessing import inspect, view
 from preprocessing.build import main as build
 from preprocessing.hdf5 import open_file
+from preprocessing.pages import Provenance
+from tests.browser import loads, rendered, screenshot, watched
 
 Text = Callable[..., bytes]
 Person = Callable[..., np.ndarray]
@@ -34,44 +34,18 @@ def built(recordings: Path, tmp_path: Path, ntu_text: Text, person: Person) -> P
     return out
 
 
-@pytest.fixture(scope="session")
-def browser() -> str:
-    """Chromium, installed if it is missing and may be; else the test skips."""
-    path = shutil.which("chromium")
-    if not path and os.getuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], capture_output=True)
-        path = shutil.which("chromium")
-    if not path:
-        pytest.skip("no chromium: apt-get install chromium")
-    return path
-
-
-def browse(browser: str, url: str, work: Path, *how: str) -> str:
-    """Open a page without a network and return what the browser says."""
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=3000", "--window-size=1200,900",
-        f"--user-data-dir={work / 'profile'}", *how, url,
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-def picture(browser: str, url: str, work: Path, name: str) -> bytes:
-    """The bytes of a page's screenshot."""
-    browse(browser, url, work, f"--screenshot={work / name}")
-    return (work / name).read_bytes()
-
-
 def test_the_page_names_the_rule_that_dropped_the_ghost(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "view.html"
     assert run(view.main, built, "--out", out) == 0
     clips = view.page_clips(open_file(built), view.read_manifest(built), view.Options(built, out))
-    assert clips[0]["name"] == GHOST, "the clip with the most decisions comes first"
+    assert clips[0]["name"] == GHOST, "the clip with most decisions comes first"
+    assert clips[0]["decisions"] == ["body 9: spread: 1 against 0.6975"]
+    assert clips[1]["decisions"] == ["No rule dropped or changed a body of this clip."]
     raw, cleaned = clips[0]["panels"]
     assert [body["dropped"] for body in raw["bodies"]] == ["", "spread: 1 against 0.6975"]
     assert len(cleaned["bodies"]) == 1
-    assert "http" not in re.sub(r'<script id="data".*?</script>', "", out.read_text(), flags=re.S)
+    assert loads(out) == []
+    assert f"preprocessing.view {built} --out {out}" in out.read_text()
 
 
 def test_without_the_recordings_the_cleaned_clips_are_shown_and_it_is_said(
@@ -84,21 +58,20 @@ def test_without_the_recordings_the_cleaned_clips_are_shown_and_it_is_said(
     assert "--raw" not in capsys.readouterr().out
 
 
-def test_a_browser_draws_plays_and_turns_the_clip(built: Path, tmp_path: Path, browser: str) -> None:
+def test_a_browser_draws_plays_and_turns_the_clip(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "view.html"
     assert run(view.main, built, "--out", out) == 0
-    text = browse(browser, f"{out.as_uri()}#clip={GHOST}&frame=3", tmp_path, "--dump-dom")
+    text = rendered(out, tmp_path, f"clip={GHOST}&frame=3")
     assert 'data-ready="1"' in text
     assert "frame 4 of 20" in text
-    assert "dropped by spread: 1 against 0.6975" in text
+    assert "body 9, 20 frames, dropped by spread: 1 against 0.6975" in text
     still, again, later, side = (
-        picture(browser, f"{out.as_uri()}#clip={GHOST}&{how}", tmp_path, f"{number}.png")
-        for number, how in enumerate(["frame=0", "frame=0", "frame=19", "frame=0&side"])
+        screenshot(out, tmp_path, f"clip={GHOST}&{how}") for how in ("frame=0", "frame=0", "frame=19", "frame=0&side")
     )
     assert still == again
     assert still != later
     assert still != side
-    assert "frame 1 of 20" not in browse(browser, f"{out.as_uri()}#play", tmp_path, "--dump-dom")
+    assert "frame 1 of 20" not in rendered(out, tmp_path, "play")
 
 
 def test_inspect_counts_recordings_and_a_built_file(
@@ -106,15 +79,50 @@ def test_inspect_counts_recordings_and_a_built_file(
 ) -> None:
     (recordings / "S001C001P002R001A003.skeleton").write_bytes(b"1\n")
     assert run(inspect.main, recordings, "--out", tmp_path / "raw.html") == 0
-    told = capsys.readouterr().out
-    assert re.search(r"clips with 1 body +12\n", told)
-    assert re.search(r"clips with 2 bodies +13\n", told)
-    assert re.search(r"left out: truncated +1\n", told)
+    printed = capsys.readouterr().out
+    assert re.search(r"clips with 1 body +12\n", printed)
+    assert re.search(r"clips with 2 bodies +13\n", printed)
+    assert re.search(r"rejected: truncated +1\n", printed)
     assert run(inspect.main, built, "--out", tmp_path / "built.html") == 0
-    told = capsys.readouterr().out
-    assert re.search(r"clips with 1 body +13\n", told)
-    assert re.search(r"rule spread +1\n", told)
-    assert "<svg" in (tmp_path / "raw.html").read_text()
+    printed = capsys.readouterr().out
+    assert re.search(r"clips with 1 body +13\n", printed)
+    assert re.search(r"rule spread +1\n", printed)
+    raw, page = ((tmp_path / name).read_text() for name in ("raw.html", "built.html"))
+    assert "S001C001P002R001A003" in raw, "a rejected clip is named"
+    assert re.search(r">13</td><td class=\"bar\"[^>]*><span style=\"width: 100.00%\">", page), "of bodies per clip"
+    assert "Clips per class and split" in page
+    assert "Clips per class and split" not in raw
+    assert loads(tmp_path / "raw.html") + loads(tmp_path / "built.html") == []
+
+
+def test_a_browser_draws_inspect(built: Path, tmp_path: Path) -> None:
+    assert run(inspect.main, built, "--out", tmp_path / "built.html") == 0
+    dom = watched(tmp_path / "built.html", tmp_path)
+    assert "data-failed" not in dom
+    assert dom.count("<canvas") == 1
+    assert dom.count("<option") == 3 + 3, "a clip of each class, and three speeds"
+
+
+def test_the_split_table_counts_every_clip_once(built: Path) -> None:
+    file = open_file(built)
+    (table, *others) = inspect.split_tables(file)
+    assert table.caption == f"Protocol {file.default_protocol} (default)"
+    assert not any("default" in other.caption for other in others)
+    assert [column.title for column in table.columns] == ["class", "train", "val", "test"]
+    total, *classes = (row.cells for row in table.rows)
+    parts = file.splits[file.default_protocol]
+    assert total[1:] == tuple(len(parts[part]) for part in ("train", "val", "test"))
+    assert [sum(column) for column in list(zip(*classes, strict=True))[1:]] == list(total[1:])
+    assert sum(total[1:]) == 25
+
+
+def test_the_histogram_has_intervals_of_one_width() -> None:
+    assert inspect.histogram([3, 4, 4, 6]) == [("3", 1), ("4", 2), ("5", 0), ("6", 1)]
+    wide = inspect.histogram([0, 1, 47])
+    assert wide[0] == ("0 to 1", 2)
+    assert wide[-1] == ("46 to 47", 1)
+    assert len(wide) == inspect.BINS
+    assert inspect.histogram([]) == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_inspect_counts_recordings_and_a_built_file(
         (view.main, ["{built}", "--out", "{tmp}/a.html", "--most", "0"], 2, "1 to 200 clips"),
         (view.main, ["{built}", "--out", "{tmp}/a.html", "--raw", "{tmp}/none"], 2, "does not exist"),
         (view.main, ["{tmp}/none.h5", "--out", "{tmp}/a.html"], 2, "does not exist"),
-        (inspect.main, [], 2, "nothing to inspect"),
+        (inspect.main, [], 2, "Nothing to inspect"),
         (inspect.main, ["{built}", "{built}"], 2, "must be named alone"),
         (inspect.main, ["{tmp}/none"], 2, "does not exist"),
         (inspect.main, ["{tmp}/bad.h5"], 6, "build it again"),
@@ -148,7 +156,18 @@ def test_a_mistake_gets_one_line(
     assert error.count("\n") == 0
 
 
-def test_a_name_cannot_end_the_pages_script(built: Path) -> None:
-    text = view.render(open_file(built), [{"name": "</script><script>alert(1)</script>"}])
-    assert "alert(1)</script>" not in text
-    assert text.count("</script>") == 2
+def test_names_with_markup_stay_text(built: Path, tmp_path: Path) -> None:
+    """Of clips, classes and the data set; in HTML, in the player's data and in what its script makes of it."""
+    name = """</script><script>alert('"1"')</script>"""
+    file = replace(open_file(built), class_names=[name] * 60, dataset=name, path=Path("a<b>.h5"))
+    clips = view.page_clips(file, {"inputs": [], "decisions": []}, view.Options(built, tmp_path / "a.html"))
+    clips[0]["name"] = clips[0]["note"] = name
+    out = tmp_path / "a.html"
+    out.write_text(view.page(file, clips, Provenance("<img src=x>", "1", "", "")))
+    assert "<script>alert" not in out.read_text()
+    dom = watched(out, tmp_path)
+    assert "data-failed" not in dom
+    assert "data-ready" in dom
+    assert "<script>alert" not in dom
+    assert "<img" not in dom
+    assert dom.count("&lt;script&gt;alert") >= 4, "title, heading, menu and note"

@@ -1,0 +1,88 @@
+"""Clips as the skeleton player (`templates/player.js`) takes them: JSON with joints in millimetres."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from preprocessing.export import clip_present, clip_rows
+from preprocessing.hdf5 import SkeletonFile
+
+
+class BodyTrack(TypedDict):
+    """A body and the frames in which it was tracked."""
+
+    label: str
+    dropped: str
+    """The rule that dropped it, with value and threshold; empty for a body that was kept."""
+    frames: list[int]
+    joints: str
+    """(F, V, 3) int16 millimetres, base64."""
+
+
+class Panel(TypedDict):
+    """One drawing of a clip: the bodies of the recording, or those of the built file."""
+
+    title: str
+    bodies: list[BodyTrack]
+
+
+class ClipMotion(TypedDict):
+    """A clip and its drawings, which move together."""
+
+    name: str
+    action: str
+    frames: int
+    decisions: list[str]
+    """What the recipe decided about it, one line each."""
+    note: str
+    panels: list[Panel]
+
+
+class PlayerData(TypedDict):
+    """Clips of one file for one player; with several it offers a choice."""
+
+    fps: float
+    joints: int
+    bones: list[list[int]]
+    clips: list[ClipMotion]
+
+
+def pack(joints_FV3: np.ndarray) -> str:
+    """Encode metres as int16 millimetres in base64: a third of the size, and finer than the sensor."""
+    return base64.b64encode(np.clip(np.rint(joints_FV3 * 1000), -32767, 32767).astype("<i2").tobytes()).decode()
+
+
+def file_panel(file: SkeletonFile, clip: int, title: str) -> Panel:
+    """Return the bodies of a clip as the built file has them."""
+    rows_MTV3, present_MT = clip_rows(file, clip), clip_present(file, clip)
+    bodies = [
+        BodyTrack(
+            label=f"slot {slot}",
+            dropped="",
+            frames=np.flatnonzero(present_T).tolist(),
+            joints=pack(rows_TV3[present_T]),
+        )
+        for slot, (rows_TV3, present_T) in enumerate(zip(rows_MTV3, present_MT, strict=True))
+    ]
+    return Panel(title=title, bodies=bodies)
+
+
+def file_clip(file: SkeletonFile, clip: int, title: str = "as the network gets it") -> ClipMotion:
+    """Return a clip of a built file with one drawing."""
+    return ClipMotion(
+        name=str(file.clips["name"][clip]),
+        action=file.class_names[int(file.clips["label"][clip])],
+        frames=int(file.clips["frames"][clip]),
+        decisions=[],
+        note="",
+        panels=[file_panel(file, clip, title)],
+    )
+
+
+def player_data(file: SkeletonFile, clips: Sequence[ClipMotion]) -> PlayerData:
+    """Return what a player needs to draw clips of a built file."""
+    return PlayerData(fps=float(file.fps), joints=len(file.joint_names), bones=file.bones.tolist(), clips=list(clips))

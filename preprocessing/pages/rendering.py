@@ -1,0 +1,40 @@
+"""The only door to jinja2: templates to text, with autoescape on."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from preprocessing.pages.provenance import Provenance
+
+HERE = "preprocessing.pages"
+
+
+@cache
+def environment(package: str = HERE) -> jinja2.Environment:
+    """Return the templates of `package` and, below them, those that all pages share."""
+    packages = dict.fromkeys((package, HERE))
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in packages]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, provenance: Provenance, package: str = HERE, **values: Any) -> str:
+    """Fill a template with values.
+
+    Args:
+        template: Name of the template, such as `clips.html`.
+        provenance: Shown in the page's footer.
+        package: Import path of the package whose `templates` folder holds the template.
+        **values: What the template draws. Text is escaped; a name that a template misses is an error.
+
+    Returns:
+        The whole page.
+    """
+    return environment(package).get_template(template).render(provenance=provenance, **values)
