@@ -7,75 +7,70 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
+from pipeline import settings
 from pipeline.data.augment import AugmentConfig
 from pipeline.data.clips import InputConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
 from pipeline.optim import OptimConfig
+from pipeline.settings import Range
 
 PRESETS = Path(__file__).parent / "presets"
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, in which batches and numbers, from which seed."""
+    """Length, batches, precision and seed of a training."""
 
-    epochs: int = 40
+    epochs: Annotated[int, Range(ge=1)] = 40
     """Passes over the training clips."""
-    batch_size: int = 64
-    """Clips a step, over all ranks together."""
-    accumulate: int = 1
-    """Parts that a batch is put through the network in, with one step after the last; BatchNorm sees a part alone."""
-    precision: str = "fp32"
-    """Numbers of convolutions and products: fp32, or bf16 (autocast; norms, loss, weights and last test stay fp32).
-    bf16 is faster on a GPU and on a CPU that has instructions for it, slower on others, which the start tells."""
+    batch_size: Annotated[int, Range(ge=1)] = 64
+    """Clips per step, over all ranks together."""
+    accumulate: Annotated[int, Range(ge=1)] = 1
+    """Gradient-accumulation steps: micro-batches per optimizer step. BatchNorm sees each micro-batch separately."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of convolutions and matrix products. In bf16 (autocast) norms, loss, weights and the last test stay
+    fp32. bf16 is faster on a GPU and on a CPU with bf16 instructions, slower on others (a preflight check says so)."""
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False
-    """torch.compile of the training's forward and backward: a minute at the start. Pays on a GPU for cnn in large
-    batches (1.45 times), not for stgcn in bf16, which then goes without kernels of its own (0.55 times)."""
+    """Use torch.compile for the forward and backward pass: about a minute at the start. Pays on a GPU for cnn in large
+    batches (1.45 times as fast), not for stgcn in bf16, which then lacks our kernels (0.55 times)."""
     seed: int = 0
-    """Of weights, order, dropout and augmentation."""
+    """Seed of weights, order, dropout and augmentation."""
     deterministic: bool = False
-    """On a GPU add up in one order: the same bits from every run of a seed, resumed or not (a CPU gives them anyway);
-    slower, and torch warns of operations that have no such way."""
-    eval_every: int = 5
+    """Use deterministic algorithms on a GPU: every run of a seed, resumed or not, gives the same bits (a CPU always
+    does). Slower; torch warns of operations that have no deterministic algorithm."""
+    eval_every: Annotated[int, Range(ge=1)] = 5
     """Epochs between two evaluations (A to D); the last epoch is always evaluated."""
-    choose: str = "last"
-    """Whose weights are kept: last (epoch), or best (evaluated epoch by accuracy C on the held-out clips)."""
-    test_clips: int = 1
-    """Parts of each test clip whose probabilities are averaged into a second, labelled figure (pyskl takes 10)."""
+    choose: Literal["last", "best"] = "last"
+    """Weights that are kept: last (epoch), or best (evaluated epoch by accuracy C on the held-out clips)."""
+    test_clips: Annotated[int, Range(ge=1)] = 1
+    """Crop windows per test clip whose probabilities are averaged into a second, labelled figure (pyskl takes 10)."""
     self_test: bool = True
-    """Before the first epoch, see whether a copy of the network can learn one small batch by heart."""
+    """Before the first epoch, check that a copy of the network can overfit one small batch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "accumulate", "test_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
-        for name, known in (("precision", ("fp32", "bf16")), ("choose", ("last", "best"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"train.{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
+        settings.check(self, "train.")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's numbers, and where it reads and writes."""
+    """All settings of a run: what decides its numbers, and where it reads and writes."""
 
     data: Path
     """HDF5 file made by preprocessing.build."""
     out: Path
     """Run folder; the same command again resumes it."""
-    nproc: int = 1
+    nproc: Annotated[int, Range(ge=1)] = 1
     """Ranks (processes) on this machine."""
     wandb: Literal["off", "offline", "online"] = "offline"
-    """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none."""
+    """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none (off)."""
     fast_start: bool = False
     """Skip the check of the data file's sha256."""
     input: InputConfig = field(default_factory=InputConfig)
@@ -86,17 +81,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        for section, settings in dataclasses.asdict(self).items():
-            for name, value in settings.items() if isinstance(settings, dict) else ():
-                numbers = value if isinstance(value, tuple) else (value,)
-                if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-                    raise ValueError(f"{section}.{name.replace('_', '-')} {value} must be finite")
-        if self.nproc < 1:
-            raise ValueError(f"nproc {self.nproc} must be 1 or more")
+        settings.check(self, "")
         if self.train.test_clips > 1 and self.augment.crop == 1:
             raise ValueError(
-                f"train.test-clips {self.train.test_clips} shows the network parts of clips, which it must know from "
-                "training: set augment.crop below 1 (CTR-GCN: 0.5), or leave it at 1"
+                f"train.test-clips {self.train.test_clips} evaluates crop windows, which the network must know from "
+                "training: set augment.crop below 1 (CTR-GCN: 0.5), or leave train.test-clips at 1"
             )
 
 
@@ -107,45 +96,8 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Settings from plain values; ValueError names an unknown key and the nearest known one."""
-    return build(Config, values, "")
-
-
-def build(cls: Any, values: dict[str, Any], prefix: str) -> Any:
-    """A dataclass from nested plain values."""
-    known = get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(prefix + k for k in known)}"
-            raise ValueError(f"unknown setting {prefix}{key}{hint}")
-        kind, name = known[key], f"{prefix}{key}"
-        if not dataclasses.is_dataclass(kind):
-            arguments[key] = _setting(kind, value, name)
-        elif isinstance(value, dict):
-            arguments[key] = build(kind, value, f"{name}.")
-        else:
-            raise ValueError(f"{name} {value!r} must be a table of settings: {', '.join(get_type_hints(kind))}")
-    return cls(**arguments)
-
-
-def _setting(kind: Any, value: Any, name: str) -> Any:
-    """A plain value as a field of this type holds it; ValueError says what the field takes."""
-    if kind is Path:
-        return Path(value) if isinstance(value, str) else value
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(get_args(kind))}")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} {value!r} must be a list, each {WORDS[get_args(kind)[0]]}")
-        return tuple(_setting(get_args(kind)[0], each, name) for each in value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole if kind is int else whole or isinstance(value, float) if kind is float else isinstance(value, kind)):
-        raise ValueError(f"{name} {value!r} must be {WORDS[kind]}")
-    return value
+    """Make settings from plain values; ValueError names an unknown key and the nearest known one."""
+    return settings.build(Config, values)
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -5,51 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline import settings
+from pipeline.settings import Choice, Range
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How the weights move."""
 
-    name: str = "adamw"
+    name: Annotated[str, Choice(OPTIMIZERS)] = "adamw"
     """Optimizer: adamw (Loshchilov & Hutter 2019) or sgd (Nesterov momentum 0.9)."""
-    lr: float = 1e-3
+    lr: Annotated[float, Range(gt=0)] = 1e-3
     """Learning rate, before the schedule."""
-    weight_decay: float = 0.0
-    """Decoupled (adamw) or L2 (sgd); biases have none, norms' own parameters only with `norm.decay`."""
-    schedule: str = "constant"
+    weight_decay: Annotated[float, Range(ge=0)] = 0.0
+    """Decoupled (adamw) or L2 (sgd). Not applied to biases; applied to norm parameters only with `norm.decay`."""
+    schedule: Annotated[str, Choice(SCHEDULES)] = "constant"
     """Learning rate over the run: constant, cosine (to 0), step (see `steps`), exp (see `decay`)."""
-    warmup: float = 0.0
-    """Epochs of linear rise from 0 at the start."""
+    warmup: Annotated[float, Range(ge=0)] = 0.0
+    """Epochs of linear warm-up from 0."""
     steps: tuple[float, ...] = (0.6, 0.85)
     """Shares of the run after which schedule `step` multiplies the rate by 0.1."""
-    decay: float = 0.99
-    """Factor an epoch of schedule `exp`."""
-    clip_norm: float = 0.0
+    decay: Annotated[float, Range(gt=0, le=1)] = 0.99
+    """Factor per epoch of schedule `exp`."""
+    clip_norm: Annotated[float, Range(ge=0)] = 0.0
     """Largest norm of all gradients together; 0: no clipping."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes (Szegedy et al. 2016)."""
-    ema: float = 0.0
-    """Decay a step of averaged weights, which are then evaluated, norm buffers included; 0: none."""
+    ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Decay per step of averaged weights, which are then evaluated, norm buffers included; 0: no averaging."""
 
     def __post_init__(self) -> None:
-        for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, field) not in known:
-                raise ValueError(f"optim.{field} {getattr(self, field)!r} is unknown; choose one of {', '.join(known)}")
-        for field in ("weight_decay", "warmup", "clip_norm"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"optim.{field.replace('_', '-')} {getattr(self, field)} must be 0 or more")
-        for field in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"optim.{field.replace('_', '-')} {getattr(self, field)} is outside [0, 1)")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"optim.decay {self.decay} is outside (0, 1]")
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr {self.lr} must be above 0")
+        settings.check(self, "optim.")
 
 
 # Fused: one pass over the weights instead of one an operation, which on a CPU took a fifth of a training's time.

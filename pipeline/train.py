@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import card, checkpoint, distributed, norms, optim, origin, preflight
+from pipeline import card, checkpoint, distributed, norms, optim, origin, preflight, settings
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data.augment import Draw, augment, mirrored_joints, windows
 from pipeline.data.clips import Batch, Clips, Splits, ahead, epoch_batches, load
@@ -104,34 +104,34 @@ def network(config: Config, joints: int, classes: int, bones: Bones) -> nn.Modul
 
 def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 0) -> Iterator[dict[str, Any]]:
     """Train epochs done+1 .. epochs; yield each epoch's figures, when its checkpoint can be made."""
-    settings, frames, device = config.train, config.input.frames, clips.device
+    training, frames, device = config.train, config.input.frames, clips.device
     train_N, held_out_N = splits.fit(config.input.fit), splits.held_out(config.input.fit)
     probe_N = accuracies.probe(train_N)
     mirror_V = mirrored_joints(clips.joint_names).to(device) if config.augment.mirror else None
     order, key_N = config.input.order, clips.sorted_by(config.input.order)
     rank, ranks = distributed.rank(), distributed.world_size()
-    if settings.compile:
+    if training.compile:
         compile_trunk(state.model)
     parallel = distributed.wrap(state.model, device, same_buffers=config.norm.sync)
-    low_precision = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    for epoch in range(done + 1, settings.epochs + 1):
+    low_precision = torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    for epoch in range(done + 1, training.epochs + 1):
         parallel.train()
-        torch.manual_seed(_dropout_seed(settings.seed, epoch, rank))
+        torch.manual_seed(_dropout_seed(training.seed, epoch, rank))
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
         # On the device all at once: a copy of its own for each batch would wait until the batch before is done.
-        batches = epoch_batches(train_N.to(device), key_N, settings.batch_size, settings.seed, epoch, order)
+        batches = epoch_batches(train_N.to(device), key_N, training.batch_size, training.seed, epoch, order)
         watch = Watch(epoch, state.optimizer, clips.names, device)
         draws = (
-            Draw(settings.seed, epoch, part_N.tensor_split(ranks)[rank])
+            Draw(training.seed, epoch, part_N.tensor_split(ranks)[rank])
             for index_N in batches
-            for part_N in index_N.tensor_split(settings.accumulate)
+            for part_N in index_N.tensor_split(training.accumulate)
         )
         made = ahead(partial(training_batch, config, clips, mirror_V), draws, clips.workers)
         for step, index_N in enumerate(batches):
             middle = epoch - 1 + (step + 0.5) / len(batches)
-            optim.set_rate(state.optimizer, optim.rate(config.optim, middle, settings.epochs))
+            optim.set_rate(state.optimizer, optim.rate(config.optim, middle, training.epochs))
             state.optimizer.zero_grad(set_to_none=True)
-            for part_N in index_N.tensor_split(settings.accumulate):
+            for part_N in index_N.tensor_split(training.accumulate):
                 batch = next(made)
                 with low_precision:
                     logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
@@ -155,12 +155,12 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
-        if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == settings.epochs):
-            record["reused"] = recalibrate(state.judged, clips, probe_N, frames, settings.batch_size)
-        if epoch % settings.eval_every == 0 or epoch == settings.epochs:
+        if config.norm.recalibrate == "each" or (config.norm.recalibrate == "final" and epoch == training.epochs):
+            record["reused"] = recalibrate(state.judged, clips, probe_N, frames, training.batch_size)
+        if epoch % training.eval_every == 0 or epoch == training.epochs:
             begin = time.perf_counter()
             with low_precision:
-                sizes = frames, settings.batch_size
+                sizes = frames, training.batch_size
                 found = accuracies.evaluation(state.judged, clips, probe_N, held_out_N, *sizes)
             record |= {
                 "accuracies": found.accuracies,
@@ -401,6 +401,7 @@ def parse(arguments: list[str]) -> Config:
         default=from_dict(missing | preset(name)),
         prog=f"python -m pipeline.train {name}",
         description=__doc__,
+        registry=settings.command_line(),
     )
     # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
     return dataclasses.replace(config, data=config.data.resolve())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pipeline import settings
+from pipeline.settings import Range
 
 _MASK = (1 << 64) - 1
 
@@ -20,36 +23,27 @@ _MASK = (1 << 64) - 1
 class AugmentConfig:
     """What is changed in training clips, and how much; all off by default."""
 
-    crop: float = 1.0
+    crop: Annotated[float, Range(gt=0, le=1)] = 1.0
     """Shortest share of a clip's frames that is cut out, at a random place; 1: the whole clip (CTR-GCN: 0.5)."""
-    rotate: float = 0.0
+    rotate: Annotated[float, Range(ge=0)] = 0.0
     """Largest rotation about each of the three axes, radians (CTR-GCN: 0.3)."""
-    yaw: float = 0.0
-    """Largest further rotation about the vertical, radians: another place of the camera."""
-    scale: float = 0.0
+    yaw: Annotated[float, Range(ge=0)] = 0.0
+    """Largest further rotation about the vertical axis, radians: another place of the camera."""
+    scale: Annotated[float, Range(ge=0, lt=1)] = 0.0
     """Largest change of size, as a share: another size of the person."""
-    shear: float = 0.0
+    shear: Annotated[float, Range(ge=0)] = 0.0
     """Largest off-diagonal entry of a shear matrix."""
-    noise: float = 0.0
-    """Standard deviation of each coordinate's noise, metres."""
-    joint_drop: float = 0.0
+    noise: Annotated[float, Range(ge=0)] = 0.0
+    """Standard deviation of the noise of each coordinate, metres."""
+    joint_drop: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Probability that a joint of a clip is put at the origin."""
-    mirror: float = 0.0
+    mirror: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Probability that left and right are exchanged (needs joint names with "left" and "right" in the data file)."""
-    swap: float = 0.0
+    swap: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Probability that the two bodies change slots."""
 
     def __post_init__(self) -> None:
-        for name in ("joint_drop", "mirror", "swap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name.replace('_', '-')} {getattr(self, name)} is no probability, 0 to 1")
-        for name in ("rotate", "yaw", "scale", "shear", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"augment.{name} {getattr(self, name)} must be 0 or more")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"augment.crop {self.crop} is outside (0, 1]")
-        if self.scale >= 1:
-            raise ValueError(f"augment.scale {self.scale} must stay below 1: a body of size 0 shows nothing")
+        settings.check(self, "augment.")
 
     @property
     def on(self) -> bool:

@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.streams import parts_of
+from pipeline import settings
+from pipeline.data.streams import STREAMS
 from pipeline.models.bodies import BODIES
+from pipeline.settings import Choice, Range
 from preprocessing.hdf5 import SkeletonFile, open_file
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
-ORDERS = ("reshuffle", "once", "class", "subject")
+Order = Literal["reshuffle", "once", "class", "subject"]
+ORDERS: tuple[str, ...] = get_args(Order)
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,20 @@ class InputConfig:
 
     protocol: str = ""
     """Split protocol of the file; empty: the file's default."""
-    frames: int = 64
+    frames: Annotated[int, Range(ge=2, why="a clip needs two frames")] = 64
     """Frames T that every clip is resampled to."""
-    fit: str = "train"
+    fit: Literal["train", "train+val"] = "train"
     """Split to train on: train, or train+val once all choices are made."""
-    stream: str = "joint"
-    """What the network sees of it: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
-    (difference to the next frame), partner (each joint minus the other person's root), distance (of each joint to all
+    stream: Annotated[str, Choice(STREAMS, joined="+")] = "joint"
+    """Input of the network: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
+    (difference to the next frame), partner (each joint minus the other person's root), distance (from each joint to all
     of its body), partner_distance (to all of the other person's); all (the first four side by side), pair (all and
     partner); or several joined by +, as in all+distance."""
-    order: str = "reshuffle"
-    """Order of training clips: reshuffle each epoch, once (one shuffle for all epochs), class or subject (sorted)."""
+    order: Order = "reshuffle"
+    """Order of training clips: reshuffle per epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise ValueError(f"input.order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
-        parts_of(self.stream)
-        if self.fit not in ("train", "train+val"):
-            raise ValueError(f"input.fit {self.fit!r} is unknown; choose train or train+val")
-        if self.frames < 2:
-            raise ValueError(f"input.frames {self.frames} is too few; a clip needs 2 frames or more")
+        settings.check(self, "input.")
 
 
 class Batch(NamedTuple):
