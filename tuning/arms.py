@@ -1,9 +1,9 @@
-"""ARMS: name -> the arms of a study. An arm is a set of settings, or another evaluation of an arm that is trained.
+"""ARMS: name -> the arms of a study. An arm is a set of settings, or a re-evaluation of an arm that is trained.
 
-A TOML file makes a study of one's own:
+Your own study is a TOML file:
 
     baseline = "plain"            # the arm that the others are compared with
-    common.optim.lr = 3e-4        # settings of all arms
+    common.optim.lr = 3e-4        # settings that all arms share
     [arms.plain]
     norm.kind = "none"
     [arms."group norm"]
@@ -11,11 +11,11 @@ A TOML file makes a study of one's own:
     norm.groups = 16
     [arms."two ranks"]            # ranks: processes that train together
     ranks = 2
-    [arms."recalibrated"]         # of: nothing is trained, the named arm is evaluated in another way
+    [arms."recalibrated"]         # of: no training, the network of that arm is evaluated again
     of = "two ranks"
-    variant = "per_call"
+    re_evaluation = "per_call"    # variant, its name in older files, works as well
 
-Or it takes the arms of a name and changes what all of them share, here to ask the question of another network:
+Or it starts from a named set of arms and changes what all of them share, here the network:
 
     from = "question"
     common.model.name = "stgcn"
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,65 +33,83 @@ from typing import Any
 from pipeline.config import from_dict
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
+from tuning.re_evaluations import RE_EVALUATIONS
 from tuning.space import has_groups, nested
-from tuning.variants import VARIANTS
+
+# What an experiment sets itself, for all arms.
+RESERVED = {"train.seed", "data", "out", "nproc"}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm changes."""
+    """One arm: settings that are trained, or a re-evaluation of a trained arm."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     """Flat settings (`norm.kind`)."""
     ranks: int = 1
+    """Ranks per trial."""
     of: str = ""
-    """The arm whose trained network is evaluated anew; then nothing else is set."""
-    variant: str = ""
-    """How: a name in VARIANTS."""
+    """The arm whose trained network is evaluated again; such an arm has no settings of its own."""
+    re_evaluation: str = ""
+    """Name in RE_EVALUATIONS."""
 
 
 @dataclass(frozen=True)
 class Arms:
-    """All arms of a study, and the one that the others are compared with."""
+    """All arms of a study and the baseline that the others are compared with.
+
+    Raises:
+        ValueError: The message names the arm and what is wrong with it.
+    """
 
     baseline: str
     arms: dict[str, Arm]
 
     def trained(self) -> dict[str, Arm]:
-        """The arms that are trained."""
+        """Return the arms that are trained."""
         return {name: arm for name, arm in self.arms.items() if not arm.of}
 
-    def variants_of(self, name: str) -> tuple[str, ...]:
-        """The further evaluations that other arms want of this one."""
-        return tuple(arm.variant for arm in self.arms.values() if arm.of == name)
+    def re_evaluations_of(self, name: str) -> tuple[str, ...]:
+        """Return the re-evaluations that other arms need of this one."""
+        return tuple(arm.re_evaluation for arm in self.arms.values() if arm.of == name)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the arms as plain values, under the keys that the first line of a ledger has in every version."""
+        arms = {
+            name: {"settings": arm.settings, "ranks": arm.ranks, "of": arm.of, "variant": arm.re_evaluation}
+            for name, arm in self.arms.items()
+        }
+        return {"arms": arms, "baseline": self.baseline}
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms:
-            raise ValueError(f"baseline {self.baseline!r} is no arm; choose one of {', '.join(self.arms)}")
+            raise ValueError(f"baseline {self.baseline!r} is not an arm: choose one of {', '.join(self.arms)}.")
         for name, arm in self.arms.items():
-            if bool(arm.of) != bool(arm.variant):
-                raise ValueError(f"arm {name!r} needs both `of` and `variant`, or neither")
-            if arm.of and arm.of not in self.trained():
-                raise ValueError(f"arm {name!r} is of {arm.of!r}, which is no trained arm")
-            if arm.variant and arm.variant not in VARIANTS:
-                raise ValueError(
-                    f"arm {name!r}: variant {arm.variant!r} is unknown; choose one of {', '.join(VARIANTS)}"
-                )
-            if arm.ranks < 1:
-                raise ValueError(f"arm {name!r}: ranks {arm.ranks} must be 1 or more")
-            if {"train.seed", "data", "out", "nproc"} & set(arm.settings):
-                raise ValueError(f"arm {name!r}: seed, data, out and nproc are not an arm's to set (ranks is)")
-            try:
-                from_dict(nested({"data": "", "out": ""} | arm.settings))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"arm {name!r}: {error}") from None
+            self._check(name, arm)
+
+    def _check(self, name: str, arm: Arm) -> None:
+        if bool(arm.of) != bool(arm.re_evaluation):
+            raise ValueError(f"arm {name!r} needs both `of` and `re_evaluation`, or neither.")
+        if arm.of and arm.of not in self.trained():
+            raise ValueError(f"arm {name!r} is of {arm.of!r}, which is not a trained arm.")
+        if arm.re_evaluation and arm.re_evaluation not in RE_EVALUATIONS:
+            known = ", ".join(RE_EVALUATIONS)
+            raise ValueError(f"arm {name!r}: re_evaluation {arm.re_evaluation!r} is unknown: choose one of {known}.")
+        if arm.ranks < 1:
+            raise ValueError(f"arm {name!r}: ranks {arm.ranks} is too small: must be at least 1.")
+        if RESERVED & set(arm.settings):
+            raise ValueError(f"arm {name!r} cannot set seed, data, out or nproc (use `ranks` for the latter).")
+        try:
+            from_dict(nested({"data": "", "out": ""} | arm.settings))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"arm {name!r}: {error}") from None
 
 
 LOOP = {"norm.kind": "bn", "norm.persons": "loop", "norm.momentum": 0.01}
 
 
 def _question() -> Arms:
-    """The question's network, each of the answers it got, and those it did not get, one change at a time or two."""
+    """The question's network, each of the answers it received, and further ones; one change each, or two."""
 
     def with_(**changes: Any) -> Arm:
         return Arm(LOOP | {name.replace("__", "."): value for name, value in changes.items()})
@@ -99,7 +118,7 @@ def _question() -> Arms:
     arms = {
         asked: Arm(LOOP),
         "no norm": with_(norm__kind="none"),
-        "momentum 0 in evaluation": Arm(of=asked, variant="momentum_0"),
+        "momentum 0 in evaluation": Arm(of=asked, re_evaluation="momentum_0"),
         "batch 256": with_(train__batch_size=256),
         "batch 16": with_(train__batch_size=16),
         "momentum 0.001": with_(norm__momentum=0.001),
@@ -113,12 +132,12 @@ def _question() -> Arms:
         "fold": with_(norm__persons="fold"),
         "masked": with_(norm__persons="masked"),
         "per person": with_(norm__persons="per_person"),
-        # Momentum 0.01 remembers about 100 updates: a short training leaves even these behind. So both changes, too.
+        # Momentum 0.01 averages over about 100 updates, too many for a short training. So these change both.
         "fold, momentum 0.1": with_(norm__persons="fold", norm__momentum=0.1),
         "masked, momentum 0.1": with_(norm__persons="masked", norm__momentum=0.1),
         "per person, momentum 0.1": with_(norm__persons="per_person", norm__momentum=0.1),
-        "recalibrated jointly": Arm(of=asked, variant="joint"),
-        "recalibrated per call": Arm(of=asked, variant="per_call"),
+        "recalibrated jointly": Arm(of=asked, re_evaluation="joint"),
+        "recalibrated per call": Arm(of=asked, re_evaluation="per_call"),
         "two ranks, synchronised": Arm(LOOP | {"norm.sync": True}, ranks=2),
         "two ranks, each its own": Arm(LOOP | {"norm.sync": False}, ranks=2),
     }
@@ -126,19 +145,19 @@ def _question() -> Arms:
 
 
 def _norms() -> Arms:
-    """Every kind of norm over the bodies that are there, against none."""
+    """Every kind of norm over the bodies that are present, against none."""
 
     def settings(kind: str) -> dict[str, Any]:
         more: dict[str, Any] = {"norm.groups": 8} if has_groups(kind) else {}
         more |= {"norm.freeze_after": 100} if kind == "frozen_bn" else {}
         return {"norm.kind": kind, "norm.persons": "masked"} | more
 
-    # On one rank sync_bn is bn.
+    # On one rank sync_bn equals bn.
     return Arms("none", {kind: Arm(settings(kind)) for kind in NORMS if kind != "sync_bn"})
 
 
 def _persons() -> Arms:
-    """BatchNorm in every persons mode at the usual momentum, against the loop; LayerNorm in each, where it is one."""
+    """BatchNorm in every persons mode at the default momentum, against the loop; LayerNorm in each as a control."""
     arms = {f"bn, {persons}": Arm({"norm.kind": "bn", "norm.persons": persons}) for persons in PERSONS}
     arms |= {f"gn1, {persons}": Arm({"norm.kind": "gn1", "norm.persons": persons}) for persons in PERSONS}
     return Arms("bn, loop", arms)
@@ -147,28 +166,40 @@ def _persons() -> Arms:
 ARMS = {"question": _question, "norms": _norms, "persons": _persons}
 
 
-def read(name: str) -> Arms:
-    """Arms by name, or from a TOML file by path. ValueError says what is wrong."""
+def read_arms(name: str) -> Arms:
+    """Return the arms of a name, or of a TOML file.
+
+    Args:
+        name: A name in ARMS, or the path of a .toml file.
+
+    Raises:
+        ValueError: The name is unknown, or the file is wrong; the message says what to write instead.
+    """
     if name in ARMS:
         return ARMS[name]()
     path = Path(name)
     if path.suffix != ".toml" or not path.is_file():
         near = difflib.get_close_matches(name, ARMS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"no arms {name!r}{hint}; choose one of {', '.join(ARMS)}, or the path of a .toml file")
+        raise ValueError(f"arms {name!r} are unknown{hint}: choose one of {', '.join(ARMS)}, or a .toml file.")
     try:
         values = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
+    return _from_toml(path, values)
+
+
+def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
+    """Return the arms of a TOML file, those of `from` first."""
     unknown = set(values) - {"from", "baseline", "common", "arms"}
     base = values.get("from", "")
     if base and base not in ARMS:
-        raise ValueError(f"{path}: no arms {base!r} to start from; choose one of {', '.join(ARMS)}")
+        raise ValueError(f"{path}: arms {base!r} to start from are unknown: choose one of {', '.join(ARMS)}.")
     if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
-        raise ValueError(f"{path} needs baseline, [arms.NAME] and perhaps common, or from ({wrong})")
+        raise ValueError(f"{path} is wrong ({wrong}): it needs baseline and [arms.NAME], or from; common is optional.")
     common = flat(values.get("common", {}))
-    arms = {name: _arm(common, arm) for name, arm in values.get("arms", {}).items()}
+    arms = {name: _arm(path, name, common, arm) for name, arm in values.get("arms", {}).items()}
     if not base:
         return Arms(values["baseline"], arms)
     named = ARMS[base]()
@@ -176,14 +207,20 @@ def read(name: str) -> Arms:
     return Arms(values.get("baseline", named.baseline), shared | arms)
 
 
-def _arm(common: dict[str, Any], values: dict[str, Any]) -> Arm:
-    own = {key: values[key] for key in ("ranks", "of", "variant") if key in values}
+def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]) -> Arm:
+    """Return the arm of one table; `variant` is the older name of re_evaluation."""
+    values = dict(table)
+    if "variant" in values:
+        if "re_evaluation" in values:
+            raise ValueError(f"{path}: arm {name!r} has both re_evaluation and variant, its older name: remove one.")
+        values["re_evaluation"] = values.pop("variant")
+    own = {key: values.pop(key) for key in ("ranks", "of", "re_evaluation") if key in values}
     if own.get("of"):
         return Arm(**own)
-    return Arm(common | flat({key: value for key, value in values.items() if key not in own}), **own)
+    return Arm(common | flat(values), **own)
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"norm": {"kind": "bn"}}` -> `{"norm.kind": "bn"}`; names that are flat already stay."""
     result: dict[str, Any] = {}
     for key, value in values.items():

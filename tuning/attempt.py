@@ -1,7 +1,7 @@
-"""One attempt at a trial: a process of its own, watched by its parent, so that nothing it does can hurt the search.
+"""One attempt at a trial: a child process, supervised by its parent, so that no failure harms the search.
 
-The parent reads the run folder's ledger as it grows. Whatever ends the child ends as one line: `Failed`. This module
-is all that a Ray worker needs, so it imports no torch; the processes are forked from one that has.
+The parent reads the run folder's ledger as it grows. However the child ends, the parent reports at most one line:
+AttemptFailed. A Ray worker needs this module alone, so it does not import torch; the fork server preloads torch.
 """
 
 from __future__ import annotations
@@ -20,83 +20,96 @@ from typing import Any
 from pipeline.tracking.report import read
 from preprocessing import files
 from tuning import trial
+from tuning.trial_spec import TrialSpec
 
 LOG = "log.txt"
-POLL = 0.2  # seconds; what it costs, another trial does not get
-CAUSES = {2: "settings", 3: "worker died", 5: "non-finite", 6: "damaged file", 7: "no space"}
-# Loading torch, and what its optimizers load at their first use, takes a core 3 to 7 s: once a Ray worker, not once a
-# trial. __main__ is Ray's own file, which each child would load otherwise. A name that cannot be loaded is passed over.
+POLL = 0.2  # seconds; polling takes time from the other trials
+CAUSES = {2: "settings", 3: "rank died", 5: "non-finite", 6: "damaged file", 7: "no space"}
+# To load torch and what its optimizers import at first use takes a core 3 to 7 s: once per Ray worker instead of once
+# per trial. __main__ is Ray's script, which each child would import otherwise. Names that fail to load are ignored.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.train", "tuning.variants"])
+FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.train", "tuning.re_evaluations"])
 MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
+# What `epoch_metrics` returns, in the order of the columns of results.csv.
+EPOCH_METRICS = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
 
 
-class Failed(RuntimeError):
-    """An attempt failed; the message is its cause: a word, a colon, what was said last."""
+class AttemptFailed(RuntimeError):
+    """An attempt failed; the message is its cause: a keyword, a colon, the last line of the log."""
 
 
 class Attempt:
-    """A child that trains in `folder` as `order` says (tuning.trial). `limit` in seconds, None: as long as it takes."""
+    """A child process that trains in `folder`.
 
-    def __init__(self, folder: Path, order: dict[str, Any], limit: float | None) -> None:
-        self.folder, self.limit, self.begun, self.seen = folder, limit, time.monotonic(), 0
+    Args:
+        folder: The trial's run folder; it is created.
+        spec: What to train.
+        limit: Seconds until the attempt is stopped; None means no limit.
+    """
+
+    def __init__(self, folder: Path, spec: TrialSpec, limit: float | None) -> None:
+        self.folder, self.limit, self.started, self.last_epoch = folder, limit, time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
-        files.publish_json(folder / trial.ORDER, order)
+        files.publish_json(folder / trial.SPEC, spec.to_json())
         (folder / LOG).write_bytes(b"")
-        # Daemonic: a Ray worker that ends does not wait for it.
-        self.process = FORKS.Process(target=_begin, args=(folder,), daemon=True)
+        # Daemonic: a Ray worker that exits does not wait for it.
+        self.process = FORKS.Process(target=_run_child, args=(folder,), daemon=True)
         self.process.start()
 
-    def next(self) -> dict[str, Any] | None:
-        """Figures of the next epoch that was evaluated; None when the training is done. Failed when it ended badly."""
+    def next_epoch(self) -> dict[str, Any] | None:
+        """Wait for the next evaluated epoch and return its metrics; None when the training has finished.
+
+        Raises:
+            AttemptFailed: The child failed, or passed the time limit and was stopped.
+        """
         while True:
-            code = self.process.exitcode  # before reading, so that nothing written before the end is missed
+            code = self.process.exitcode  # read before the ledger, so that no line is missed
             for line in read(self.folder):
-                if line["epoch"] > self.seen and "accuracies" in line:
-                    self.seen = line["epoch"]
-                    return measured(line)
+                if line["epoch"] > self.last_epoch and "accuracies" in line:
+                    self.last_epoch = line["epoch"]
+                    return epoch_metrics(line)
             if code == 0:
                 return None
             if code is not None:
-                raise Failed(cause(code, (self.folder / LOG).read_text(errors="replace")))
-            if self.limit is not None and time.monotonic() - self.begun > self.limit:
+                raise AttemptFailed(failure_cause(code, (self.folder / LOG).read_text(errors="replace")))
+            if self.limit is not None and time.monotonic() - self.started > self.limit:
                 self.stop()
-                raise Failed(f"time: not done after {self.limit:.0f} s")
+                raise AttemptFailed(f"time: not finished after {self.limit:.0f} s")
             time.sleep(POLL)
 
     def stop(self) -> None:
-        """End the child and its ranks, if they still run."""
+        """Kill the child and its ranks, if they are still running."""
         assert self.process.pid is not None
-        with contextlib.suppress(ProcessLookupError):  # it may not lead its group yet
+        with contextlib.suppress(ProcessLookupError):  # it may not lead its process group yet
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
 
 
-def _begin(folder: Path) -> None:
-    """What the child runs: a trial, in a process group of its own, that ends with its parent; its words go to a log."""
+def _run_child(folder: Path) -> None:
+    """Run a trial in a process group of its own, with its output in a log, until it or the parent ends."""
     os.setsid()
-    with contextlib.suppress(OSError):  # what ps and top call it, where there is a /proc
+    with contextlib.suppress(OSError):  # the name in ps and top, where /proc exists
         Path("/proc/self/comm").write_text(f"trial {folder.name}")
-    multiprocessing.current_process().daemon = False  # or it could have no ranks
+    multiprocessing.current_process().daemon = False  # a daemonic process cannot start ranks
     with open(folder / LOG, "ab") as log:
-        for said in (1, 2):
-            os.dup2(log.fileno(), said)
-    os.environ["COLUMNS"] = "300"  # one line stays one
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    os.environ["COLUMNS"] = "300"  # messages are not wrapped
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(trial.main(folder))
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent's end, however it goes, then end this process and its ranks."""
+    """Wait until the parent has ended, then kill this process and its ranks."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os.killpg(0, signal.SIGKILL)
 
 
-def measured(line: dict[str, Any]) -> dict[str, Any]:
-    """Epoch, train accuracy, A to D and gaps of a ledger's line; `val` is C, the accuracy on held-out clips."""
+def epoch_metrics(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the EPOCH_METRICS of a run ledger's line; `val` is C, the accuracy on held-out clips."""
     accuracies, gap = line["accuracies"], line["gap"]
     return {
         "epoch": line["epoch"],
@@ -107,13 +120,13 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def cause(code: int, log: str) -> str:
-    """What ended a child: from its exit code and the last thing it said."""
-    said = [line for line in log.splitlines() if line.strip()]
-    last = said[-1].strip().removeprefix("error: ") if said else "nothing was said"
+def failure_cause(code: int, log: str) -> str:
+    """Return the cause of a child's end in one line, from its exit code and the last line of its log."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    last = lines[-1].strip().removeprefix("error: ") if lines else "the log is empty"
     if MEMORY.search(last):
         return f"memory: {last}"
     if code < 0:
-        more = ", by lack of memory perhaps" if code == -signal.SIGKILL else ""
-        return f"killed: by signal {-code}{more}"
+        hint = " (perhaps out of memory)" if code == -signal.SIGKILL else ""
+        return f"killed: by signal {-code}{hint}"
     return f"{CAUSES.get(code, f'exit code {code}')}: {last}"

@@ -1,7 +1,7 @@
-"""Where trials run: Ray Tune on this machine or on an existing cluster. The door to Ray.
+"""The engine of searches and studies: Ray Tune on this machine or on an existing cluster. The only door to Ray here.
 
-A `Source` says which tasks are wanted and is told how they went; it lives in the driver alone. Each trial is a process
-of its own (tuning.attempt), so a trial may have several ranks, hang, crash or be killed without harm to Ray's worker.
+A `TaskSource` yields tasks and receives events; it stays in the driver. Each trial is a process of its own
+(tuning.attempt), so a trial may use several ranks, hang, crash or be killed without harm to the Ray worker.
 """
 
 from __future__ import annotations
@@ -19,78 +19,86 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from preprocessing.engines import knock
-from tuning.attempt import Attempt
+from tuning.attempt import EPOCH_METRICS, Attempt
 from tuning.ledger import Outcome, Task
 from tuning.trial import RESULT
+from tuning.trial_spec import TrialSpec
 
-ATTEMPTS = 2  # of a trial
-KEEP = 3  # one in so many goes on from a rung, which is so many times as far as the one before
-STARTS = 3  # of Ray
-SOCKET = 107  # characters of a socket's path, at most, of which Ray's own part is as long as this one:
+ATTEMPTS = 2  # per trial
+REDUCTION = 3  # ASHA's reduction factor: one trial of so many goes on from a rung to the next
+STARTS = 3  # attempts to start Ray
+# A socket's path has at most SOCKET characters; Ray itself appends as many as this one has:
+SOCKET = 107
 SOCKET_OF_RAY = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
 
 
 @dataclass(frozen=True)
-class Halving:
-    """ASHA (Li et al. 2020, arXiv 1810.05934): of those that have come as far, one in KEEP goes on."""
+class Asha:
+    """Early stopping by ASHA (Li et al. 2020, arXiv 1810.05934): one in REDUCTION trials goes on from each rung."""
 
     grace: int
     """Epochs that every trial gets."""
     epochs: int
+    """Epochs of a trial that is not stopped."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial gets; as many trials run at once as fit."""
+    """What each trial gets; as many trials run at once as fit."""
 
-    cpus: int
-    """Cores, and threads, a rank."""
-    gpus: float
-    """GPUs a rank; a fraction lets trials share one."""
-    limit: float | None
-    """Seconds an attempt may take."""
-    memory: float
-    """Gigabytes of its own that a rank may hold; 0: no limit."""
-    at_once: int = 0
-    """Trials at a time; 0: as many as fit."""
+    cpus_per_rank: int
+    """Cores, and threads, per rank."""
+    gpus_per_rank: float
+    """GPUs per rank; with a fraction, trials share a GPU."""
+    time_limit: float | None
+    """Seconds per attempt; None means no limit."""
+    max_concurrent: int = 0
+    """Largest number of trials that run at once; 0 means as many as fit."""
 
 
-class Source(Protocol):
-    """Which tasks are wanted, and who is told of them."""
+class TaskSource(Protocol):
+    """What the engine asks for tasks and notifies of events."""
 
     def next(self) -> Task | None:
-        """The next task; None when there is none."""
+        """Return the next task; None when there is none."""
 
-    def order(self, task: Task) -> dict[str, Any]:
-        """What tuning.trial needs to know of it."""
+    def spec(self, task: Task) -> TrialSpec:
+        """Return the full specification of a task's training."""
 
-    def measured(self, task: Task, figures: dict[str, Any]) -> None:
-        """An epoch was evaluated."""
+    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
+        """Receive the metrics of an evaluated epoch."""
 
-    def failed(self, task: Task, cause: str) -> None:
-        """An attempt at a task has failed."""
+    def on_attempt_failed(self, task: Task, cause: str) -> None:
+        """Receive the cause of a failed attempt."""
 
-    def ended(self, outcome: Outcome) -> None:
-        """A task has ended."""
+    def on_end(self, outcome: Outcome) -> None:
+        """Receive the outcome of a task that has ended."""
 
 
 class EngineError(RuntimeError):
-    """Ray cannot be used; one line for the user."""
+    """Ray cannot be used; the message is one line for the user."""
 
 
 def connect(address: str | None) -> None:
-    """Start Ray on loopback with a token of our own, or join a cluster. No dashboard, no usage reports."""
+    """Start Ray on loopback with a fresh token, or join a cluster. No dashboard, no usage reports.
+
+    Args:
+        address: Address of a cluster, or `auto`; None starts Ray on this machine.
+
+    Raises:
+        EngineError: Ray does not start, or there is no cluster at the address.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our ledger is the record
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last report has no accuracy
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the study ledger is the record
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last result has no accuracy
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # Ray's state is never read back
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can go on later
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # so that verbose=0 is silent: the source reports
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can be resumed
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # makes verbose=0 silent: the source reports
     if address is None:
         if os.environ.get("RAY_ADDRESS"):
             unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
             print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
-        # Batch systems have long names for scratch folders. Ray and trials have sockets there, and little else.
+        # Batch systems set long scratch folders, too long for the sockets that Ray and the trials create there.
         if len(os.environ.get("TMPDIR", "")) > SOCKET - len(SOCKET_OF_RAY):
             os.environ["TMPDIR"] = "/tmp"  # noqa: S108
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -98,11 +106,11 @@ def connect(address: str | None) -> None:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is ours to tell
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the source reports failed trials
     if address is None:
         _start(ray)
         return
-    # Workers import these very packages, wherever they run; a submitted job has brought them already.
+    # Workers on all nodes import these packages; a submitted job has uploaded them already.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     packages = [str(Path(__file__).parents[1] / name) for name in ("preprocessing", "pipeline", "tuning")]
     try:
@@ -116,16 +124,16 @@ def connect(address: str | None) -> None:
 
 
 def _start(ray: Any) -> None:
-    """Ray gives its own processes 30 s to come up, which a busy machine may not keep: then once more."""
+    """Start Ray, up to STARTS times: its processes must be up within 30 s, which a busy machine can miss."""
     for left in reversed(range(STARTS)):
         try:
-            # "local", or Ray joins whatever cluster was started here last, and waits for minutes where that is gone.
+            # Without "local" Ray joins the cluster that was last started here, and waits minutes if it is gone.
             ray.init(
                 address="local", include_dashboard=False, _node_ip_address="127.0.0.1",
                 log_to_driver=False, logging_level=logging.ERROR,
             )  # fmt: skip
             return
-        except Exception as error:  # what Ray raises here is Exception itself
+        except Exception as error:  # Ray raises a plain Exception here
             ray.shutdown()
             if not left:
                 reason = str(error).splitlines()[0]
@@ -142,23 +150,35 @@ def _no_cluster(address: str, error: Exception) -> EngineError:
 
 
 def run_all(
-    source: Source, trials: Path, resources: Resources, address: str | None, halving: Halving | None = None
+    source: TaskSource, trials: Path, resources: Resources, address: str | None, asha: Asha | None = None
 ) -> None:
-    """Do all tasks of `source`, each in its folder of `trials`. A task that fails is tried once more."""
+    """Run all tasks of a source; a task that fails is tried ATTEMPTS times.
+
+    Args:
+        source: Yields tasks and receives events.
+        trials: Folder in which each task gets a folder.
+        resources: What each trial gets.
+        address: Ray cluster, or None for this machine.
+        asha: Early stopping; None trains every trial to its end.
+
+    Raises:
+        EngineError: Ray cannot be used.
+        KeyboardInterrupt: The user pressed Ctrl-C.
+    """
     connect(address)
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    # max_t is one more than there are epochs: a trial that gets through them all ends by itself and leaves its files.
+    # max_t is beyond the last epoch: a trial that is not stopped ends by itself and writes its files.
     scheduler = (
         ASHAScheduler(
             time_attr="epoch",
-            max_t=halving.epochs + 1,
-            grace_period=min(halving.grace, halving.epochs),
-            reduction_factor=KEEP,
+            max_t=asha.epochs + 1,
+            grace_period=min(asha.grace, asha.epochs),
+            reduction_factor=REDUCTION,
         )
-        if halving
+        if asha
         else FIFOScheduler()
     )
     live = _Live(source)
@@ -166,16 +186,16 @@ def run_all(
     before = signal.signal(signal.SIGINT, live.interrupt)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(), lambda config: _needs(config, resources)),
-            param_space={"folder": str(trials.resolve()), "limit": resources.limit},
+            tune.with_resources(_trainable(), lambda config: _placement(config, resources)),
+            param_space={"folder": str(trials.resolve()), "limit": resources.time_limit},
             tune_config=tune.TuneConfig(
                 metric="val",
                 mode="max",
                 num_samples=-1,
                 scheduler=scheduler,
-                search_alg=_searcher(live, resources),
+                search_alg=_searcher(live),
                 reuse_actors=True,
-                max_concurrent_trials=resources.at_once or None,
+                max_concurrent_trials=resources.max_concurrent or None,
             ),
             run_config=tune.RunConfig(
                 name="ray",
@@ -186,36 +206,38 @@ def run_all(
             ),
         )
         tuner.fit()
-        live.heed()
+        live.raise_if_interrupted()
     finally:
         signal.signal(signal.SIGINT, before)
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _needs(config: dict[str, Any], resources: Resources) -> Any:
+def _placement(config: dict[str, Any], resources: Resources) -> Any:
+    """Return the placement group of a trial: one bundle, so that all its ranks run on one node."""
     from ray import tune
 
-    ranks = config["order"]["settings"]["nproc"]
-    return tune.PlacementGroupFactory([{"CPU": resources.cpus * ranks, "GPU": resources.gpus * ranks}])
+    ranks = TrialSpec.from_json(config["spec"]).ranks
+    bundle = {"CPU": resources.cpus_per_rank * ranks, "GPU": resources.gpus_per_rank * ranks}
+    return tune.PlacementGroupFactory([bundle])
 
 
 class _Live:
-    """The source and what is known of running trials: never copied, never pickled (Ray pickles what it is given)."""
+    """The source and the state of running trials: never copied, and pickled as empty (Ray pickles its arguments)."""
 
-    def __init__(self, source: Source | None = None) -> None:
+    def __init__(self, source: TaskSource | None = None) -> None:
         self.source = source
         self.tasks: dict[str, Task] = {}
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
         self.interrupted = False
 
     def interrupt(self, *_: Any) -> None:
-        """Ctrl-C. Python swallows what is raised in a finalizer, and Ray has many: so it is kept as well."""
+        """Handle Ctrl-C: note it and raise. Python ignores exceptions in finalizers, and Ray has many of them."""
         self.interrupted = True
-        self.heed()
+        self.raise_if_interrupted()
 
-    def heed(self) -> None:
-        """Raise what was swallowed."""
+    def raise_if_interrupted(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed, even if a finalizer swallowed it."""
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -227,14 +249,15 @@ class _Live:
 
 
 def _trainable() -> type:
-    """What a Ray worker holds: the running attempt and nothing else."""
+    """Return the class that a Ray worker runs: it holds the running attempt and nothing else."""
     import json
 
     from ray import tune
 
     class Training(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
-            self.attempt = Attempt(Path(config["folder"]) / config["name"], config["order"], config["limit"])
+            self.spec = TrialSpec.from_json(config["spec"])
+            self.attempt = Attempt(Path(config["folder"]) / config["name"], self.spec, config["limit"])
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.attempt.stop()
@@ -242,11 +265,11 @@ def _trainable() -> type:
             return True
 
         def step(self) -> dict[str, Any]:
-            figures = self.attempt.next()
-            if figures is not None:
-                return figures
+            metrics = self.attempt.next_epoch()
+            if metrics is not None:
+                return metrics
             result = json.loads((self.attempt.folder / RESULT).read_text())
-            if not self.config["keep"]:
+            if not self.spec.keep:
                 shutil.rmtree(self.attempt.folder / "checkpoints", ignore_errors=True)
                 (self.attempt.folder / "checkpoint.json").unlink(missing_ok=True)
             return {"done": True, "result": result}
@@ -255,16 +278,16 @@ def _trainable() -> type:
             self.attempt.stop()
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Nothing: the attempt's own checkpoint is in its folder."""
+            """Do nothing: the attempt's own checkpoint is in its folder."""
 
         def load_checkpoint(self, checkpoint: Any) -> None:
-            """Nothing: the next attempt finds its own."""
+            """Do nothing: the next attempt finds its own checkpoint."""
 
     return Training
 
 
-def _searcher(live: _Live, resources: Resources) -> Any:
-    """The source in the form that Ray Tune asks for."""
+def _searcher(live: _Live) -> Any:
+    """Return the source as a Ray Tune searcher."""
     from ray.tune.search import Searcher
 
     class Tasks(Searcher):
@@ -278,48 +301,47 @@ def _searcher(live: _Live, resources: Resources) -> Any:
             if task is None:
                 return Searcher.FINISHED
             self.live.tasks[trial_id] = task
-            order = self.live.source.order(task) | {"threads": resources.cpus, "memory": resources.memory}
-            return {"name": task.name, "order": order, "keep": order.pop("keep")}
+            return {"name": task.name, "spec": self.live.source.spec(task).to_json()}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """Nothing: the callback below knows more."""
+            """Do nothing: the callback below knows more."""
 
         def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-            """Nothing: our ledger is the truth."""
+            """Do nothing: the study ledger is the record."""
 
     return Tasks(live)
 
 
 def _callback(live: _Live) -> Any:
-    """What the driver does as results arrive: tell the source."""
+    """Return the callback that passes Ray Tune's events on to the source."""
     from ray import tune
 
-    class Tell(tune.Callback):
+    class Events(tune.Callback):
         def __init__(self, live: _Live) -> None:
             self.live = live
 
         def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-            self.live.heed()
+            self.live.raise_if_interrupted()
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
         ) -> None:
-            # The last report has no epoch. One that makes ASHA stop the trial has, and says "done" all the same.
+            # The last result has no epoch. The one at which ASHA stops the trial has one, although it is "done" too.
             if "epoch" in result:
                 task = self.live.tasks[trial.trial_id]
-                figures = {name: value for name, value in result.items() if name in FIGURES}
-                self.live.curves.setdefault(trial.trial_id, {})[figures["epoch"]] = figures
-                self.live.source.measured(task, figures)  # type: ignore[union-attr]
+                metrics = {name: value for name, value in result.items() if name in EPOCH_METRICS}
+                self.live.curves.setdefault(trial.trial_id, {})[metrics["epoch"]] = metrics
+                self.live.source.on_epoch(task, metrics)  # type: ignore[union-attr]
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             written = Path(trial.error_file or "")
-            self.cause = said(written.read_text() if written.is_file() else "")
-            self.live.source.failed(self.live.tasks[trial.trial_id], self.cause)  # type: ignore[union-attr]
+            self.cause = cause_from_ray(written.read_text() if written.is_file() else "")
+            self.live.source.on_attempt_failed(self.live.tasks[trial.trial_id], self.cause)  # type: ignore[union-attr]
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             result = (trial.last_result or {}).get("result")
             if result:
-                self._end(trial, "finished", summary=result["summary"], variants=result["variants"])
+                self._end(trial, "finished", summary=result["summary"], re_evaluations=result["variants"])
             else:
                 self._end(trial, "stopped")
 
@@ -329,17 +351,14 @@ def _callback(live: _Live) -> Any:
 
         def _end(self, trial: Any, outcome: str, **more: Any) -> None:
             task = self.live.tasks.pop(trial.trial_id)
-            curve = [figures for _, figures in sorted(self.live.curves.pop(trial.trial_id, {}).items())]
-            self.live.source.ended(Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
+            curve = [metrics for _, metrics in sorted(self.live.curves.pop(trial.trial_id, {}).items())]
+            self.live.source.on_end(Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
 
-    return Tell(live)
-
-
-FIGURES = ("epoch", "val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap")
+    return Events(live)
 
 
-def said(error: str) -> str:
-    """The cause in what Ray makes of a failure: our own line if there is one, else Ray's last."""
-    ours = re.findall(r"tuning\.attempt\.Failed: (.*)", error)
+def cause_from_ray(error: str) -> str:
+    """Return the cause of a failure from Ray's error file: the message of AttemptFailed, else Ray's first line."""
+    ours = re.findall(r"tuning\.attempt\.AttemptFailed: (.*)", error)
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return ours[-1] if ours else f"worker lost: {lines[0] if lines else 'no reason given'}"

@@ -30,8 +30,8 @@ class Task:
     seed: int
     arm: str = ""
     ranks: int = 1
-    variants: tuple[str, ...] = ()
-    """Further evaluations of the trained network, nothing retrained (tuning.variants)."""
+    re_evaluations: tuple[str, ...] = ()
+    """Further evaluations of the trained network, without retraining (tuning.re_evaluations)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Outcome:
     """One entry an epoch: epoch, train accuracy, A to D, gaps; `val` is C."""
     summary: dict[str, Any] = field(default_factory=dict)
     """The run's summary.json, when it finished."""
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    re_evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Result of each re-evaluation, by name."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -93,7 +94,7 @@ class Ledger:
     def begin(self, task: Task) -> None:
         """Note that a task is under way."""
         if task.name not in self.under_way:
-            self._append({"begun": asdict(task)})
+            self._append({"begun": _task_line(task)})
             self.under_way[task.name] = task
 
     def fail(self, task: Task, cause: str) -> None:
@@ -105,7 +106,7 @@ class Ledger:
         """Note how it ended, after how many attempts."""
         attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
         outcome = replace(outcome, attempts=attempts)
-        self._append({"ended": asdict(outcome)})
+        self._append({"ended": _outcome_line(outcome)})
         self._note(outcome)
 
     def _note(self, outcome: Outcome) -> None:
@@ -130,9 +131,27 @@ def _cut(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+# In the file re-evaluations are called variants: the key that studies of older versions have.
+
+
+def _task_line(task: Task) -> dict[str, Any]:
+    values = asdict(task)
+    values["variants"] = values.pop("re_evaluations")
+    return values
+
+
+def _outcome_line(outcome: Outcome) -> dict[str, Any]:
+    values = asdict(outcome)
+    values["task"] = _task_line(outcome.task)
+    values["variants"] = values.pop("re_evaluations")
+    return values
+
+
 def _task(values: dict[str, Any]) -> Task:
-    return Task(**values | {"variants": tuple(values["variants"])})
+    rest = {key: value for key, value in values.items() if key != "variants"}
+    return Task(**rest, re_evaluations=tuple(values["variants"]))
 
 
 def _outcome(values: dict[str, Any]) -> Outcome:
-    return Outcome(**values | {"task": _task(values["task"])})
+    rest = {key: value for key, value in values.items() if key not in ("task", "variants")}
+    return Outcome(**rest, task=_task(values["task"]), re_evaluations=values["variants"])

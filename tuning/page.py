@@ -44,9 +44,8 @@ def write_study(study: Path, command: dict[str, Any], document_: dict[str, Any],
 
 
 NOTE = (
-    "Mean ± standard deviation over seeds, in %. Effect: mean difference to the baseline, with its paired bootstrap "
-    "interval (95 %; somewhat short with few seeds) and the p value of Student's paired t-test, corrected for the "
-    "number of arms after Holm."
+    "Mean ± standard deviation over seeds, in %. Effect: mean difference to the baseline, paired by seed, with the "
+    "95 % interval and the p value of Student's paired t-test; p is also corrected for the number of arms after Holm."
 )
 
 

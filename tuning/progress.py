@@ -1,6 +1,6 @@
-"""What the driver shows and sends while trials run: a progress bar, a line a finished trial, one W&B run a trial.
+"""Progress of a search or a study in its driver: a bar, one line per finished trial, one W&B run per trial.
 
-W&B is fed here and not in the trials: a trial that the scheduler stops would lose what it has not flushed.
+The driver feeds W&B, not the trials: a trial that the scheduler stops would lose the records that it has not flushed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.tracking.metric_names import named
 from pipeline.tracking.report import Tracker, start_wandb
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, Task
 
 
-class Board:
-    """The progress bar of `total` trials, `done` of them earlier, and their W&B runs in `study`."""
+class ProgressReporter:
+    """The progress bar and the W&B runs of the trials.
+
+    Args:
+        study: Study folder, where offline W&B runs are written.
+        title: Label of the bar.
+        total: Number of trials.
+        done: Number of trials that ended in earlier runs of the command.
+        wandb: off, offline or online.
+    """
 
     def __init__(self, study: Path, title: str, total: int, done: int, wandb: str) -> None:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -26,7 +34,7 @@ class Board:
         self.study, self.wandb, self.best = study, wandb, 0.0
         self.runs: dict[str, Tracker] = {}
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> ProgressReporter:
         self.progress.start()
         return self
 
@@ -35,30 +43,30 @@ class Board:
             tracker.finish({})
         self.progress.stop()
 
-    def measured(self, task: Task, record: dict[str, Any]) -> None:
-        """An epoch of a trial."""
+    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
+        """Send the metrics of an epoch to the trial's W&B run."""
         if task.name not in self.runs:
             config = task.settings | {"train.seed": task.seed, "arm": task.arm}
             self.runs[task.name] = start_wandb(
                 self.study, task.name, config, self.wandb, "trial", self.study.resolve().name
             )
-        self.runs[task.name].log(record)
+        self.runs[task.name].log(metrics)
 
-    def ended(self, outcome: Outcome) -> None:
-        """The end of a trial."""
+    def on_end(self, outcome: Outcome) -> None:
+        """Print a line about the trial, advance the bar and finish its W&B run."""
         last = outcome.last
         self.best = max(self.best, last.get("val") or 0.0)
         self.runs.pop(outcome.task.name, Tracker()).finish(named(last))
-        how = f"val {100 * (last.get('val') or 0.0):5.1f} %  epoch {last['epoch']}" if last else outcome.outcome
+        result = f"val {100 * (last.get('val') or 0.0):5.1f} %  epoch {last['epoch']}" if last else outcome.outcome
         if outcome.outcome == "failed":
-            how = f"failed ({outcome.cause})"
-        line = f"{outcome.task.name}  {how}  {describe(outcome.task)}"
+            result = f"failed ({outcome.cause})"
+        line = f"{outcome.task.name}  {result}  {describe(outcome.task)}"
         self.progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
         self.progress.update(self.bar, advance=1, description=f"best val {100 * self.best:.1f} %")
 
 
 def describe(task: Task) -> str:
-    """A task in one line."""
+    """Return the arm and seed of a task, or its settings, in one line."""
     if task.arm:
         return f"{task.arm}, seed {task.seed}"
     parts = []
@@ -66,23 +74,3 @@ def describe(task: Task) -> str:
         shown = f"{value:.2g}" if isinstance(value, float) else str(value)
         parts.append(f"{name.split('.')[1]} {shown}")
     return "  ".join(parts)
-
-
-class OnRecord:
-    """What the sources of a search and of a study do with what they are told: to the ledger, and show it."""
-
-    def __init__(self, ledger: Ledger, board: Board) -> None:
-        self.ledger, self.board = ledger, board
-
-    def measured(self, task: Task, figures: dict[str, Any]) -> None:
-        """Show it."""
-        self.board.measured(task, figures)
-
-    def failed(self, task: Task, cause: str) -> None:
-        """To the ledger: it outlives the driver."""
-        self.ledger.fail(task, cause)
-
-    def ended(self, outcome: Outcome) -> None:
-        """To the ledger first."""
-        self.ledger.end(outcome)
-        self.board.ended(outcome)

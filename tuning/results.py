@@ -1,116 +1,172 @@
-"""The study's tables: one row a trial and, in a study of arms, one an arm; as JSON and CSV, best first."""
+"""The tables of a search or a study: one row per trial and, in a study, one per arm; as JSON and CSV, best first."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from preprocessing import files
 from tuning import statistics
 from tuning.arms import Arms
+from tuning.attempt import EPOCH_METRICS
 from tuning.ledger import Outcome
+from tuning.space import SPACE
 
-MEASURED = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
-
-
-def order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best validation accuracy first; trials without one last."""
-    return sorted(rows, key=lambda row: (row.get("val") is None, -(row.get("val") or 0.0), row["trial"]))
+RESULTS, TABLE = "results.json", "results.csv"
+ARM_METRICS = ("train", "val", "test", "A", "B", "C", "D", "normalization_gap")
 
 
-def search_row(outcome: Outcome, settings: tuple[str, ...]) -> dict[str, Any]:
-    """A trial of a search; None for a setting that did not matter, or a figure there is not."""
-    row: dict[str, Any] = {"trial": outcome.task.name, "outcome": outcome.outcome}
-    row |= {name: outcome.task.settings.get(name) for name in settings}
-    row |= {name: outcome.last.get(name) for name in MEASURED}
-    return row | {"attempts": outcome.attempts, "error": outcome.cause}
-
-
-def write(study: Path, document: dict[str, Any], table: str = "trials") -> None:
-    """Publish STUDY/results.json and, of the rows under `table`, STUDY/results.csv."""
-    files.publish_json(study / "results.json", document)
-    rows = document[table]
+def write(study: Path, document: dict[str, Any]) -> None:
+    """Publish STUDY/results.json and, from its rows under `trials`, STUDY/results.csv."""
+    files.publish_json(study / RESULTS, document)
+    rows = document["trials"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    files.publish_text(study / "results.csv", text.getvalue())
+    files.publish_text(study / TABLE, text.getvalue())
 
 
-def arm_rows(arms: Arms, outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """One row a trial and arm, an arm that is another evaluation included; sorted by arm, then seed."""
+def read_results(study: Path) -> dict[str, Any]:
+    """Read STUDY/results.json.
+
+    Args:
+        study: Folder of a search or a study.
+
+    Returns:
+        `command` (the settings as text) and `trials` (one row each); of a study also `arms`, `baseline` and `judged`
+        (the evaluation split).
+
+    Raises:
+        FileNotFoundError: The folder has no results yet.
+    """
+    document: dict[str, Any] = files.read_json(study / RESULTS)
+    return document
+
+
+def best_first(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Sort trials by validation accuracy, best first and those without one last; ties by name."""
+
+    def key(outcome: Outcome) -> tuple[bool, float, str]:
+        val = outcome.last.get("val")
+        return val is None, -(val or 0.0), outcome.task.name
+
+    return sorted(outcomes, key=key)
+
+
+def is_ranked(outcome: Outcome) -> bool:
+    """Return whether a trial has a validation accuracy and did not fail."""
+    return outcome.outcome != "failed" and outcome.last.get("val") is not None
+
+
+def search_rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Return one row per trial of a search, best first; None for a setting that was not drawn or a missing metric."""
+    return [_search_row(outcome) for outcome in best_first(outcomes)]
+
+
+def _search_row(outcome: Outcome) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": outcome.task.name, "outcome": outcome.outcome}
+    row |= {name: outcome.task.settings.get(name) for name in SPACE}
+    row |= {name: outcome.last.get(name) for name in EPOCH_METRICS}
+    return row | {"attempts": outcome.attempts, "error": outcome.cause}
+
+
+def arm_rows(arms: Arms, outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Return one row per arm and seed, re-evaluations included, in the order of the arms, then of the seeds."""
     by_seed = sorted(outcomes, key=lambda outcome: outcome.task.seed)
     return [
-        _arm_row(name, arm.variant, outcome)
+        _arm_row(name, arm.re_evaluation, outcome)
         for name, arm in arms.arms.items()
         for outcome in by_seed
         if outcome.task.arm == (arm.of or name)
     ]
 
 
-def _arm_row(name: str, variant: str, outcome: Outcome) -> dict[str, Any]:
+def _arm_row(name: str, re_evaluation: str, outcome: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = {"arm": name, "seed": outcome.task.seed, "trial": outcome.task.name}
     row |= {"outcome": outcome.outcome, "attempts": outcome.attempts, "error": outcome.cause}
-    figures = dict.fromkeys(FIGURES)
+    metrics = dict.fromkeys(ARM_METRICS)
     if outcome.outcome == "finished":
         summary = outcome.summary
         four = summary["accuracies"]
-        figures |= {"train": summary["train"]["top1"], **four, "normalization_gap": summary["gap"]["normalization"]}
+        metrics |= {"train": summary["train"]["top1"], **four, "normalization_gap": summary["gap"]["normalization"]}
         for split in ("val", "test"):
-            figures[split] = summary[split].get("top1")
-        if variant:
-            # Batch statistics, B and D, do not depend on which running statistics there are.
-            found = outcome.variants[variant]
-            figures |= {split: found.get(split, {}).get("top1") for split in ("val", "test")}
-            figures |= {"A": found["A"], "C": found.get(summary["eval"], {}).get("top1")}
-            figures["normalization_gap"] = four["B"] - found["A"]
+            metrics[split] = summary[split].get("top1")
+        if re_evaluation:
+            # B and D use batch statistics, so they do not depend on the running statistics.
+            found = outcome.re_evaluations[re_evaluation]
+            metrics |= {split: found.get(split, {}).get("top1") for split in ("val", "test")}
+            metrics |= {"A": found["A"], "C": found.get(summary["eval"], {}).get("top1")}
+            metrics["normalization_gap"] = four["B"] - found["A"]
             row["identical"] = found["identical"]
-    return row | figures
+    return row | metrics
 
 
-FIGURES = ("train", "val", "test", "A", "B", "C", "D", "normalization_gap")
+def study_document(arms: Arms, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Return the results of a study: every trial, and every arm with its effect against the baseline.
 
+    Effects are measured on the evaluation split (test if the file has one, else val) and paired by seed. The arms are
+    sorted by validation accuracy, so that the test split decides nothing.
 
-def of_arms(arms: Arms, outcomes: list[Outcome]) -> dict[str, Any]:
-    """The document of a study: every trial, and every arm with its effect against the baseline.
+    Args:
+        arms: The arms and the baseline.
+        outcomes: The trials that have ended.
 
-    Effects are on the split that is judged, test where the file has one, paired by seed; arms stand in the order of
-    their accuracy on held-out training subjects, so that the test split orders nothing.
+    Returns:
+        `judged` (the evaluation split), `baseline`, `arms` and `trials`.
     """
     rows = arm_rows(arms, outcomes)
-    judged = "test" if any(row["test"] is not None for row in rows) else "val"
-    by_arm = {name: {r["seed"]: r for r in rows if r["arm"] == name and r[judged] is not None} for name in arms.arms}
-    baseline = by_arm[arms.baseline]
+    eval_split = "test" if any(row["test"] is not None for row in rows) else "val"
+    seeds_of = {name: _by_seed(name, rows, eval_split) for name in arms.arms}
     table = []
-    for name, seeds in by_arm.items():
-        row: dict[str, Any] = {"arm": name, "n": len(seeds), "failed": sum(_failed(r, name) for r in rows)}
-        for figure in FIGURES:
-            values = [r[figure] for r in seeds.values() if r[figure] is not None]
-            mean, std = statistics.mean_std(values) if values else (None, None)
-            row |= {figure: mean, f"{figure}_std": std}
-        paired = sorted(seeds.keys() & baseline.keys()) if name != arms.baseline else []
-        differences = [seeds[seed][judged] - baseline[seed][judged] for seed in paired]
-        row |= {"pairs": len(paired), "effect": statistics.mean_std(differences)[0] if differences else None}
-        row |= {"interval": statistics.bootstrap_interval(differences), "p": statistics.paired_p(differences)}
-        if arms.arms[name].variant:
-            row["identical"] = bool(seeds) and all(r["identical"] for r in seeds.values())
+    for name, seeds in seeds_of.items():
+        row: dict[str, Any] = {"arm": name, "n": len(seeds)}
+        row["failed"] = sum(trial["arm"] == name and trial["outcome"] == "failed" for trial in rows)
+        row |= _means(seeds.values())
+        row |= _effect(seeds, {} if name == arms.baseline else seeds_of[arms.baseline], eval_split)
+        if arms.arms[name].re_evaluation:
+            row["identical"] = bool(seeds) and all(trial["identical"] for trial in seeds.values())
         table.append(row)
     corrected = statistics.holm({row["arm"]: row["p"] for row in table if row["arm"] != arms.baseline})
     for row in table:
         row["p_holm"] = corrected.get(row["arm"])
     table.sort(key=lambda row: (row["val"] is None, -(row["val"] or 0.0)))
-    return {"judged": judged, "baseline": arms.baseline, "arms": table, "trials": rows}
+    return {"judged": eval_split, "baseline": arms.baseline, "arms": table, "trials": rows}
 
 
-def _failed(row: dict[str, Any], name: str) -> bool:
-    return row["arm"] == name and row["outcome"] == "failed"
+Seeds = dict[int, dict[str, Any]]  # seed -> row of a trial
+
+
+def _by_seed(arm: str, rows: Iterable[dict[str, Any]], eval_split: str) -> Seeds:
+    """Return the rows of an arm that have an accuracy on the evaluation split."""
+    return {row["seed"]: row for row in rows if row["arm"] == arm and row[eval_split] is not None}
+
+
+def _means(trials: Collection[dict[str, Any]]) -> dict[str, float | None]:
+    """Return mean and standard deviation of each metric over the trials of an arm."""
+    means: dict[str, float | None] = {}
+    for metric in ARM_METRICS:
+        values = [row[metric] for row in trials if row[metric] is not None]
+        mean, std = statistics.mean_std(values) if values else (None, None)
+        means |= {metric: mean, f"{metric}_std": std}
+    return means
+
+
+def _effect(seeds: Seeds, baseline: Seeds, eval_split: str) -> dict[str, Any]:
+    """Return the effect against the baseline over the seeds that both have."""
+    paired = sorted(seeds.keys() & baseline.keys())
+    found = statistics.compare(
+        [seeds[seed][eval_split] for seed in paired], [baseline[seed][eval_split] for seed in paired]
+    )
+    return {"pairs": len(paired), "effect": found.effect, "interval": found.interval, "p": found.p}
 
 
 def plus_minus(mean: float | None, std: float | None) -> str:
-    """Mean and standard deviation in percent."""
+    """Return mean and standard deviation in percent."""
     if mean is None:
         return ""
     return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")

@@ -8,7 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows
+from preprocessing.export import clip_present, clip_rows
+from preprocessing.hdf5 import SkeletonFile
 
 
 class BodyTrack(TypedDict):

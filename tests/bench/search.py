@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
@@ -29,11 +28,12 @@ sys.path.insert(0, str(HOME))
 import numpy as np  # noqa: E402 - the path is set above
 from build import memory_of  # noqa: E402 - the path is set above
 
-from tuning import search  # noqa: E402
-from tuning.arms import read  # noqa: E402
-from tuning.engine import KEEP, Halving, Resources, run_all  # noqa: E402
+from tuning.arms import read_arms  # noqa: E402
+from tuning.engine import REDUCTION, Asha, Resources, run_all  # noqa: E402
 from tuning.ledger import Ledger, Outcome, Task  # noqa: E402
-from tuning.progress import Board, OnRecord  # noqa: E402
+from tuning.progress import ProgressReporter  # noqa: E402
+from tuning.search import Search  # noqa: E402
+from tuning.sources import TaskList  # noqa: E402
 
 ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1"}
 AT_ONCE, REPLAYS = 2, 400
@@ -90,28 +90,13 @@ def overhead(data: Path, work: Path, options: argparse.Namespace) -> None:
         )
 
 
-class Grid(OnRecord):
-    """The source of fixed tasks, evaluated on held-out clips after each epoch."""
-
-    def __init__(self, settings: search.Search, tasks: list[Task], ledger: Ledger, board: Board) -> None:
-        super().__init__(ledger, board)
-        self.settings, self.left = settings, deque(tasks)
-
-    def next(self) -> Task | None:
-        """The next one."""
-        return self.left.popleft() if self.left else None
-
-    def order(self, task: Task) -> dict[str, Any]:
-        """As in a search."""
-        return search.order(task, self.settings, {"train.eval_every": 1}, test=False)
-
-
-def run(data: Path, out: Path, tasks: list[Task], epochs: int, halving: Halving | None) -> list[Outcome]:
+def run(data: Path, out: Path, tasks: list[Task], epochs: int, asha: Asha | None) -> list[Outcome]:
     """All tasks, to their end or under ASHA."""
-    settings = search.Search(data, out, epochs=epochs, frames=32, wandb="off")
+    settings = Search(data, out, epochs=epochs, frames=32, wandb="off")
     ledger = Ledger(out, {"bench": epochs})
-    with Board(out, out.name, len(tasks), 0, "off") as board:
-        run_all(Grid(settings, tasks, ledger, board), out / "trials", Resources(1, 0, None, 0.0), None, halving)
+    with ProgressReporter(out, out.name, len(tasks), 0, "off") as reporter:
+        source = TaskList(tasks, settings.spec, ledger, reporter)
+        run_all(source, out / "trials", Resources(1, 0, None), None, asha)
     return list(ledger.ended.values())
 
 
@@ -126,7 +111,7 @@ def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tu
     A training that was stopped had come as far as the same one in the grid: one core, same seed, same bits.
     """
     epochs = len(curves[order[0]])
-    met: dict[int, list[float]] = {rung: [] for k in range(epochs) if (rung := grace * KEEP**k) <= epochs}
+    met: dict[int, list[float]] = {rung: [] for k in range(epochs) if (rung := grace * REDUCTION**k) <= epochs}
     waiting, come = deque(order), dict.fromkeys(order, 0)
     under_way: list[str] = []
     while waiting or under_way:
@@ -136,7 +121,7 @@ def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tu
             come[name] += 1
             value = curves[name][come[name] - 1]
             earlier = met.get(come[name], [])  # none but at a rung
-            behind = bool(earlier) and value < np.percentile(earlier, 100 * (1 - 1 / KEEP))
+            behind = bool(earlier) and value < np.percentile(earlier, 100 * (1 - 1 / REDUCTION))
             earlier.append(value)
             if behind or come[name] == epochs:
                 under_way.remove(name)
@@ -146,7 +131,7 @@ def replayed(curves: dict[str, list[float]], order: list[str], grace: int) -> tu
 def asha(data: Path, work: Path, options: argparse.Namespace) -> None:
     """Print the second part. A search meets norms in any order, and ASHA lets the first ones pass: so in several."""
     epochs = options.epochs
-    tasks = [Task(name, arm.settings, 0, arm=name) for name, arm in read("norms").trained().items()]
+    tasks = [Task(name, arm.settings, 0, arm=name) for name, arm in read_arms("norms").trained().items()]
     grid = run(data, work / "grid", tasks, epochs, None)
     full, value = best(grid), {outcome.task.name: outcome.last["val"] for outcome in grid}
     again = [Task(f"{full.task.name}-{seed}", full.task.settings, seed) for seed in range(1, options.seeds)]
@@ -169,7 +154,7 @@ def asha(data: Path, work: Path, options: argparse.Namespace) -> None:
     )
     for order in range(options.orders):
         shuffled = random.Random(order).sample(tasks, len(tasks))
-        halved = run(data, work / f"asha-{order}", shuffled, epochs, Halving(options.grace, epochs))
+        halved = run(data, work / f"asha-{order}", shuffled, epochs, Asha(options.grace, epochs))
         quick, cost = best(halved), sum(outcome.last["epoch"] for outcome in halved) / (len(tasks) * epochs)
         print(
             f"ASHA, order {order}: best {quick.task.name}, val {100 * quick.last['val']:.1f} % (in the grid "

@@ -12,7 +12,7 @@ import pytest
 from pipeline.tracking.metric_names import OF_TRIALS, TRAIN_LOSS, named
 from tests.conftest import Answer
 from tests.wandb_stub import Stub
-from tuning.attempt import measured
+from tuning.attempt import epoch_metrics
 from tuning.dashboard import main
 from tuning.space import SPACE
 
@@ -65,7 +65,7 @@ def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
         "gap": {"normalization": 0.0, "generalization": 0.0},
         "norm": {"norms.0.0": {"mean_shift": 0.5}},
     }
-    sent_by_trials, sent_by_trainings = set(named(measured(line))), set(named(line))
+    sent_by_trials, sent_by_trainings = set(named(epoch_metrics(line))), set(named(line))
     assert drawn == {*OF_TRIALS.values(), TRAIN_LOSS} - {"train/top1"}
     assert drawn <= sent_by_trainings
     (regex,) = {plot["metricRegex"] for plot in panels(spec, "Run History Line Plot") if plot.get("useMetricRegex")}

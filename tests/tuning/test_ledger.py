@@ -10,8 +10,8 @@ WHOSE = {"kind": "search", "epochs": 2}
 
 
 def task(name: str) -> Task:
-    """A task with variants, which are a tuple before and after."""
-    return Task(name, {"norm.kind": "bn", "optim.lr": 0.1 + 0.2}, seed=3, variants=("joint",))
+    """A task with re-evaluations, which are a tuple before and after."""
+    return Task(name, {"norm.kind": "bn", "optim.lr": 0.1 + 0.2}, seed=3, re_evaluations=("joint",))
 
 
 def outcome(name: str) -> Outcome:

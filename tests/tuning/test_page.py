@@ -57,7 +57,7 @@ def arms() -> list[Outcome]:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study."""
     folder = tmp_path_factory.mktemp("study")
-    page.write_study(folder, {"data": "clips.h5", "epochs": "2"}, results.of_arms(ARMS, arms()), arms())
+    page.write_study(folder, {"data": "clips.h5", "epochs": "2"}, results.study_document(ARMS, arms()), arms())
     return folder / "report.html"
 
 

@@ -18,10 +18,12 @@ import pytest
 
 from tests.conftest import Answer
 from tuning import engine
+from tuning.experiment import duration_seconds
 from tuning.ledger import Ledger, Outcome, Task
-from tuning.progress import Board
-from tuning.search import Search, Tpe, main, seconds
+from tuning.progress import ProgressReporter
+from tuning.search import Search, main, tpe_source
 from tuning.space import SPACE
+from tuning.tpe import TpeSource
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 3
@@ -174,7 +176,7 @@ class Source:
 
 if __name__ == "__main__":
     try:
-        run_all(Source(), Path(sys.argv[1]), Resources(1, 0, None, 0.0), None)
+        run_all(Source(), Path(sys.argv[1]), Resources(1, 0, None), None)
     except KeyboardInterrupt:
         print("interrupted")
 """
@@ -195,10 +197,10 @@ def test_an_interrupt_that_a_finalizer_swallows_still_ends_the_search(tmp_path: 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--trials", "0"], "--trials 0 must be 1 or more"),
+        (["--trials", "0"], "--trials 0 is too small: must be at least 1"),
         (["--wandb", "maybe"], "maybe"),
-        (["--budget", "2"], "--budget '2' is no time; write it as 90s, 30m or 2h"),
-        (["--gpus-per-trial", "0.5", "--workers-per-trial", "2"], "ranks cannot share a GPU"),
+        (["--budget", "2"], "--budget '2' is an invalid duration: write it as 90s, 30m or 2h."),
+        (["--gpus-per-trial", "0.5", "--ranks-per-trial", "2"], "ranks cannot share a GPU"),
         (["--address", "127.0.0.1:9"], "no Ray cluster at 127.0.0.1:9"),
         (["--trails", "3"], "--trials"),
     ],
@@ -258,13 +260,13 @@ def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, answe
 
 def test_times_are_written_with_a_unit() -> None:
     """Empty: none."""
-    assert [seconds(text, "--budget") for text in ("", "90s", "30m", "1.5h")] == [None, 90, 1800, 5400]
+    assert [duration_seconds(text, "--budget") for text in ("", "90s", "30m", "1.5h")] == [None, 90, 1800, 5400]
 
 
-def source(data: Path, out: Path, **more: Any) -> Tpe:
+def source(data: Path, out: Path, **more: Any) -> TpeSource:
     """A search's source of tasks, without Ray, taken up where the ledger is."""
     settings = Search(data, out, **more)
-    return Tpe(settings, Ledger(out, {}), Board(out, "search", settings.trials, 0, "off"))
+    return tpe_source(settings, Ledger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
 
 
 def outcome(task: Task, val: float) -> Outcome:
@@ -276,7 +278,7 @@ def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_fi
     """After a kill with three trials begun and one ended."""
     first = source(data_file, tmp_path, trials=6)
     tasks = [first.next() for _ in range(3)]
-    first.ended(outcome(tasks[1], 0.5))
+    first.on_end(outcome(tasks[1], 0.5))
     again = source(data_file, tmp_path, trials=6)
     rest = list(iter(again.next, None))
     assert rest[:2] == [tasks[0], tasks[2]]
@@ -301,7 +303,7 @@ def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
     """Where only class order does well, most draws after a resume have class order; at random a third would."""
     first = source(data_file, tmp_path, trials=40)
     for task in iter(first.next, None):
-        first.ended(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
+        first.on_end(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
     again = source(data_file, tmp_path, trials=60)
     orders = [task.settings["input.order"] for task in iter(again.next, None)]
     assert len(orders) == 20

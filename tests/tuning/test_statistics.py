@@ -1,4 +1,4 @@
-"""statistics.py against printed tables, exact cases and, where it is installed, scipy."""
+"""statistics.py against printed tables, textbook cases and values computed by hand."""
 
 import math
 
@@ -7,53 +7,84 @@ import pytest
 
 from tuning import statistics
 
-# Two-sided critical values of Student's t from printed tables: degrees of freedom, t, p.
-TABLE = [
-    (1, 12.706, 0.05), (2, 4.303, 0.05), (3, 3.182, 0.05), (4, 2.776, 0.05), (4, 4.604, 0.01), (5, 2.571, 0.05),
-    (6, 2.447, 0.05), (9, 2.262, 0.05), (9, 3.250, 0.01), (10, 2.228, 0.05), (29, 2.045, 0.05), (30, 2.042, 0.05),
-]  # fmt: skip
+# Student 1908: two soporifics on ten patients, additional hours of sleep. t = 4.062, p = 0.00283.
+FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+# Quantiles .975 of Student's t from printed tables, by degrees of freedom.
+TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 29: 2.045}
 
 
-@pytest.mark.parametrize(("freedom", "t", "p"), TABLE)
-def test_t_is_that_of_the_tables(freedom: int, t: float, p: float) -> None:
-    """To the tables' three decimals, and even in t."""
-    assert statistics.t_two_sided(t, freedom) == pytest.approx(p, rel=2e-3)
-    assert statistics.t_two_sided(-t, freedom) == statistics.t_two_sided(t, freedom)
+def test_a_textbook_case() -> None:
+    """Mean difference 1.58, standard deviation 1.23, so the interval is 1.58 -+ 2.262 * 1.23 / sqrt(10)."""
+    effect, interval, p = statistics.compare(SECOND, FIRST)
+    assert effect == pytest.approx(1.58)
+    assert interval == pytest.approx((0.70, 2.46), abs=5e-3)
+    assert p == pytest.approx(0.00283, abs=5e-6)
 
 
-@pytest.mark.parametrize("freedom", range(1, 40))
-def test_t_is_a_probability_that_falls(freedom: int) -> None:
-    """From 1 at 0 towards 0, for every number of degrees of freedom."""
-    values = [statistics.t_two_sided(t, freedom) for t in np.linspace(0, 30, 200)]
-    assert values[0] == 1.0
-    assert np.diff(values).max() < 1e-14
-    assert 0 <= values[-1] < 0.03
+def test_the_sign_is_arm_minus_baseline() -> None:
+    effect, interval, p = statistics.compare(FIRST, SECOND)
+    assert effect == pytest.approx(-1.58)
+    assert interval == pytest.approx((-2.46, -0.70), abs=5e-3)
+    assert p == pytest.approx(0.00283, abs=5e-6)
 
 
-def test_t_equals_scipys() -> None:
-    """An oracle of its own kind."""
-    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed; the tables above are the oracle")
-    for freedom in range(1, 60):
-        for t in np.linspace(0, 12, 49):
-            assert statistics.t_two_sided(t, freedom) == pytest.approx(2 * stats.t.sf(t, freedom), abs=1e-12)
+@pytest.mark.parametrize(("freedom", "quantile"), TABLE.items())
+def test_the_interval_is_that_of_the_tables(freedom: int, quantile: float) -> None:
+    """Differences -1, 0, ..., 0, 1 plus 3: mean 3, variance 2 / (n - 1)."""
+    n = freedom + 1
+    differences = [2.0, *[3.0] * (n - 2), 4.0]
+    effect, interval, _ = statistics.compare(differences, [0.0] * n)
+    half = quantile * math.sqrt(2 / (n - 1) / n)
+    assert effect == pytest.approx(3)
+    assert interval == pytest.approx((3 - half, 3 + half), abs=6e-4)
 
 
-def test_paired_p_of_a_textbook_case() -> None:
-    """Student 1908: two soporifics on ten patients, t = 4.062, p = 0.00283."""
-    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
-    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    assert statistics.paired_p(differences) == pytest.approx(0.00283, abs=5e-6)
+def test_interval_and_test_agree() -> None:
+    """The interval excludes zero exactly where p is below .05, on differences around the border."""
+    rng = np.random.default_rng(0)
+    below = 0
+    for _ in range(200):
+        _, interval, p = statistics.compare(rng.normal(1.2, 1, 5).tolist(), [0.0] * 5)
+        assert interval is not None
+        assert p is not None
+        assert (interval[0] > 0 or interval[1] < 0) == (p < 0.05)
+        below += p < 0.05
+    assert 40 < below < 160  # both cases occur
 
 
-@pytest.mark.parametrize(("differences", "p"), [([0.0] * 5, 1.0), ([0.1] * 5, 0.0625), ([0.3], None)])
-def test_differences_without_spread(differences: list[float], p: float | None) -> None:
-    """No difference is no finding, and no p is smaller than its signs allow."""
-    assert statistics.paired_p(differences) == p
+def test_the_interval_covers_the_truth_as_often_as_it_claims() -> None:
+    """95 % of 1,000 comparisons of five pairs; standard error 0.7 points."""
+    rng = np.random.default_rng(5)
+    intervals = [statistics.compare(rng.normal(0.3, 1, 5).tolist(), [0.0] * 5).interval for _ in range(1000)]
+    assert np.mean([low <= 0.3 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline", "expected"),
+    [
+        ([], [], (None, None, None)),
+        ([0.5], [0.25], (0.25, None, None)),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], (0.0, (0.0, 0.0), 1.0)),
+        ([0.75] * 5, [0.25] * 5, (0.5, None, 0.0625)),  # 2 ** -4: no p of five signs is smaller
+        ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3], (0.3, None, 0.25)),  # equal up to rounding
+    ],
+)
+def test_too_few_pairs_and_equal_differences(arm: list[float], baseline: list[float], expected: tuple) -> None:
+    """Without pairs, with one pair, and without variance."""
+    effect, interval, p = statistics.compare(arm, baseline)
+    assert effect == (None if expected[0] is None else pytest.approx(expected[0]))
+    assert (interval, p) == expected[1:]
+
+
+def test_seeds_must_match() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        statistics.compare([0.5, 0.6], [0.5])
 
 
 def test_holm_is_that_of_the_paper() -> None:
-    """Sorted p times 4, 3, 2, 1, never falling, never above 1; what has no p is not counted."""
+    """Sorted p times 4, 3, 2, 1, never falling, never above 1; a name without p is not counted."""
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "none": None}
     expected = {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02, "none": None}
     assert statistics.holm(p) == pytest.approx(expected)
@@ -64,20 +95,3 @@ def test_mean_and_sample_deviation() -> None:
     """n - 1."""
     assert statistics.mean_std([1.0, 3.0]) == (2.0, math.sqrt(2))
     assert statistics.mean_std([1.0]) == (1.0, None)
-
-
-def test_the_interval_holds_all_of_two_values_and_is_the_same_each_time() -> None:
-    """With two values a quarter of the resamples is the smaller one twice."""
-    assert statistics.bootstrap_interval([1.0, 3.0]) == (1.0, 3.0)
-    assert statistics.bootstrap_interval([5.0]) is None
-    values = list(np.random.default_rng(1).normal(size=7))
-    assert statistics.bootstrap_interval(values) == statistics.bootstrap_interval(values)
-
-
-@pytest.mark.parametrize(("n", "expected"), [(5, 0.84), (10, 0.90)])
-def test_how_often_the_interval_holds_the_truth(n: int, expected: float) -> None:
-    """The figures in the docstring, of 600 studies each (standard error 1.6 points)."""
-    rng = np.random.default_rng(n)
-    intervals = [statistics.bootstrap_interval(rng.normal(0.3, 1, n).tolist()) for _ in range(600)]
-    held = np.mean([low <= 0.3 <= high for low, high in intervals])
-    assert held == pytest.approx(expected, abs=0.04)

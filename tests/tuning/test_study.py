@@ -13,11 +13,10 @@ import torch
 from pipeline.config import from_dict
 from tests.conftest import Answer
 from tests.pipeline.conftest import trained_run
-from tuning import arms as arms_module
-from tuning import variants
-from tuning.arms import ARMS, Arms, read
+from tuning import re_evaluations
+from tuning.arms import ARMS, Arms, flat, read_arms
 from tuning.space import nested
-from tuning.study import main, tasks
+from tuning.study import list_tasks, main
 
 ROOT = Path(__file__).parents[2]
 MINE = """
@@ -34,7 +33,7 @@ of = "loop"
 variant = "momentum_0"
 [arms."per call"]
 of = "loop"
-variant = "per_call"
+re_evaluation = "per_call"
 """
 
 
@@ -95,7 +94,7 @@ def test_a_study_of_other_arms_does_not_mix_with_it(data_file: Path, finished: P
 def test_momentum_0_in_evaluation_is_nothing_and_the_check_can_fail(data_file: Path, tmp_path: Path) -> None:
     """Of a network trained in the loop; by other statistics the same check says that logits differ."""
     run = trained_run(data_file, tmp_path / "run", kind="bn", persons="loop", momentum=0.01)
-    found = variants.evaluate_variants(run, list(variants.VARIANTS), read_test=True)
+    found = re_evaluations.re_evaluate(run, re_evaluations.RE_EVALUATIONS, read_test=True)
     summary = json.loads((run / "summary.json").read_text())
     assert found["momentum_0"]["identical"]
     assert found["momentum_0"]["test"] == summary["test"]
@@ -116,17 +115,19 @@ def test_momentum_0_while_training_is_another_matter(data_file: Path, tmp_path: 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_is_a_setting_of_the_trainer(name: str) -> None:
     """And no two arms are the same."""
-    arms = read(name)
+    arms = read_arms(name)
     assert arms.baseline in arms.trained()
     for arm in arms.trained().values():
         from_dict(nested({"data": "a.h5", "out": "run"} | arm.settings))
-    unique = {(json.dumps(arm.settings, sort_keys=True), arm.ranks, arm.of, arm.variant) for arm in arms.arms.values()}
+    unique = {
+        (json.dumps(arm.settings, sort_keys=True), arm.ranks, arm.of, arm.re_evaluation) for arm in arms.arms.values()
+    }
     assert len(unique) == len(arms.arms)
 
 
 def test_the_question_has_the_arms_that_were_asked_for() -> None:
     """One change each against the question's own network, two where the name says so."""
-    arms = read("question")
+    arms = read_arms("question")
     base = arms.arms[arms.baseline].settings
     assert base == {"norm.kind": "bn", "norm.persons": "loop", "norm.momentum": 0.01}
     changes = {name: sorted(set(arm.settings.items()) - set(base.items())) for name, arm in arms.trained().items()}
@@ -135,25 +136,31 @@ def test_the_question_has_the_arms_that_were_asked_for() -> None:
     assert {value for change in changes.values() for key, value in change if key == "train.batch_size"} == {16, 256}
     assert {value for change in changes.values() for key, value in change if key == "norm.momentum"} == {0.001, 0.1}
     assert {value for change in changes.values() for key, value in change if key == "model.dropout"} == {0, 0.2, 0.7}
-    assert {arm.variant for arm in arms.arms.values() if arm.of} == {"momentum_0", "joint", "per_call"}
+    assert {arm.re_evaluation for arm in arms.arms.values() if arm.of} == {"momentum_0", "joint", "per_call"}
     assert [arm.ranks for arm in arms.arms.values() if arm.ranks > 1] == [2, 2]
 
 
 def test_tasks_go_seed_by_seed() -> None:
     """So that a study that stops early has paired arms."""
-    wanted = tasks(read("persons"), 2)
+    wanted = list_tasks(read_arms("persons"), 2)
     assert [task.seed for task in wanted] == [0] * (len(wanted) // 2) + [1] * (len(wanted) // 2)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('baseline = "b"\n[arms.a]\nnorm.kind = "bn"', "baseline 'b' is no arm; choose one of a"),
+        ('baseline = "b"\n[arms.a]\nnorm.kind = "bn"', "baseline 'b' is not an arm: choose one of a."),
         ('baseline = "a"\n[arms.a]\nnorm.kinds = "bn"', "arm 'a': unknown setting norm.kinds; did you mean norm.kind?"),
-        ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"', "needs both `of` and `variant`"),
-        ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "c"\nvariant = "joint"', "is of 'c', which is no trained arm"),
-        ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nvariant = "x"', "choose one of momentum_0, joint, per_call"),
-        ('baseline = "a"\n[arms.a]\ntrain.seed = 3', "not an arm's to set"),
+        ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"', "needs both `of` and `re_evaluation`"),
+        (
+            'baseline = "a"\n[arms.a]\n[arms.b]\nof = "c"\nre_evaluation = "joint"',
+            "is of 'c', which is not a trained arm",
+        ),
+        (
+            'baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nre_evaluation = "x"',
+            "choose one of momentum_0, joint, per_call",
+        ),
+        ('baseline = "a"\n[arms.a]\ntrain.seed = 3', "cannot set seed"),
         ('baseline = "a"\n[arm.a]', "unknown: arm"),
         ("baseline = ", "is not TOML"),
     ],
@@ -162,27 +169,27 @@ def test_a_mistake_in_a_file_of_arms_is_named(tmp_path: Path, text: str, words: 
     """One line."""
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ValueError, match=".*") as caught:
-        read(str(tmp_path / "mine.toml"))
+        read_arms(str(tmp_path / "mine.toml"))
     assert words in str(caught.value)
 
 
 def test_unknown_arms_get_the_nearest_name() -> None:
     """And the way out."""
     with pytest.raises(ValueError, match=r"did you mean norms\?"):
-        read("norm")
+        read_arms("norm")
 
 
 def test_flat_and_nested_names_are_the_same() -> None:
     """A table and a dotted name."""
-    assert arms_module.flat({"norm": {"kind": "bn"}}) == arms_module.flat({"norm.kind": "bn"}) == {"norm.kind": "bn"}
-    assert isinstance(read("question"), Arms)
+    assert flat({"norm": {"kind": "bn"}}) == flat({"norm.kind": "bn"}) == {"norm.kind": "bn"}
+    assert isinstance(read_arms("question"), Arms)
 
 
 def test_named_arms_can_be_asked_of_other_settings(tmp_path: Path) -> None:
     """What all share is theirs, what an arm is about stays the arm's; arms of one's own join them."""
     path = tmp_path / "other.toml"
     path.write_text('from = "question"\ncommon.model.name = "hcn"\ncommon.norm.momentum = 0.5\n[arms.mine]\n')
-    question, other = read("question"), read(str(path))
+    question, other = read_arms("question"), read_arms(str(path))
     assert list(other.arms) == [*question.arms, "mine"]
     assert other.baseline == question.baseline
     assert other.arms["momentum 0.1"].settings == question.arms["momentum 0.1"].settings | {"model.name": "hcn"}
@@ -194,7 +201,7 @@ def test_arms_to_start_from_must_exist(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text('from = "questions"\n')
     with pytest.raises(ValueError, match=r"'questions'.*question, norms, persons"):
-        read(str(path))
+        read_arms(str(path))
 
 
 def test_a_full_disk_is_told_in_one_line(data_file: Path, full_disk: Path) -> None:

@@ -15,23 +15,23 @@ import pytest
 
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
-from tuning.attempt import Attempt, Failed, cause
+from tuning.attempt import Attempt, AttemptFailed, failure_cause
+from tuning.trial_spec import TrialSpec
 
 ROOT = Path(__file__).parents[2]
 
 
-def order(data: Path, **more: Any) -> dict[str, Any]:
-    """A short training in flat names."""
-    flat = {"data": str(data), "input.frames": 16, "train.epochs": 2, "train.eval_every": 1, "train.self_test": False}
-    flat |= {"train.batch_size": 16, "nproc": 1, "fast_start": True}
-    how = {name: more.pop(name) for name in ("test", "memory", "variants") if name in more}
-    settings = {"settings": flat | {name.replace("__", "."): value for name, value in more.items()}}
-    return settings | {"test": False, "threads": 1, "memory": 0.0, "variants": []} | how
+def trial_spec(data: Path, read_test: bool = False, memory: float = 0.0, **more: Any) -> TrialSpec:
+    """A short training; `train__epochs` stands for train.epochs."""
+    settings = {"data": str(data), "input.frames": 16, "train.epochs": 2, "train.eval_every": 1, "nproc": 1}
+    settings |= {"train.self_test": False, "train.batch_size": 16, "fast_start": True}
+    settings |= {name.replace("__", "."): value for name, value in more.items()}
+    return TrialSpec(settings, read_test, memory=memory)
 
 
-def figures(attempt: Attempt) -> list[dict[str, Any]]:
+def epochs(attempt: Attempt) -> list[dict[str, Any]]:
     """All epochs until it is done."""
-    return list(iter(attempt.next, None))
+    return list(iter(attempt.next_epoch, None))
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def attempts(tmp_path: Path) -> Iterator[Any]:
     """Makes attempts in this test's folder, and ends them."""
     made: list[Attempt] = []
 
-    def make(orders: dict[str, Any], limit: float | None = 100.0, name: str = "trial") -> Attempt:
-        made.append(Attempt(tmp_path / name, orders, limit))
+    def make(spec: TrialSpec, limit: float | None = 100.0, name: str = "trial") -> Attempt:
+        made.append(Attempt(tmp_path / name, spec, limit))
         return made[-1]
 
     yield make
@@ -50,8 +50,8 @@ def attempts(tmp_path: Path) -> Iterator[Any]:
 
 def test_one_record_an_epoch_and_val_is_c(data_file: Path, attempts: Any) -> None:
     """Fractions, gaps by definition; the summary is there at the end."""
-    attempt = attempts(order(data_file))
-    records = figures(attempt)
+    attempt = attempts(trial_spec(data_file))
+    records = epochs(attempt)
     assert [record["epoch"] for record in records] == [1, 2]
     for record in records:
         assert record["val"] == record["C"]
@@ -64,8 +64,8 @@ def test_a_search_never_reads_the_test_split(data_file: Path, tmp_path: Path, at
     """Another test split, the same records, and no figure of it; a study's trial has one."""
     other = write_file(tmp_path / "other.h5", test_subjects=(2,))
     assert len(open_file(other).splits["xsub"]["test"]) < len(open_file(data_file).splits["xsub"]["test"])
-    one, two = attempts(order(data_file), name="one"), attempts(order(other, test=True), name="two")
-    assert figures(one) == figures(two)
+    one, two = attempts(trial_spec(data_file), name="one"), attempts(trial_spec(other, read_test=True), name="two")
+    assert epochs(one) == epochs(two)
     hidden, read = (json.loads((a.folder / "summary.json").read_text()) for a in (one, two))
     assert (hidden["test"], hidden["clips"]["test"]) == ({}, 0)
     assert 0 <= read["test"]["top1"] <= 1
@@ -73,29 +73,29 @@ def test_a_search_never_reads_the_test_split(data_file: Path, tmp_path: Path, at
 
 def test_a_killed_attempt_is_named_and_the_next_one_resumes_it(data_file: Path, attempts: Any) -> None:
     """The same figures, bit for bit, as without the kill."""
-    settings = order(data_file, train__epochs=6)
+    settings = trial_spec(data_file, train__epochs=6)
     killed = attempts(settings)
-    first = killed.next()
+    first = killed.next_epoch()
     os.killpg(killed.process.pid, signal.SIGKILL)
-    with pytest.raises(Failed, match=r"killed: by signal 9, by lack of memory perhaps"):
-        figures(killed)
+    with pytest.raises(AttemptFailed, match=r"killed: by signal 9 \(perhaps out of memory\)"):
+        epochs(killed)
     again, whole = attempts(settings), attempts(settings, name="whole")
-    assert figures(again) == figures(whole)
-    assert first in figures_of(whole)
-    epochs = [json.loads(line) for line in (again.folder / "ledger.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in epochs] == list(range(1, 7))
+    assert epochs(again) == epochs(whole)
+    assert first in epochs_again(whole)
+    lines = [json.loads(line) for line in (again.folder / "ledger.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 7))
 
 
-def figures_of(attempt: Attempt) -> list[dict[str, Any]]:
+def epochs_again(attempt: Attempt) -> list[dict[str, Any]]:
     """What a finished attempt has reported, once more."""
-    attempt.seen = 0
-    return figures(attempt)
+    attempt.last_epoch = 0
+    return epochs(attempt)
 
 
 def test_attempts_are_forked_from_one_process_that_has_torch_loaded(data_file: Path, attempts: Any) -> None:
     """Else each would load it, 3 to 7 s: a module that the server cannot load is passed over in silence."""
-    running = [attempts(order(data_file, train__epochs=10_000), name=name) for name in ("one", "two")]
-    assert all(attempt.next() for attempt in running)
+    running = [attempts(trial_spec(data_file, train__epochs=10_000), name=name) for name in ("one", "two")]
+    assert all(attempt.next_epoch() for attempt in running)
     (server,) = {parent_of(attempt.process.pid) for attempt in running}
     assert server != os.getpid()
     assert "libtorch_cpu" in Path(f"/proc/{server}/maps").read_text()
@@ -108,12 +108,12 @@ def parent_of(pid: int) -> int:
 
 def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any) -> None:
     """Stopped by a signal, so that it really hangs."""
-    attempt = attempts(order(data_file, train__epochs=500))
-    attempt.next()
+    attempt = attempts(trial_spec(data_file, train__epochs=500))
+    attempt.next_epoch()
     os.killpg(attempt.process.pid, signal.SIGSTOP)
-    attempt.limit = time.monotonic() - attempt.begun + 1
-    with pytest.raises(Failed, match="time: not done after"):
-        figures(attempt)
+    attempt.limit = time.monotonic() - attempt.started + 1
+    with pytest.raises(AttemptFailed, match="time: not finished after"):
+        epochs(attempt)
     assert attempt.process.exitcode is not None
 
 
@@ -129,26 +129,26 @@ def test_the_cause_of_a_failure_is_told_in_one_line(
     data_file: Path, attempts: Any, more: dict[str, Any], said: str
 ) -> None:
     """Non-finite loss, wrong settings, no memory: all by really running into them."""
-    with pytest.raises(Failed) as caught:
-        figures(attempts(order(data_file, **more)))
+    with pytest.raises(AttemptFailed) as caught:
+        epochs(attempts(trial_spec(data_file, **more)))
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
 
 def test_a_cause_that_nobody_knows_keeps_its_code_and_words() -> None:
     """And silence is said, too."""
-    assert cause(77, "x\nTypeError: no\n\n") == "exit code 77: TypeError: no"
-    assert cause(1, "") == "exit code 1: nothing was said"
+    assert failure_cause(77, "x\nTypeError: no\n\n") == "exit code 77: TypeError: no"
+    assert failure_cause(1, "") == "exit code 1: the log is empty"
 
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_trial(data_file: Path, attempts: Any) -> None:
     """Both are the attempt's: stopped early, as a scheduler does, none of its processes is left."""
-    attempt = attempts(order(data_file, nproc=2))
-    assert [record["epoch"] for record in figures(attempt)] == [1, 2]
+    attempt = attempts(trial_spec(data_file, nproc=2))
+    assert [record["epoch"] for record in epochs(attempt)] == [1, 2]
     assert json.loads((attempt.folder / "summary.json").read_text())["ranks"] == 2
-    stopped = attempts(order(data_file, nproc=2, train__epochs=10_000), name="stopped")
-    stopped.next()
+    stopped = attempts(trial_spec(data_file, nproc=2, train__epochs=10_000), name="stopped")
+    stopped.next_epoch()
     group = members(stopped.process.pid)
     assert len(group) >= 3  # the launcher and two ranks
     stopped.stop()
@@ -171,13 +171,15 @@ def members(group: int) -> list[int]:
 
 def test_an_attempt_ends_with_its_parent(data_file: Path, tmp_path: Path) -> None:
     """However the parent ends: killed, it cannot clean up."""
-    orders = json.dumps(order(data_file, train__epochs=10_000))
+    spec = json.dumps(trial_spec(data_file, train__epochs=10_000).to_json())
     code = (
-        "import json, sys; from pathlib import Path; from tuning.attempt import Attempt\n"
-        "attempt = Attempt(Path(sys.argv[1]), json.loads(sys.argv[2]), None); attempt.next()\n"
-        "print(attempt.process.pid, flush=True)\nwhile True: attempt.next()\n"
+        "import json, sys\nfrom pathlib import Path\n"
+        "from tuning.attempt import Attempt\nfrom tuning.trial_spec import TrialSpec\n"
+        "spec = TrialSpec.from_json(json.loads(sys.argv[2]))\n"
+        "attempt = Attempt(Path(sys.argv[1]), spec, None)\nattempt.next_epoch()\n"
+        "print(attempt.process.pid, flush=True)\nwhile True: attempt.next_epoch()\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "trial"), orders]
+    command = [sys.executable, "-c", code, str(tmp_path / "trial"), spec]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert parent.stdout is not None
     child = int(parent.stdout.readline())

@@ -1,7 +1,7 @@
 """metric_names.py: one name a figure, whoever reports it."""
 
 from pipeline.tracking import metric_names
-from tuning.attempt import measured
+from tuning.attempt import epoch_metrics
 
 EPOCH = {
     "epoch": 1,
@@ -60,7 +60,7 @@ def test_stable_names_for_a_training_and_for_a_trial() -> None:
         "accuracies/C": 0.3, "accuracies/D": 0.4, "gap/normalization": 0.1, "gap/generalization": -0.2,
         "norm/norms.0/mean_shift": 0.5,
     }  # fmt: skip
-    of_trial = metric_names.named(measured(EPOCH))
+    of_trial = metric_names.named(epoch_metrics(EPOCH))
     of_training_alone = ("train/loss", "norm/norms.0/mean_shift")
     assert of_trial == {name: value for name, value in of_training.items() if name not in of_training_alone}
 

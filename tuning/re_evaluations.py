@@ -1,11 +1,13 @@
-"""VARIANTS: name -> another way to evaluate a network that is trained already. Nothing is retrained or kept.
+"""RE_EVALUATIONS: name -> another way to evaluate a trained network, without retraining; the network stays as it is.
 
-To add one: a function here that gives logits, named in VARIANTS; arms of a study may then ask for it.
+To add one, write a function here that returns a predictor and name it in RE_EVALUATIONS; an arm of a study may then
+use it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +19,14 @@ from pipeline.config import Config
 from pipeline.data.clips import Batch, Clips, epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
-from pipeline.normdoctor import collector, sources
+from pipeline.normdoctor.collector import SiteMoments, population
 from pipeline.normdoctor.sites import Statistics, batch_norms
+from pipeline.normdoctor.sources import POPULATION_SOURCES
 from pipeline.train import load_run
 
 
 class Trained(NamedTuple):
-    """A trained network with its data."""
+    """A trained network with its data and its training probe `train_N`."""
 
     config: Config
     clips: Clips
@@ -31,12 +34,12 @@ class Trained(NamedTuple):
     model: nn.Module
 
     def predict(self, index_N: Tensor, source: Statistics | None = None) -> accuracies.Prediction:
-        """Logits of these clips; `source`: by other statistics than the running ones."""
+        """Return the logits of these clips, with the running statistics or with those of `source`."""
         sizes = self.config.input.frames, self.config.train.batch_size
         return accuracies.predict(self.model, self.clips, index_N, *sizes, source)
 
     def batches(self) -> Iterator[Batch]:
-        """The training probe in shuffled batches of the training size."""
+        """Yield the training probe in shuffled batches of the training's size."""
         size = self.config.train.batch_size
         for index_N in epoch_batches(self.train_N, self.clips.label_N, size, seed=0, epoch=0, order="once"):
             yield self.clips.batch(index_N, self.config.input.frames)
@@ -46,42 +49,39 @@ Predict = Callable[[Tensor], accuracies.Prediction]
 
 
 def momentum_0(trained: Trained) -> Predict:
-    """The question's own remedy: momentum 0 while evaluating. In eval mode no layer looks at its momentum."""
+    """Set momentum 0 for the evaluation, the remedy that the question tried. No layer reads it in eval mode."""
     for layer in batch_norms(trained.model).values():
         layer.momentum = 0.0
     return lambda index_N: trained.predict(index_N)
 
 
-def joint(trained: Trained) -> Predict:
-    """Each layer by one set of population statistics over all its calls."""
-    table = _population(trained)
-    return lambda index_N: trained.predict(index_N, sources.joint(table))
+def _by_population(make: Callable[[SiteMoments], Statistics], trained: Trained) -> Predict:
+    """Normalize by statistics that `make` takes from those of the training probe, per call site."""
 
-
-def per_call(trained: Trained) -> Predict:
-    """Each call of each layer by its own population statistics."""
-    table = _population(trained)
-    return lambda index_N: trained.predict(index_N, sources.per_call(table))
-
-
-def _population(trained: Trained) -> collector.SiteMoments:
     def forward(model: nn.Module, batch: Batch) -> Any:
         return model(batch.x_NCTVM, batch.present_NMT)
 
-    return collector.population(forward, trained.model, trained.batches())
+    source = make(population(forward, trained.model, trained.batches()))
+    return lambda index_N: trained.predict(index_N, source)
 
 
-VARIANTS: dict[str, Callable[[Trained], Predict]] = {
+RE_EVALUATIONS: dict[str, Callable[[Trained], Predict]] = {
     "momentum_0": momentum_0,
-    "joint": joint,
-    "per_call": per_call,
+    **{name: partial(_by_population, make) for name, make in POPULATION_SOURCES.items()},
 }
 
 
-def evaluate_variants(folder: Path, names: list[str], read_test: bool) -> dict[str, dict[str, Any]]:
-    """Accuracy of a finished run by each variant on val, on test and (A) on training clips.
+def re_evaluate(folder: Path, names: Iterable[str], read_test: bool) -> dict[str, dict[str, Any]]:
+    """Re-evaluate a finished run.
 
-    `identical`: whether every logit and every running statistic is the same, bit for bit, as in plain evaluation.
+    Args:
+        folder: The run folder.
+        names: Names in RE_EVALUATIONS.
+        read_test: Evaluate the test split as well.
+
+    Returns:
+        By name: the metrics on `val` and `test`, the accuracy `A` on training clips, and `identical`, which is true if
+        every logit and every buffer equals that of the plain evaluation, bit for bit.
     """
     config, clips, splits, model = load_run(folder, distributed.join())
     trained = Trained(config, clips, accuracies.probe(splits.fit(config.input.fit)), model)
@@ -92,7 +92,7 @@ def evaluate_variants(folder: Path, names: list[str], read_test: bool) -> dict[s
     result: dict[str, dict[str, Any]] = {}
     for name in names:
         momenta = {layer: layer.momentum for layer in batch_norms(model).values()}
-        predict = VARIANTS[name](trained)
+        predict = RE_EVALUATIONS[name](trained)
         found = {part: predict(index_N) for part, index_N in parts.items()}
         same = all(torch.equal(found[part].logits_NK, plain[part]) for part in parts)
         same &= all(torch.equal(a, b) for a, b in zip(model.buffers(), buffers, strict=True))

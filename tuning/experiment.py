@@ -1,0 +1,194 @@
+"""Experiment: what a search and a study have in common - settings, checks, the specification of a trial, the run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from pipeline import settings
+from pipeline.data.clips import InputConfig
+from pipeline.settings import Range
+from preprocessing import files
+from preprocessing.hdf5 import open_file
+from tuning.engine import Asha, EngineError, Resources, TaskSource, run_all
+from tuning.ledger import Ledger, Task
+from tuning.progress import ProgressReporter
+from tuning.trial_spec import TrialSpec
+
+# What the commands answer with one line and an exit code.
+ERRORS = (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt)
+INTERRUPTED = "interrupted; the same command goes on"
+AtLeast1 = Annotated[int, Range(ge=1)]
+# Names of options in older versions, when a rank was called a worker; they keep working.
+OLD_OPTIONS = {
+    "--cpus-per-worker": "--cpus-per-rank",
+    "--gpus-per-worker": "--gpus-per-rank",
+    "--workers-per-trial": "--ranks-per-trial",
+}
+
+
+E = TypeVar("E", bound="Experiment")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Settings that a search and a study share."""
+
+    data: Path
+    """HDF5 file made by preprocessing.build; on a cluster every node sees it under this path."""
+    out: Path
+    """Study folder; on a cluster shared by all nodes. The same command resumes it."""
+    _: KW_ONLY
+    epochs: AtLeast1 = 20
+    """Epochs per trial."""
+    frames: AtLeast1 = InputConfig.frames
+    """Frames T that clips are resampled to."""
+    cpus_per_rank: AtLeast1 = 1
+    """CPU cores per rank; as many trials run at once as fit the machine."""
+    trial_limit: str = ""
+    """Time after which a trial counts as failed (90s, 30m, 2h)."""
+    keep: bool = False
+    """Keep the checkpoints of finished trials, for pipeline.doctor and pipeline.page."""
+    wandb: Literal["off", "offline", "online"] = "offline"
+    """W&B through the driver: one run per trial."""
+    address: str | None = None
+    """An existing Ray cluster (auto: the one this machine belongs to); empty: this machine alone, on loopback."""
+
+    def __post_init__(self) -> None:
+        settings.check(self, "--")
+        duration_seconds(self.trial_limit, "--trial-limit")
+        if not self.data.is_file():
+            raise ValueError(f"{self.data} does not exist; build it with python -m preprocessing.build")
+
+    @property
+    def command(self) -> dict[str, str]:
+        """All settings as text, as results.json and report.html show them."""
+        return {key: str(value) for key, value in asdict(self).items()}
+
+    def resources(self, gpus_per_rank: float, max_concurrent: int = 0) -> Resources:
+        """Return what the engine gives each trial."""
+        limit = duration_seconds(self.trial_limit, "--trial-limit")
+        return Resources(self.cpus_per_rank, gpus_per_rank, limit, max_concurrent)
+
+    def trial_spec(self, task: Task, eval_every: int, read_test: bool, memory: float = 0.0) -> TrialSpec:
+        """Return the full specification of a task's training.
+
+        Args:
+            task: The task; its own settings win over those that all trials share.
+            eval_every: Epochs between two evaluations.
+            read_test: Evaluate the test split once, at the end.
+            memory: Gigabytes that each rank may allocate; 0 means no limit.
+        """
+        shared = {
+            "data": str(self.data.resolve()),
+            "fast_start": True,  # the driver has verified the file
+            "input.frames": self.frames,
+            "train.epochs": self.epochs,
+            "train.self_test": False,
+            "train.seed": task.seed,
+            "nproc": task.ranks,
+            "train.eval_every": eval_every,
+        }
+        return TrialSpec(
+            settings=shared | task.settings,
+            read_test=read_test,
+            re_evaluations=task.re_evaluations,
+            threads=self.cpus_per_rank,
+            memory=memory,
+            keep=self.keep,
+        )
+
+    def run_tasks(
+        self,
+        title: str,
+        total: int,
+        done: int,
+        ledger: Ledger,
+        make_source: Callable[[Ledger, ProgressReporter], TaskSource],
+        resources: Resources,
+        asha: Asha | None = None,
+    ) -> None:
+        """Run the tasks that have not ended, in STUDY/trials, with a progress bar and one W&B run per trial.
+
+        Args:
+            title: Label of the progress bar.
+            total: Number of tasks, those that have ended included.
+            done: Number of tasks that have ended.
+            ledger: The study's record.
+            make_source: Makes the source of the tasks.
+            resources: What each trial gets.
+            asha: Early stopping; None trains every trial to its end.
+        """
+        with ProgressReporter(self.out, title, total, done, self.wandb) as reporter:
+            run_all(make_source(ledger, reporter), self.out / "trials", resources, self.address, asha)
+
+
+def parse(cls: type[E], description: str | None) -> E:
+    """Return the settings of the command line; wrong options end the process with a message and exit code 2."""
+    program = f"python -m {cls.__module__}"
+    words = [_current_option(word) for word in sys.argv[1:]]
+    return tyro.cli(cls, prog=program, description=description, args=words, registry=settings.command_line())
+
+
+def _current_option(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return OLD_OPTIONS.get(name.replace("_", "-"), name) + equals + value
+
+
+def report_resumed(done: int, under_way: int) -> None:
+    """Print what an earlier run of the command left, if it left anything."""
+    if done or under_way:
+        print(f"resumed: {done} trials are done, {under_way} were under way", file=sys.stderr)
+
+
+def duration_seconds(text: str, option: str) -> float | None:
+    """Return a duration in seconds.
+
+    Args:
+        text: `90s`, `30m`, `2h` or `1.5h`; empty means none.
+        option: Name of the option, for the message.
+
+    Returns:
+        Seconds; None for the empty text.
+
+    Raises:
+        ValueError: The text is not a duration, or is zero.
+    """
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text)
+    if not found or float(found[1]) == 0:
+        raise ValueError(f"{option} {text!r} is an invalid duration: write it as 90s, 30m or 2h.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def check_data(data: Path, protocol: str = "") -> str:
+    """Verify the data file once, before any trial starts, and return its content hash.
+
+    Args:
+        data: The HDF5 file.
+        protocol: Name of the split; empty means the file's default.
+
+    Raises:
+        ValueError: The protocol has no clips in its `val` split, or the file is damaged.
+    """
+    file = open_file(data)
+    name = protocol or file.default_protocol
+    if name not in file.splits or not len(file.splits[name].get("val", [])):
+        raise ValueError(f"{data}: protocol {name!r} has no val clips, which a search and a study select by.")
+    return file.content_sha256
+
+
+def study_ledger(experiment: Experiment, kind: str, identity: dict[str, Any]) -> Ledger:
+    """Open the ledger of STUDY; `identity` are the settings that a resumed command must share.
+
+    Raises:
+        OtherStudy: STUDY holds the ledger of other settings or other data.
+    """
+    return Ledger(experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)
