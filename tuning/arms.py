@@ -34,7 +34,7 @@ from pipeline.config import from_dict
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
 from tuning.re_evaluations import RE_EVALUATIONS
-from tuning.space import has_groups, nested
+from tuning.space import nested
 
 # What an experiment sets itself, for all arms.
 RESERVED = {"train.seed", "data", "out", "nproc"}
@@ -148,12 +148,12 @@ def _norms() -> Arms:
     """Every kind of norm over the bodies that are present, against none."""
 
     def settings(kind: str) -> dict[str, Any]:
-        more: dict[str, Any] = {"norm.groups": 8} if has_groups(kind) else {}
-        more |= {"norm.freeze_after": 100} if kind == "frozen_bn" else {}
-        return {"norm.kind": kind, "norm.persons": "masked"} | more
+        more = {"norm.groups": 8, "norm.freeze_after": 100}
+        own = {name: value for name, value in more.items() if name.removeprefix("norm.") in NORMS[kind].settings}
+        return {"norm.kind": kind, "norm.persons": "masked"} | own
 
-    # On one rank sync_bn equals bn.
-    return Arms("none", {kind: Arm(settings(kind)) for kind in NORMS if kind != "sync_bn"})
+    # On one rank a synchronized kind equals another.
+    return Arms("none", {kind: Arm(settings(kind)) for kind, norm in NORMS.items() if not norm.synchronized})
 
 
 def _persons() -> Arms:

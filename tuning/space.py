@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
-
-from torch import nn
 
 from pipeline.data.clips import ORDERS
 from pipeline.models.bodies import PERSONS
-from pipeline.norms import INPUTS, NORMS, NormConfig
+from pipeline.norms import INPUTS, NORMS
 
 Drawn = Mapping[str, Any]  # settings drawn so far
 
@@ -60,48 +57,26 @@ class LogUniform:
         return trial.suggest_float(name, self.low, self.high, log=True)
 
 
-CHANNELS = 8
+def _kind_has(setting: str) -> Callable[[Drawn], bool]:
+    """Return the condition that the drawn kind of norm has this setting."""
+    return lambda drawn: setting in NORMS[drawn["norm.kind"]].settings
 
 
-@cache
-def has_running_statistics(kind: str) -> bool:
-    """Whether a layer of this kind remembers statistics: asked of the layer itself, so that no list goes stale."""
-    return getattr(_layer(kind, groups=1), "running_mean", None) is not None
-
-
-@cache
-def has_groups(kind: str) -> bool:
-    """Whether a layer of this kind groups its channels: then a number that does not divide them is refused."""
-    try:
-        _layer(kind, groups=CHANNELS - 1)
-    except ValueError:
-        return True
-    return False
-
-
-def _layer(kind: str, groups: int) -> nn.Module:
-    return NORMS[kind].layer(CHANNELS, NormConfig(kind=kind, groups=groups))
-
-
-def _remembers(drawn: Drawn) -> bool:
-    return has_running_statistics(drawn["norm.kind"]) or drawn["norm.input"] != "none"
-
-
-def _kind(*kinds: str) -> Callable[[Drawn], bool]:
-    return lambda drawn: drawn["norm.kind"] in kinds
+def _has_running_statistics(drawn: Drawn) -> bool:
+    return NORMS[drawn["norm.kind"]].running_statistics or drawn["norm.input"] != "none"
 
 
 SPACE: dict[str, Choice | LogUniform] = {
     "norm.kind": Choice(tuple(NORMS)),
     "norm.persons": Choice(tuple(PERSONS)),
     "norm.input": Choice(INPUTS),
-    "norm.momentum": LogUniform(0.003, 0.5, when=_remembers),
-    "norm.recalibrate": Choice(("never", "each"), when=_remembers),
-    "norm.groups": Choice((4, 8, 16, 32), when=lambda drawn: has_groups(drawn["norm.kind"])),
-    "norm.ghost": Choice((8, 16, 32), when=_kind("ghost_bn")),
-    "norm.renorm_steps": Choice((100, 1000), when=_kind("batch_renorm")),
-    "norm.freeze_after": Choice((50, 200), when=_kind("frozen_bn")),
-    "norm.clip": LogUniform(0.003, 0.1, when=_kind("nf")),
+    "norm.momentum": LogUniform(0.003, 0.5, when=_has_running_statistics),
+    "norm.recalibrate": Choice(("never", "each"), when=_has_running_statistics),
+    "norm.groups": Choice((4, 8, 16, 32), when=_kind_has("groups")),
+    "norm.ghost": Choice((8, 16, 32), when=_kind_has("ghost")),
+    "norm.renorm_steps": Choice((100, 1000), when=_kind_has("renorm_steps")),
+    "norm.freeze_after": Choice((50, 200), when=_kind_has("freeze_after")),
+    "norm.clip": LogUniform(0.003, 0.1, when=_kind_has("clip")),
     "norm.mask_max": Choice((False, True), when=lambda drawn: drawn["norm.persons"] != "masked"),
     "train.batch_size": Choice((16, 32, 64, 128, 256)),
     "optim.lr": LogUniform(1e-4, 1e-2),

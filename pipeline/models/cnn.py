@@ -31,12 +31,12 @@ class Cnn(nn.Module):
         self.input_norm = norm.input(self.stream.channels, joints, BODIES)
         widths = [plan.channels(width) for width in WIDTHS]
         self.convolutions = nn.ModuleList(
-            norm.weighted(nn.Conv2d(a, b, kernel_size=3, padding=1))
+            norm.parametrize(nn.Conv2d(a, b, kernel_size=3, padding=1))
             for a, b in pairwise((self.stream.channels, *widths))
         )
         self.norms = nn.ModuleList(SlotNorms(norm, width, plan.persons) for width in widths)
         hidden = plan.channels(HIDDEN)
-        self.hidden = norm.weighted(nn.Linear(widths[-1] * (frames // 8) * (joints // 8), hidden))
+        self.hidden = norm.parametrize(nn.Linear(widths[-1] * (frames // 8) * (joints // 8), hidden))
         self.hidden_norm = norm(hidden)
         self.activation = norm.activation()
         self.dropout = nn.Dropout(plan.dropout)

@@ -30,7 +30,7 @@ class RefinedGraph(nn.Module):
         self.theta = nn.Conv1d(inside, SUBSETS * relations, 1)
         self.phi = nn.Conv1d(inside, SUBSETS * relations, 1)
         self.refine = nn.Conv2d(SUBSETS * relations, SUBSETS * outside, 1, groups=SUBSETS)
-        self.value = plan.norm.weighted(nn.Conv2d(inside, SUBSETS * outside, 1))
+        self.value = plan.norm.parametrize(nn.Conv2d(inside, SUBSETS * outside, 1))
 
     def topology(self, x_BCTV: Tensor) -> Tensor:
         """(B, K, outside, V, V): from joint v to joint w, for each subset and channel."""

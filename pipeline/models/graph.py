@@ -46,13 +46,19 @@ class Convolved(nn.Module):
 
     def __init__(self, plan: Plan, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = plan.norm.in_front(nn.Conv2d(inside, outside, 1, stride=(stride, 1)))
+        self.convolution = plan.norm.parametrize(nn.Conv2d(inside, outside, 1, stride=(stride, 1)), drop_bias=True)
         self.norms = SlotNorms(plan.norm, outside, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
         """Normalised features, not yet activated."""
         y_BCTV: Tensor = self.norms(self.convolution(x_BCTV), slot)
         return y_BCTV
+
+
+def _dilated(channels: int, stride: int, dilation: int) -> nn.Conv2d:
+    """Return a convolution over KERNEL frames that are `dilation` apart."""
+    padding = (KERNEL // 2 * dilation, 0)
+    return nn.Conv2d(channels, channels, (KERNEL, 1), stride=(stride, 1), padding=padding, dilation=(dilation, 1))
 
 
 class TemporalBranches(nn.Module):
@@ -68,15 +74,10 @@ class TemporalBranches(nn.Module):
         self.bottleneck = Convolved(plan, channels, (BRANCHES - 1) * part)
         self.activation = plan.norm.activation()
         self.dilated = nn.ModuleList(
-            plan.norm.in_front(
-                nn.Conv2d(
-                    part, part, (KERNEL, 1), stride=(stride, 1), padding=(KERNEL // 2 * d, 0), dilation=(d, 1)
-                )
-            )
-            for d in DILATIONS
-        )  # fmt: skip
+            plan.norm.parametrize(_dilated(part, stride, dilation), drop_bias=True) for dilation in DILATIONS
+        )
         self.highest = nn.MaxPool2d((3, 1), stride=(stride, 1), padding=(1, 0))
-        self.frame = plan.norm.in_front(nn.Conv2d(channels, part, 1, stride=(stride, 1)))
+        self.frame = plan.norm.parametrize(nn.Conv2d(channels, part, 1, stride=(stride, 1)), drop_bias=True)
         self.norms = SlotNorms(plan.norm, channels, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:

@@ -29,7 +29,7 @@ class Branch(nn.Module):
             nn.Conv2d(plan.joints, together, 3, padding=1),
             nn.Conv2d(together, paired, 3, padding=1),
         )
-        self.convolutions = nn.ModuleList(map(plan.norm.weighted, convolutions))
+        self.convolutions = nn.ModuleList(map(plan.norm.parametrize, convolutions))
         self.norms = nn.ModuleList(
             SlotNorms(plan.norm, channels, plan.persons) for channels in (point, coordinates, together, paired)
         )
@@ -61,14 +61,14 @@ class Hcn(nn.Module):
         self.branches = nn.ModuleList(Branch(plan, self.stream.channels) for _ in range(2))
         paired, fifth, sixth = map(plan.channels, (PAIRED, FIFTH, SIXTH))
         self.convolutions = nn.ModuleList(
-            plan.norm.weighted(nn.Conv2d(a, b, 3, padding=1)) for a, b in ((2 * paired, fifth), (fifth, sixth))
+            plan.norm.parametrize(nn.Conv2d(a, b, 3, padding=1)) for a, b in ((2 * paired, fifth), (fifth, sixth))
         )
         self.norms = nn.ModuleList(SlotNorms(plan.norm, channels, plan.persons) for channels in (fifth, sixth))
         self.drop_channels = nn.Dropout2d(plan.dropout)
         hidden = plan.channels(HIDDEN)
         # The coordinates' axis must survive four halvings, whatever the width.
         self.columns = max(1, plan.channels(COORDINATES) // least)
-        self.hidden = plan.norm.weighted(nn.Linear(sixth * (plan.frames // least) * self.columns, hidden))
+        self.hidden = plan.norm.parametrize(nn.Linear(sixth * (plan.frames // least) * self.columns, hidden))
         self.hidden_norm = plan.norm(hidden)
         self.activation = plan.norm.activation()
         self.dropout = nn.Dropout(plan.dropout)

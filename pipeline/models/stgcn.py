@@ -28,7 +28,7 @@ class AdaptiveGraph(nn.Module):
         convolution = nn.Conv2d(inside, SUBSETS * outside, 1)
         # A joint adds up K messages: as small as from a layer that sees K times as many channels.
         convolution.weight.data /= SUBSETS**0.5
-        self.convolution = plan.norm.in_front(convolution)
+        self.convolution = plan.norm.parametrize(convolution, drop_bias=True)
 
     def forward(self, x_BCTV: Tensor) -> Tensor:
         """Features (B, outside, T, V), not normalised."""

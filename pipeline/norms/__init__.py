@@ -1,43 +1,33 @@
-"""NORMS: name -> what stands at a norm's place. The only package that names a normalization layer.
+"""NORMS: name -> Kind. The only package that names a normalization layer.
 
-`batch` has the layers with statistics of the batch, `sample` those without, `weights` what is done to the weights in
-front of a norm, `input` the norm of the coordinates. A model gets a `Norm` and asks it for all four things that depend
-on the kind: the layer, its activation, the convolution or linear layer in front, and the input norm.
-To add a norm: write it there, name it in NORMS; the tests are parametrised over the dictionary.
+To add a norm: one file here with its layer and its Kind, and one entry in NORMS. Tests, the search space and the arms
+of studies follow from the registry. Shared parts: `kind` (Kind), `factory` (the Norm that a model receives), `batch`
+(statistics of the batch), `weights` (standardized weights), `input` (norm of the coordinates).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from pipeline import distributed
-from pipeline.norms.batch import (
-    BatchInstanceNorm,
-    BatchNorm,
-    BatchRenorm,
-    EvoNormB0,
-    FrozenBatchNorm,
-    GhostBatchNorm,
-)
-from pipeline.norms.input import INPUTS, InputNorm
-from pipeline.norms.sample import (
-    ChannelLayerNorm,
-    ChannelRMSNorm,
-    DynamicTanh,
-    EvoNormS0,
-    FilterResponseNorm,
-    InstanceNorm,
-)
-from pipeline.norms.weights import (
-    ScaledWeightStandardization,
-    WeightStandardization,
-    clip_gradients,
-    standardized,
-)
+from pipeline.norms.batch_instance import BIN
+from pipeline.norms.batch_renorm import BATCH_RENORM
+from pipeline.norms.bn import BN, SYNC_BN, BatchNorm
+from pipeline.norms.dynamic_tanh import DYT
+from pipeline.norms.evonorm import EVONORM_B0, EVONORM_S0
+from pipeline.norms.factory import Norm
+from pipeline.norms.filter_response import FRN_TLU
+from pipeline.norms.frozen_batch import FROZEN_BN
+from pipeline.norms.ghost_batch import GHOST_BN
+from pipeline.norms.group import GN, GN1, WS_GN
+from pipeline.norms.identity import NONE
+from pipeline.norms.input import INPUTS
+from pipeline.norms.instance import IN
+from pipeline.norms.kind import Kind
+from pipeline.norms.layer import LN
+from pipeline.norms.normalizer_free import NF, clip_gradients
+from pipeline.norms.rms import RMS
 
 __all__ = [
     "INPUTS",
@@ -52,6 +42,27 @@ __all__ = [
     "norm_parameters",
 ]
 
+NORMS: dict[str, Kind] = {
+    "none": NONE,
+    "bn": BN,
+    "sync_bn": SYNC_BN,
+    "ghost_bn": GHOST_BN,
+    "batch_renorm": BATCH_RENORM,
+    "frozen_bn": FROZEN_BN,
+    "ln": LN,
+    "gn": GN,
+    "gn1": GN1,
+    "in": IN,
+    "rms": RMS,
+    "ws_gn": WS_GN,
+    "evonorm_s0": EVONORM_S0,
+    "evonorm_b0": EVONORM_B0,
+    "frn_tlu": FRN_TLU,
+    "dyt": DYT,
+    "nf": NF,
+    "bin": BIN,
+}
+
 RECALIBRATE = ("never", "final", "each")
 
 
@@ -60,8 +71,7 @@ class NormConfig:
     """What is between convolution and ReLU, and which bodies share its statistics."""
 
     kind: str = "bn"
-    """Layer: bn, sync_bn, ghost_bn, batch_renorm, frozen_bn, bin, ln, gn, gn1, in, rms, ws_gn, evonorm_s0, evonorm_b0,
-    frn_tlu, dyt, nf, or none."""
+    """Normalization layer, a name in NORMS: bn, gn, ln, ..., or none."""
     persons: str = "masked"
     """Which bodies share a call: loop, fold, masked or per_person (pipeline/models/bodies.py)."""
     mask_max: bool = False
@@ -111,163 +121,18 @@ class NormConfig:
         for name in ("eps", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"norm.{name} {getattr(self, name)} must be above 0")
-        if self.kind == "sync_bn" and not self.sync:
+        if NORMS[self.kind].synchronized and not self.sync:
             raise ValueError(
-                "norm.kind sync_bn with norm.sync off contradicts itself; for a rank's own use norm.kind bn"
+                f"norm.kind {self.kind} with norm.sync off contradicts itself; for a rank's own use norm.kind bn"
             )
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What one name of NORMS stands for."""
-
-    layer: Callable[[int, NormConfig], nn.Module]
-    """Number of channels, settings -> module over x of shape (B, C) or (B, C, T, V)."""
-    activates: bool = False
-    """Whether the layer's formula contains the activation: then no ReLU follows."""
-    weights: type[WeightStandardization] | None = None
-    """How the weights of the convolution or linear layer in front are standardised."""
-    centres: bool = False
-    """Whether the layer takes away what all values of a channel share: a bias in front of it is then without effect."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A kind with its settings: all that a model may ask for, so that it never names a norm."""
-
-    config: NormConfig
-
-    def __call__(self, channels: int) -> nn.Module:
-        """A fresh layer over x (B, C) or (B, C, T, V)."""
-        return NORMS[self.config.kind].layer(channels, self.config)
-
-    def activation(self) -> nn.Module:
-        """What follows the layer: ReLU, or nothing where the kind has an activation of its own."""
-        return nn.Identity() if NORMS[self.config.kind].activates else nn.ReLU()
-
-    def weighted(self, layer: nn.Module) -> nn.Module:
-        """The convolution or linear layer in front of the norm, its weights as the kind wants them."""
-        form = NORMS[self.config.kind].weights
-        return layer if form is None else standardized(layer, form)
-
-    def in_front(self, layer: nn.Conv2d) -> nn.Module:
-        """`weighted`, and without its bias where the norm takes that away again (Ioffe & Szegedy 2015, section 3.2).
-
-        Adding biases and summing their gradients, which are nought, took 11 of the 96 ms of a step of `stgcn` (H200).
-        """
-        if NORMS[self.config.kind].centres:
-            layer.bias = None
-        return self.weighted(layer)
-
-    def input(self, channels: int, joints: int, bodies: int) -> InputNorm | None:
-        """The norm of the coordinates of bodies in x_NCTVM, if one is asked for."""
-        name, config = self.config.input, self.config
-        if name == "none":
-            return None
-        features = channels if name.startswith("c") else channels * joints
-        per_slot, masked = name.startswith("mvc"), name.endswith("masked")
-        return InputNorm(features, bodies, per_slot, masked, config.momentum, config.eps, config.sync)
-
-
 def norm_factory(config: NormConfig) -> Norm:
-    """The settings, bound: called with a number of channels it makes a fresh layer."""
-    return Norm(config)
+    """Return the kind bound to its settings; called with a number of channels it makes a layer."""
+    return Norm(NORMS[config.kind], config)
 
 
 def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Scales, shifts, gains and thresholds: every parameter of fewer than two dimensions but the layers' own biases."""
     biases = {id(m.bias) for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
     return [p for p in model.parameters() if p.dim() <= 1 and id(p) not in biases]
-
-
-def _none(channels: int, config: NormConfig) -> nn.Module:
-    return nn.Identity()
-
-
-def _bn(channels: int, config: NormConfig) -> nn.Module:
-    if config.sync and torch.cuda.is_available() and distributed.world_size() > 1:
-        return nn.SyncBatchNorm(channels, eps=config.eps, momentum=config.momentum)
-    return BatchNorm(channels, config.momentum, config.eps, config.sync)
-
-
-def _ghost_bn(channels: int, config: NormConfig) -> nn.Module:
-    return GhostBatchNorm(channels, config.momentum, config.eps, config.sync, config.ghost)
-
-
-def _batch_renorm(channels: int, config: NormConfig) -> nn.Module:
-    bounds = config.renorm_r, config.renorm_d, config.renorm_steps
-    return BatchRenorm(channels, config.momentum, config.eps, config.sync, *bounds)
-
-
-def _frozen_bn(channels: int, config: NormConfig) -> nn.Module:
-    return FrozenBatchNorm(channels, config.momentum, config.eps, config.sync, config.freeze_after)
-
-
-def _bin(channels: int, config: NormConfig) -> nn.Module:
-    return BatchInstanceNorm(channels, config.momentum, config.eps, config.sync)
-
-
-def _evonorm_b0(channels: int, config: NormConfig) -> nn.Module:
-    return EvoNormB0(channels, config.momentum, config.eps, config.sync)
-
-
-def _evonorm_s0(channels: int, config: NormConfig) -> nn.Module:
-    return EvoNormS0(channels, _groups(channels, config), config.eps)
-
-
-def _ln(channels: int, config: NormConfig) -> nn.Module:
-    return ChannelLayerNorm(channels, eps=config.eps)
-
-
-def _rms(channels: int, config: NormConfig) -> nn.Module:
-    return ChannelRMSNorm(channels, eps=config.eps)
-
-
-def _in(channels: int, config: NormConfig) -> nn.Module:
-    return InstanceNorm(channels, eps=config.eps, affine=True)
-
-
-def _gn(channels: int, config: NormConfig) -> nn.Module:
-    return nn.GroupNorm(_groups(channels, config), channels, eps=config.eps)
-
-
-def _gn1(channels: int, config: NormConfig) -> nn.Module:
-    return nn.GroupNorm(1, channels, eps=config.eps)
-
-
-def _frn_tlu(channels: int, config: NormConfig) -> nn.Module:
-    return FilterResponseNorm(channels, config.eps)
-
-
-def _dyt(channels: int, config: NormConfig) -> nn.Module:
-    return DynamicTanh(channels)
-
-
-def _groups(channels: int, config: NormConfig) -> int:
-    if channels % config.groups:
-        raise ValueError(f"norm.groups {config.groups} does not divide {channels} channels; choose a divisor")
-    return config.groups
-
-
-NORMS: dict[str, Kind] = {
-    "none": Kind(_none),
-    # bn: BatchNorm, over all ranks as norm.sync says. sync_bn: the same, over all ranks or not at all.
-    # Over several GPUs both are nn.SyncBatchNorm, over several CPU ranks its twin (batch.BatchNorm).
-    "bn": Kind(_bn, centres=True),
-    "sync_bn": Kind(_bn, centres=True),
-    "ghost_bn": Kind(_ghost_bn, centres=True),
-    "batch_renorm": Kind(_batch_renorm),
-    "frozen_bn": Kind(_frozen_bn, centres=True),  # until it is frozen, and then it has the layers of the bn it loaded
-    "ln": Kind(_ln),
-    "gn": Kind(_gn),  # Wu & He 2018, arXiv 1803.08494
-    "gn1": Kind(_gn1),  # the "LayerNorm" over all of C, T, V; arXiv 1607.06450
-    "in": Kind(_in, centres=True),
-    "rms": Kind(_rms),
-    "ws_gn": Kind(_gn, weights=WeightStandardization),
-    "evonorm_s0": Kind(_evonorm_s0, activates=True),
-    "evonorm_b0": Kind(_evonorm_b0, activates=True),
-    "frn_tlu": Kind(_frn_tlu, activates=True),
-    "dyt": Kind(_dyt),
-    "nf": Kind(_none, weights=ScaledWeightStandardization),
-    "bin": Kind(_bin, centres=True),
-}

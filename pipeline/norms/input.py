@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.norms.batch import BatchNorm
+from pipeline.norms.bn import BatchNorm
 
 INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
 

@@ -9,12 +9,10 @@ import torch
 from pipeline.config import Config, from_dict
 from pipeline.models import build_model
 from pipeline.norms import NORMS
-from tuning.space import SPACE, Choice, draw, has_groups, has_running_statistics, nested
+from tuning.space import SPACE, Choice, draw, nested
 
 VALUES = [(name, value) for name, how in SPACE.items() if isinstance(how, Choice) for value in how.values]
 BOUNDS = [(name, bound) for name, how in SPACE.items() if not isinstance(how, Choice) for bound in (how.low, how.high)]
-RUNNING = {"bn", "sync_bn", "ghost_bn", "batch_renorm", "frozen_bn", "evonorm_b0", "bin"}
-GROUPED = {"gn", "ws_gn", "evonorm_s0"}
 
 
 def draws(number: int) -> list[dict[str, Any]]:
@@ -39,19 +37,13 @@ def test_a_name_that_the_trainer_does_not_know_is_refused_with_the_nearest() -> 
         from_dict(nested({"data": "a.h5", "out": "run", "norm.kinds": "bn"}))
 
 
-@pytest.mark.parametrize("kind", NORMS)
-def test_momentum_and_groups_matter_where_the_literature_says(kind: str) -> None:
-    """What the layers answer when they are asked."""
-    assert has_running_statistics(kind) == (kind in RUNNING)
-    assert has_groups(kind) == (kind in GROUPED)
-
-
 def test_no_setting_is_drawn_that_would_change_nothing() -> None:
     """Momentum, groups, masks and decay appear exactly where they matter, over many draws."""
     for drawn in draws(300):
-        kind = drawn["norm.kind"]
-        assert ("norm.momentum" in drawn) == (kind in RUNNING or drawn["norm.input"] != "none")
-        assert ("norm.groups" in drawn) == (kind in GROUPED)
+        kind = NORMS[drawn["norm.kind"]]
+        assert ("norm.momentum" in drawn) == (kind.running_statistics or drawn["norm.input"] != "none")
+        for setting in ("groups", "ghost", "renorm_steps", "freeze_after", "clip"):
+            assert (f"norm.{setting}" in drawn) == (setting in kind.settings)
         assert ("norm.mask_max" in drawn) == (drawn["norm.persons"] != "masked")
         assert ("norm.decay" in drawn) == (drawn["optim.weight_decay"] > 0)
 

@@ -1,6 +1,5 @@
 """norms: every norm of the dictionary against a plain formula, its contract, and statistics over ranks."""
 
-import ast
 import copy
 import importlib
 import itertools
@@ -31,7 +30,7 @@ from pipeline.norms import (
     norm_factory,
     norm_parameters,
 )
-from pipeline.norms.weights import RELU_GAIN
+from pipeline.norms.normalizer_free import RELU_GAIN, ScaledWeightStandardization
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode keeps test folders off the path
 import norm_formulas as plain
@@ -41,7 +40,7 @@ from sync_ranks import outcome
 RANKS = Path(__file__).with_name("sync_ranks.py")
 ROOT = Path(__file__).parents[3]
 
-BATCH_KINDS = [kind for kind in NORMS if batch_norms(nn.Sequential(norm_factory(NormConfig(kind=kind, groups=1))(2)))]
+BATCH_KINDS = [name for name, kind in NORMS.items() if kind.batch_statistics]
 CHANNELS = 4
 
 
@@ -80,9 +79,60 @@ def state(layer: nn.Module) -> plain.State:
     return {name: tensor.double().numpy().copy() for name, tensor in layer.state_dict().items()}
 
 
-def test_every_norm_has_a_formula_to_be_compared_with() -> None:
-    """Whoever names a norm writes its formula a second time."""
-    assert set(FORMULAS) == set(NORMS)
+# The facts that a Kind states.
+
+
+class Spy:
+    """Settings that remember which of them were read."""
+
+    def __init__(self, config: NormConfig) -> None:
+        self.config, self.read = config, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self.config, name)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_the_settings_of_a_kind_are_those_that_its_constructor_reads(kind: str) -> None:
+    """The search space draws a setting only for the kinds that have it. `clip` is read by the training step."""
+    spy = Spy(NormConfig(kind=kind, groups=1))
+    NORMS[kind].layer(CHANNELS, spy)
+    assert spy.read == set(NORMS[kind].settings) - {"clip"}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_batch_and_running_statistics_are_as_stated(kind: str) -> None:
+    """Another row changes a row's output exactly if the kind has batch statistics."""
+    layer = worn(kind).train()
+    together, alone = copy.deepcopy(layer)(data()), layer(data()[:6])
+    assert torch.allclose(together[:6], alone, atol=1e-6) is not NORMS[kind].batch_statistics
+    assert (getattr(layer, "running_mean", None) is not None) is NORMS[kind].running_statistics
+    assert bool(batch_norms(nn.Sequential(layer))) is NORMS[kind].batch_statistics
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_centres_is_as_stated(kind: str) -> None:
+    """In training a constant per channel has no effect behind a norm that centres, and an effect behind others."""
+    torch.manual_seed(0)
+    layer = fresh(kind, freeze_after=10).train()
+    x, bias_C = torch.randn(8, CHANNELS, 5, 3), torch.tensor([-1.0, 0.5, 2.0, 3.0])
+    assert torch.allclose(layer(x), layer(x + bias_C[:, None, None]), atol=1e-3) is NORMS[kind].centres
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_an_activation_follows_unless_the_kind_has_one(kind: str) -> None:
+    """ReLU of -1 is 0."""
+    out = norm_factory(NormConfig(kind=kind)).activation()(torch.tensor([-1.0, 2.0]))
+    assert out.tolist() == ([-1, 2] if NORMS[kind].activates else [0, 2])
+
+
+# Formulas.
+
+
+def formula(kind: str) -> Callable[[plain.Array, plain.State, bool], plain.Array]:
+    """Return the plain formula of a kind; a kind without one skips the comparison, and pytest's summary names it."""
+    return FORMULAS.get(kind) or pytest.skip(f"norm_formulas.py has no formula for {kind}")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -90,7 +140,7 @@ def test_every_norm_has_a_formula_to_be_compared_with() -> None:
 def test_a_norm_is_its_formula(kind: str, training: bool) -> None:
     """To 1e-12 in float64, to 1e-5 in float32."""
     layer, x = worn(kind).train(training), data()
-    expected = torch.from_numpy(FORMULAS[kind](x.numpy(), state(layer), training))
+    expected = torch.from_numpy(formula(kind)(x.numpy(), state(layer), training))
     single = copy.deepcopy(layer).float()
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(single(x.float()), expected.float(), rtol=1e-5, atol=1e-5)
@@ -131,7 +181,7 @@ def test_standardised_weights_are_those_of_timm(kind: str, theirs: str) -> None:
     gamma = {"gamma": RELU_GAIN} if kind == "nf" else {}
     other = getattr(timm_layers(), theirs)(3, 8, 3, padding=1, bias=False, **gamma)
     other.weight.data.copy_(convolution.weight)
-    ours = norm_factory(NormConfig(**settings(kind))).weighted(convolution)
+    ours = norm_factory(NormConfig(**settings(kind))).parametrize(convolution)
     x = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), other(x), rtol=1e-5, atol=1e-5)
 
@@ -141,7 +191,7 @@ def test_an_average_of_1e4_does_not_drown_the_spread(kind: str) -> None:
     """Float32 against the formula in float64 on the same numbers; E[x^2] - E[x]^2 would be off by more than 1."""
     layer, x = fresh(kind, renorm_steps=0).train(), (1e4 + data()).float()
     layer.num_batches_tracked = torch.tensor(0)
-    expected = FORMULAS[kind](x.double().numpy(), state(layer), training=True)
+    expected = formula(kind)(x.double().numpy(), state(layer), training=True)
     if kind == "batch_renorm":  # its first update is BatchNorm's
         expected = FORMULAS["bn"](x.double().numpy(), state(layer), training=True)
     error = np.abs(layer(x).double().detach().numpy() - expected).max() / max(1.0, np.abs(expected).max())
@@ -320,7 +370,7 @@ def test_variance_zero_is_finite(kind: str, shape: tuple[int, ...]) -> None:
 def test_half_precision_in_half_precision_out(kind: str) -> None:
     """bfloat16 activations, as under autocast: statistics are kept in float32."""
     layer, x = fresh(kind).train(), data(64, (8, 8)).bfloat16()
-    if kind in ("gn", "gn1", "ws_gn", "ln", "rms", "in"):
+    if isinstance(layer, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.InstanceNorm2d):  # torch's take one type
         layer = layer.bfloat16()
     y = layer(x)
     expected = fresh(kind).train()(x.float())
@@ -380,11 +430,11 @@ def test_weights_in_front_of_a_norm(kind: str, make: Any) -> None:
     """Standardised per output unit where the kind says so, else as they were; gradients by finite differences."""
     torch.manual_seed(0)
     plain_layer = make().double()
-    layer = norm_factory(NormConfig(kind=kind)).weighted(copy.deepcopy(plain_layer)).double()
+    layer = norm_factory(NormConfig(kind=kind)).parametrize(copy.deepcopy(plain_layer)).double()
     weight = plain_layer.weight.detach().flatten(1)
-    if kind in ("ws_gn", "nf"):
+    if NORMS[kind].weights:
         expected = (weight - weight.mean(1, keepdim=True)) / torch.sqrt(weight.var(1, correction=0)[:, None] + 1e-6)
-        if kind == "nf":
+        if NORMS[kind].weights is ScaledWeightStandardization:
             expected = expected * math.sqrt(2 / (1 - 1 / math.pi)) / math.sqrt(weight.shape[1])
         torch.testing.assert_close(layer.weight.detach().flatten(1), expected)
         form = layer.parametrizations["weight"][0]
@@ -401,7 +451,7 @@ def test_scaled_weights_keep_the_variance_through_relus() -> None:
     for kind in ("nf", "none"):
         norm, x = norm_factory(NormConfig(kind=kind)), torch.randn(256, 512)
         for _ in range(10):
-            x = norm.weighted(nn.Linear(512, 512, bias=False))(torch.relu(x))
+            x = norm.parametrize(nn.Linear(512, 512, bias=False))(torch.relu(x))
         spread[kind] = x.std().item()
     assert 0.6 < spread["nf"] < 1.6
     assert spread["none"] < 0.05
@@ -411,7 +461,7 @@ def test_adaptive_clipping_bounds_each_unit_and_spares_the_last_layer() -> None:
     """|g| <= factor * max(|w|, eps) unit by unit; small gradients and layers without scaled weights untouched."""
     torch.manual_seed(0)
     norm = norm_factory(NormConfig(kind="nf"))
-    model = nn.Sequential(norm.weighted(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, 2))
+    model = nn.Sequential(norm.parametrize(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, 2))
     model(100 * torch.randn(32, 6)).square().sum().backward()
     weight = model[0].parametrizations["weight"].original
     weight.grad[0] *= 1e-9
@@ -425,11 +475,11 @@ def test_adaptive_clipping_bounds_each_unit_and_spares_the_last_layer() -> None:
     assert all(torch.equal(p.grad, g) for p, g in zip(last, before[-2:], strict=True))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in NORMS if kind != "nf"])
+@pytest.mark.parametrize("kind", [name for name in NORMS if NORMS[name].weights is not ScaledWeightStandardization])
 def test_no_other_kinds_gradients_are_clipped(kind: str) -> None:
     """Adaptive clipping belongs to nf."""
     norm = norm_factory(NormConfig(kind=kind, groups=1))
-    model = nn.Sequential(norm.weighted(nn.Linear(6, 4)), norm(4))
+    model = nn.Sequential(norm.parametrize(nn.Linear(6, 4)), norm(4))
     (1e6 * model(torch.randn(32, 6))[:, 0]).sum().backward()
     before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     clip_gradients(model, factor=1e-9)
@@ -440,7 +490,7 @@ def test_no_other_kinds_gradients_are_clipped(kind: str) -> None:
 def test_norm_parameters_are_those_of_norms(kind: str) -> None:
     """All of the layer's, the gain of scaled weights, and no bias of a convolution or linear layer."""
     norm = norm_factory(NormConfig(kind=kind, groups=1))
-    layer, linear = norm(4), norm.weighted(nn.Linear(6, 4))
+    layer, linear = norm(4), norm.parametrize(nn.Linear(6, 4))
     gains = [p for name, p in linear.named_parameters() if name.endswith("gain")]
     expected = {id(p) for p in [*layer.parameters(), *gains]}
     assert {id(p) for p in norm_parameters(nn.Sequential(linear, layer, nn.Conv2d(1, 1, 1)))} == expected
@@ -677,44 +727,11 @@ def test_sync_bn_insists_on_all_ranks() -> None:
         NormConfig(kind="sync_bn", sync=False)
 
 
-@pytest.mark.parametrize("kind", ["gn", "ws_gn", "evonorm_s0"])
+@pytest.mark.parametrize("kind", [name for name in NORMS if NORMS[name].takes_groups])
 def test_groups_must_divide_the_channels(kind: str) -> None:
     """The message names both numbers."""
     with pytest.raises(ValueError, match="norm.groups 5 does not divide 16 channels"):
         norm_factory(NormConfig(kind=kind, groups=5))(16)
-
-
-def norm_names(source: str) -> set[str]:
-    """Names of normalization layers and functions that a program text uses."""
-    layers = {name for name in dir(nn) if "Norm" in name} | {"BatchNorm", "_BatchNorm"}
-    functions = {name for name in dir(nn.functional) if name.endswith("_norm") and "clip" not in name}
-    words = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute):
-            words.add(node.attr)
-        elif isinstance(node, ast.Name):
-            words.add(node.id)
-        elif isinstance(node, ast.alias):
-            words.add(node.name.rpartition(".")[2])
-    return words & (layers | functions)
-
-
-def test_no_normalization_layer_is_named_outside_norms() -> None:
-    """Models ask their Norm; everyone else asks batch_norms."""
-    rooms = [path for room in ("preprocessing", "pipeline", "tuning") for path in (ROOT / room).rglob("*.py")]
-    inside = {ROOT / "pipeline" / room for room in ("norms", "kernels", "normdoctor")}
-    outside = [path for path in rooms if inside.isdisjoint(path.parents)]
-    assert len(outside) > 20
-    named = {path.name: names for path in outside if (names := norm_names(path.read_text()))}
-    assert named == {}
-
-
-@pytest.mark.parametrize(
-    "line", ["torch.nn.BatchNorm2d(3)", "from torch.nn import GroupNorm", "F.layer_norm(x, (3,))", "nn.InstanceNorm2d"]
-)
-def test_the_search_for_names_finds_them(line: str) -> None:
-    """Negative control of the test above."""
-    assert norm_names(line)
 
 
 def test_masked_bodies_never_enter_the_maximum_where_all_features_are_negative() -> None:
@@ -724,13 +741,3 @@ def test_masked_bodies_never_enter_the_maximum_where_all_features_are_negative()
     assert torch.equal(y[0], x[0, ..., 0])
     assert (y[1] < 0).all()
     assert (y[2] == 0).all()
-
-
-@pytest.mark.parametrize("kind", NORMS)
-def test_who_takes_a_bias_away_says_so(kind: str) -> None:
-    """In training a constant added to each channel changes nothing behind these norms, and something behind others."""
-    torch.manual_seed(0)
-    layer = norm_factory(NormConfig(kind=kind, groups=2, ghost=4, freeze_after=10))(4).train()
-    x, bias_C = torch.randn(8, 4, 5, 3), torch.tensor([-1.0, 0.5, 2.0, 3.0])
-    without, with_it = layer(x), layer(x + bias_C[:, None, None])
-    assert torch.allclose(without, with_it, atol=1e-4) == NORMS[kind].centres

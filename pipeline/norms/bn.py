@@ -1,0 +1,120 @@
+"""Batch normalization: per rank or over all ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline import distributed
+from pipeline.kernels import availability
+from pipeline.normdoctor.moments import moments
+from pipeline.norms.batch import BatchStatistics, pooled
+from pipeline.norms.kind import Kind
+
+if TYPE_CHECKING:
+    from pipeline.norms import NormConfig
+
+
+class BatchNorm(BatchStatistics):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over all dimensions but C, on any rank, any device.
+
+    Ioffe & Szegedy 2015, arXiv 1502.03167; over ranks Peng et al. 2018, arXiv 1711.07240. This is the CPU twin of
+    nn.SyncBatchNorm, which refuses CPU tensors; alone it is torch's own kernel, or on a GPU ours.
+    """
+
+    by_moments_alone = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, ...) normalised; by torch's kernels or ours, over several ranks by torch's between the exchanges."""
+        self._check_input_dim(x)
+        if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
+            return (
+                self.by_kernels(x) if self.training and availability.takes_kernels(x) else _BatchNorm.forward(self, x)
+            )
+        if not self.over_ranks:
+            return super().forward(x)
+        mean, variance, count = pooled(*_own_moments(x))
+        if count < 2:
+            return self.too_few(x, int(count))
+        self.remember(mean, variance * (count / (count - 1)))
+        y: Tensor = _OverRanks.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
+        return y
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """The output in training for a batch that this rank holds whole, by our kernel."""
+        from pipeline.kernels.norm import batch_norm
+
+        self.num_batches_tracked.add_(1)
+        return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
+
+    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """This layer's output for x (B, C, ...) by these statistics, through which no gradient flows."""
+        mean_C, variance_C = mean_C.to(self.running_mean), variance_C.to(self.running_var)
+        return nn.functional.batch_norm(x, mean_C, variance_C, self.weight, self.bias, False, 0.0, self.eps)
+
+    def by_batch(self, x: Tensor) -> Tensor:
+        """The output in training for a batch that this rank holds whole; buffers stay as they are."""
+        if x.numel() < 2 * self.num_features:
+            return self.given(x, self.running_mean, self.running_var)
+        return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`moments` of this rank's rows by torch's kernel, without gradient."""
+    with torch.no_grad():
+        if not len(x):
+            return moments(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        count = torch.tensor(x.numel() // x.shape[1], dtype=wide, device=x.device)
+        return mean.to(wide), variance.to(wide), count
+
+
+class _OverRanks(torch.autograd.Function):
+    """Normalise by statistics of all ranks' rows, with the gradient that flows through them.
+
+    dx = w / s (dy - mean dy - xhat mean(dy xhat)), the means over all ranks (Ioffe & Szegedy 2015, section 3). Torch's
+    kernel for given statistics has the first term and both sums; the rest is linear in x.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor, *given: Any) -> Tensor:
+        mean, variance, count, context.eps = given
+        context.save_for_backward(x, weight, mean, variance, count)
+        return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, context.eps)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = context.saved_tensors
+        # In the memory order of x: the kernel is slow where the two differ.
+        order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        grad = gradients[0].contiguous(memory_format=order if x.dim() == 4 else torch.contiguous_format)
+        through, sum_hat, plain = grad, torch.zeros_like(weight), torch.zeros_like(weight)
+        if len(x):
+            through, sum_hat, plain = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, mean, variance, None, None, False, context.eps, [True, True, True]
+            )
+        scale = torch.rsqrt(variance + context.eps)
+        all_plain, all_hat = distributed.total(torch.stack([plain, sum_hat])) / count
+        slope = weight * scale * scale * all_hat
+        level = weight * scale * all_plain - slope * mean
+        if len(x):
+            # level + slope x by the kernel too: one pass, and its sums are as wide as those above.
+            nought = torch.zeros_like(mean)
+            through.sub_(nn.functional.batch_norm(x, nought, nought + 1, slope, level, False, 0.0, 0.0))
+        return through, sum_hat, plain, None, None, None, None
+
+
+def _layer(channels: int, config: NormConfig) -> nn.Module:
+    if config.sync and torch.cuda.is_available() and distributed.world_size() > 1:
+        return nn.SyncBatchNorm(channels, eps=config.eps, momentum=config.momentum)
+    return BatchNorm(channels, config.momentum, config.eps, config.sync)
+
+
+# Over several GPUs both are nn.SyncBatchNorm, over several CPU ranks its equivalent (BatchNorm).
+BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True)
+# The same layer; only the settings differ: it insists on statistics over all ranks.
+SYNC_BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True, synchronized=True)
