@@ -38,10 +38,10 @@ from pipeline.evaluation import accuracies
 from pipeline.models.bodies import BODIES
 from pipeline.train import network, settings_of, with_weights
 from preprocessing import exits, files, ntu
-from preprocessing.arrays import array_clip
-from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile
+from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile, body_index
 from preprocessing.skeleton import RawClip, SkeletonError, parse
 from preprocessing.sources import SUFFIX
+from preprocessing.sources.arrays import array_clip
 from preprocessing.stages import Clip, Decision, apply
 
 SHOWN = 5
@@ -205,8 +205,7 @@ def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
     """The data file that these clips would make."""
     frames_N = np.array([clip.present_MT.shape[1] for clip in cleaned], np.int64)
     bodies_N = np.array([len(clip.present_MT) for clip in cleaned], np.int64)
-    owner_B = np.repeat(np.arange(len(cleaned)), bodies_N)
-    first_N, rows_B = np.cumsum(bodies_N) - bodies_N, frames_N[owner_B]
+    index = body_index(frames_N, bodies_N)
     columns = dict.fromkeys(CLIP_KEYS, np.zeros(len(cleaned), np.int64))
     return SkeletonFile(
         path=Path("memory"),
@@ -219,10 +218,10 @@ def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
         content_sha256="",
         joints_RV3=np.concatenate([clip.joints_MTV3.reshape(-1, *clip.joints_MTV3.shape[2:]) for clip in cleaned]),
         present_R=np.concatenate([clip.present_MT.reshape(-1) for clip in cleaned]),
-        body_clip=owner_B,
-        body_slot=np.arange(len(owner_B)) - first_N[owner_B],
-        body_start=np.cumsum(rows_B) - rows_B,
-        clips=columns | {"frames": frames_N, "first_body": first_N, "bodies": bodies_N},
+        body_clip=index.clip_B,
+        body_slot=index.slot_B,
+        body_start=index.start_B,
+        clips=columns | {"frames": frames_N, "first_body": index.first_body_N, "bodies": bodies_N},
         splits={},
         default_protocol="",
     )

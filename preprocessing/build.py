@@ -18,16 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing import engines, exits
-from preprocessing.batches import Batch, Refusal, Work, cut, make
-from preprocessing.entries import Source, SourceError
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
-from preprocessing.hdf5 import Contents, open_file, write
+from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import open_sources
+from preprocessing.sources.entries import ClipSource, SourceError
 from preprocessing.splits import CountError, coverage
-from preprocessing.stages import RECIPES, Marks, describe, recipe
+from preprocessing.stages import RECIPES, Landmarks, describe, recipe
+from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
 
 MAX_REJECTED = 0.05
 TEXT_PER_ROW = 10.0  # bytes of text to a byte of rows: 9 in real recordings, so what is asked for is surely needed
@@ -85,14 +85,14 @@ def build(options: Options, console: Console) -> Manifest:
     _check(options)
     source = open_sources(options.sources)
     try:
-        stages = recipe(options.recipe, source.kinect, source.marks, options.add)
+        stages = recipe(options.recipe, source.kinect, source.landmarks, options.add)
     except ValueError as error:
         raise SourceError(str(error)) from None
     manifest = Manifest(
         recipe=describe(options.recipe, stages),
         inputs=[describe_input(path) for path in sorted(options.sources, key=str)],
         found=len(source.entries) + len(source.unusable),
-        refused=[Refusal(error.name, error.line, error.reason, str(error)) for error in source.unusable],
+        refused=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
     )
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
@@ -127,7 +127,7 @@ def _check(options: Options) -> None:
     try:
         require_suffix("--out", options.out, ".h5", ".hdf5")
         if options.recipe not in RECIPES:
-            recipe(options.recipe, True, Marks(0))
+            recipe(options.recipe, True, Landmarks(0))
     except ValueError as error:
         raise SourceError(str(error)) from None
     if options.engine not in engines.ENGINES:
@@ -150,10 +150,10 @@ def _judge(manifest: Manifest, options: Options) -> None:
 
 
 def _run(
-    source: Source, work: Work, ledger: Ledger, manifest: Manifest, options: Options, console: Console
+    source: ClipSource, work: Work, ledger: Ledger, manifest: Manifest, options: Options, console: Console
 ) -> np.ndarray:
     """All clips into the ledger's spool: (N, 3) positions of the clips kept, their frames and bodies."""
-    shapes = [_tally(manifest, batch) for batch in ledger.done]
+    shapes = [_tally(manifest, unit) for unit in ledger.done]
     if ledger.next:
         console.print(
             f"taking up the build of {options.out} at clip {ledger.next} of {len(source.entries)}",
@@ -163,32 +163,32 @@ def _run(
     left = sum(entry.size for entry in source.entries[ledger.next :])
     require_space(options.out.parent, int(left / TEXT_PER_ROW) if source.kinect else left)
     tokenize(b"")  # loads the compiled code, which workers then find in place
-    batches = engines.ENGINES[options.engine](
+    units = engines.ENGINES[options.engine](
         partial(make, work), cut(source.entries, ledger.next), options.workers, options.address
     )
     with _progress(console) as progress:
         task = progress.add_task("build", total=len(source.entries), completed=ledger.next, clips=0.0, megabytes=0.0)
         began, clips, read = time.monotonic(), 0, 0
-        for batch in batches:
-            ledger.add(batch)
-            shapes.append(_tally(manifest, batch))
-            clips, read = clips + batch.entries, read + batch.read
+        for unit in units:
+            ledger.add(unit)
+            shapes.append(_tally(manifest, unit))
+            clips, read = clips + unit.entries, read + unit.read
             seconds = max(time.monotonic() - began, 1e-3)
             progress.update(
-                task, advance=batch.entries, clips=clips / seconds, megabytes=read / seconds / 1e6, refresh=True
+                task, advance=unit.entries, clips=clips / seconds, megabytes=read / seconds / 1e6, refresh=True
             )
     manifest.rows = ledger.spool.rows
     return np.concatenate([np.zeros((0, 3), np.int64), *shapes])
 
 
-def _tally(manifest: Manifest, batch: Batch) -> np.ndarray:
-    """A batch into the manifest; the shapes of its clips, packed."""
-    manifest.skipped.update(batch.skipped)
-    manifest.refused += batch.refused
-    manifest.decisions += batch.decisions
-    manifest.clips += len(batch.shapes)
-    manifest.bodies += sum(shape.bodies for shape in batch.shapes)
-    return np.array(batch.shapes, np.int64).reshape(-1, 3)
+def _tally(manifest: Manifest, unit: WorkUnit) -> np.ndarray:
+    """A unit into the manifest; the shapes of its clips, packed."""
+    manifest.skipped.update(unit.skipped)
+    manifest.refused += unit.refused
+    manifest.decisions += unit.decisions
+    manifest.clips += len(unit.shapes)
+    manifest.bodies += sum(shape.bodies for shape in unit.shapes)
+    return np.array(unit.shapes, np.int64).reshape(-1, 3)
 
 
 def _progress(console: Console) -> Progress:
@@ -204,21 +204,19 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _contents(source: Source, shapes_N3: np.ndarray, manifest: Manifest) -> Contents:
+def _contents(source: ClipSource, shapes_N3: np.ndarray, manifest: Manifest) -> Contents:
     kept, frames_N, bodies_N = shapes_N3.T
     clips = {key: values[kept] for key, values in source.columns.items()}
-    first_N = np.cumsum(bodies_N) - bodies_N
+    index = body_index(frames_N, bodies_N)
     clips |= {
         "name": np.array([source.entries[i].name for i in kept]),
         "frames": frames_N,
-        "first_body": first_N,
+        "first_body": index.first_body_N,
         "bodies": bodies_N,
     }
     manifest.splits = source.splits(kept)
     if source.kinect:
         manifest.coverage = coverage(source.columns, kept, manifest.splits)
-    owner_B = np.repeat(np.arange(len(kept)), bodies_N)
-    rows_B = frames_N[owner_B]
     return Contents(
         dataset=source.dataset,
         recipe=manifest.recipe,
@@ -226,9 +224,9 @@ def _contents(source: Source, shapes_N3: np.ndarray, manifest: Manifest) -> Cont
         bones=source.bones,
         fps=source.fps,
         class_names=source.class_names,
-        body_clip=owner_B,
-        body_slot=np.arange(len(owner_B)) - first_N[owner_B],
-        body_start=np.cumsum(rows_B) - rows_B,
+        body_clip=index.clip_B,
+        body_slot=index.slot_B,
+        body_start=index.start_B,
         clips=clips,
         splits=manifest.splits.parts,
         default_protocol=manifest.splits.default,

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from preprocessing import exits, ntu
 from preprocessing.files import publish, require_space, require_suffix
-from preprocessing.hdf5 import SLOTS, SkeletonFile, open_file, write_dense
+from preprocessing.hdf5 import SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
 
 SECOND = ("zeros", "copy")
 
@@ -52,28 +52,6 @@ class Options:
     """ctr: the split; empty: the file's default."""
     second: str = ""
     """ctr: second half of a clip with one actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for 120."""
-
-
-def clip_rows(file: SkeletonFile, clip: int) -> np.ndarray:
-    """(M, T, V, 3) float32 metres: the bodies of one clip, rows of absent frames zero."""
-    first, count = int(file.clips["first_body"][clip]), int(file.clips["bodies"][clip])
-    frames = int(file.clips["frames"][clip])
-    joints_MTV3 = np.zeros((count, frames, *file.joints_RV3.shape[1:]), np.float32)
-    for body in range(first, first + count):
-        start = int(file.body_start[body])
-        joints_MTV3[file.body_slot[body]] = file.joints_RV3[start : start + frames]
-    return joints_MTV3
-
-
-def clip_present(file: SkeletonFile, clip: int) -> np.ndarray:
-    """(M, T) bool: where each body of one clip was tracked."""
-    first, count = int(file.clips["first_body"][clip]), int(file.clips["bodies"][clip])
-    frames = int(file.clips["frames"][clip])
-    starts = file.body_start[first : first + count]
-    present_MT = np.zeros((count, frames), bool)
-    for slot, start in zip(file.body_slot[first : first + count], starts, strict=True):
-        present_MT[slot] = file.present_R[start : start + frames]
-    return present_MT
 
 
 def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np.ndarray:

@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from preprocessing import exits
-from preprocessing.export import clip_present, clip_rows
 from preprocessing.files import publish_text, require_suffix
-from preprocessing.hdf5 import PARTS, SkeletonFile, open_file
+from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, open_file
+from preprocessing.manifest import read_manifest
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, render, text
 from preprocessing.pages.player import PlayerData, file_clip, player_data
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import open_sources
-from preprocessing.view import read_manifest
 
 BINS = 24  # of the histogram of frames
 EXAMPLES = 12  # clips that the page plays

@@ -1,6 +1,6 @@
 """What a build has done so far, so that one that was killed goes on where it stopped and ends with the same bytes.
 
-A folder beside the output holds the rows (a Spool) and one line a batch. A line is written after its rows, carries
+A folder beside the output holds the rows (a Spool) and one line a unit. A line is written after its rows, carries
 their CRC-32 and its own, and counts only if both fit: so whatever a kill or a power cut tore is done again.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from isal import isal_zlib
 
-from preprocessing.batches import Batch, Refusal, Shape
-from preprocessing.entries import Entry
 from preprocessing.hdf5 import Spool
+from preprocessing.sources.entries import Entry
 from preprocessing.stages import Decision
+from preprocessing.work_units import Quarantined, Shape, WorkUnit
 
 LINES = "ledger"
 
@@ -36,7 +36,7 @@ class Ledger:
 
     def __init__(self, folder: Path, identity: str, joints: int) -> None:
         self.folder = folder
-        self.done: list[Batch] = []
+        self.done: list[WorkUnit] = []
         """Batches of an earlier attempt, without their rows."""
         kept = 0
         if not (folder / LINES).is_file() or next(_lines(folder / LINES), (0, None))[1] != {"identity": identity}:
@@ -47,10 +47,10 @@ class Ledger:
         lines = _lines(folder / LINES)
         kept, _ = next(lines)
         for end, record in lines:
-            batch = _batch(record)
+            unit = _unit(record)
             if not self.spool.recover(record["rows"], record["crc"]):
                 break
-            self.done.append(batch)
+            self.done.append(unit)
             kept = end
         self.spool.cut()
         self._file = open(folder / LINES, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
@@ -62,12 +62,12 @@ class Ledger:
         """Position of the first entry that is still to be done."""
         return self.done[-1].first + self.done[-1].entries if self.done else 0
 
-    def add(self, batch: Batch) -> None:
-        """Append the rows of a batch, then its line."""
-        self.spool.extend(batch.joints, batch.present)
+    def add(self, unit: WorkUnit) -> None:
+        """Append the rows of a unit, then its line."""
+        self.spool.extend(unit.joints, unit.present)
         self.spool.flush()
-        record = batch._replace(joints=b"", present=b"")._asdict()
-        record |= {"rows": len(batch.present), "crc": _crc(batch.joints, batch.present)}
+        record = unit._replace(joints=b"", present=b"")._asdict()
+        record |= {"rows": len(unit.present), "crc": _crc(unit.joints, unit.present)}
         self._file.write(_line({key: value for key, value in record.items() if key not in ("joints", "present")}))
 
     def close(self) -> None:
@@ -101,8 +101,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             yield end, json.loads(line[9:])
 
 
-def _batch(record: dict[str, Any]) -> Batch:
-    return Batch(
+def _unit(record: dict[str, Any]) -> WorkUnit:
+    return WorkUnit(
         first=record["first"],
         entries=record["entries"],
         read=record["read"],
@@ -110,6 +110,6 @@ def _batch(record: dict[str, Any]) -> Batch:
         present=b"",
         shapes=[Shape(*shape) for shape in record["shapes"]],
         decisions=[Decision(*decision) for decision in record["decisions"]],
-        refused=[Refusal(*refusal) for refusal in record["refused"]],
+        refused=[Quarantined(*refusal) for refusal in record["refused"]],
         skipped=[(name, reason) for name, reason in record["skipped"]],
     )

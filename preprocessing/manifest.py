@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preprocessing.batches import Refusal
-from preprocessing.files import publish_json, sha256_file
+from preprocessing.files import publish_json, read_json, sha256_file
 from preprocessing.splits import Splits
 from preprocessing.stages import Decision
+from preprocessing.work_units import Quarantined
 
 SCHEMA = "skelnorm-manifest/1"
 
@@ -23,7 +23,7 @@ class Manifest:
     inputs: list[dict[str, Any]]
     found: int
     decisions: list[Decision] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[Quarantined] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # clip name -> reason
     clips: int = 0
     bodies: int = 0
@@ -80,6 +80,21 @@ class Manifest:
 def manifest_path(path: Path) -> Path:
     """FILE.h5 -> FILE.manifest.json."""
     return path.with_suffix(".manifest.json")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a built file as JSON; one without inputs and decisions if there is none.
+
+    Args:
+        path: The built file FILE.h5.
+
+    Raises:
+        IntegrityError: The manifest is damaged.
+    """
+    beside = manifest_path(path)
+    if not beside.is_file():
+        return {"inputs": [], "decisions": []}
+    return read_json(beside, "inputs", "decisions")
 
 
 def describe_input(path: Path) -> dict[str, Any]:

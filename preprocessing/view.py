@@ -11,14 +11,13 @@ from typing import Annotated, Any
 import tyro
 
 from preprocessing import exits
-from preprocessing.entries import Source, SourceError
-from preprocessing.files import publish_text, read_json, require_suffix
+from preprocessing.files import publish_text, require_suffix
 from preprocessing.hdf5 import SkeletonFile, open_file
-from preprocessing.manifest import manifest_path
+from preprocessing.manifest import read_manifest
 from preprocessing.pages import Provenance, render
 from preprocessing.pages.player import BodyTrack, ClipMotion, Panel, file_panel, pack, player_data
 from preprocessing.skeleton import RawClip, SkeletonError
-from preprocessing.sources import open_sources
+from preprocessing.sources import ClipSource, SourceError, open_sources
 
 MOST = 200  # clips per page: each adds about 100 kB
 DROPPING = ("length", "spread", "motion", "actors")
@@ -62,14 +61,6 @@ class Options:
     """Folders, zips or the array file that hold the recordings now, if the manifest's place is out of date."""
     most: int = 12
     """Number of clips when none is named."""
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest beside a built file, or an empty one."""
-    beside = manifest_path(path)
-    if not beside.is_file():
-        return {"inputs": [], "decisions": []}
-    return read_json(beside, "inputs", "decisions")
 
 
 def choose(file: SkeletonFile, decisions: dict[str, list[dict[str, Any]]], options: Options) -> list[int]:
@@ -149,7 +140,7 @@ def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: Options) -
     return clips
 
 
-def _recordings(options: Options, manifest: dict[str, Any]) -> tuple[Source | None, str]:
+def _recordings(options: Options, manifest: dict[str, Any]) -> tuple[ClipSource | None, str]:
     """Return the recordings, or None and why they are not shown."""
     paths = options.raw or tuple(Path(one["source"]) for one in manifest["inputs"])
     if not paths:

@@ -19,7 +19,7 @@ from pipeline import settings
 from pipeline.data.streams import STREAMS
 from pipeline.models.bodies import BODIES
 from pipeline.settings import Choice, Range
-from preprocessing.hdf5 import SkeletonFile, open_file
+from preprocessing.hdf5 import SkeletonFile, first_rows, open_file
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
@@ -87,9 +87,7 @@ class Clips:
         self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(self.home)
         self.label_N = torch.from_numpy(np.asarray(file.clips["label"], dtype=np.int64)).to(device)
         self.subject_N = torch.from_numpy(np.asarray(file.clips["subject"], dtype=np.int64))
-        start_NM = np.full((len(self.label_N), BODIES), -1, dtype=np.int64)
-        start_NM[np.asarray(file.body_clip), np.asarray(file.body_slot)] = np.asarray(file.body_start)
-        self.start_NM = torch.from_numpy(start_NM).to(self.home)
+        self.start_NM = torch.from_numpy(first_rows(file, BODIES)).to(self.home)
 
     def sorted_by(self, order: str) -> Tensor:
         """(N,) what a sorted order of clips sorts by."""

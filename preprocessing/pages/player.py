@@ -8,8 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from preprocessing.export import clip_present, clip_rows
-from preprocessing.hdf5 import SkeletonFile
+from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows
 
 
 class BodyTrack(TypedDict):

@@ -131,7 +131,7 @@ def test_data_outside_the_file_is_refused(file: Path) -> None:
     with h5py.File(file, "r+") as opened:
         del opened["frames/present"]
         opened["frames/present"] = h5py.ExternalLink("other.h5", "/x")
-    assert verify(file) == ["frames/present is a link out of its place"]
+    assert verify(file) == ["frames/present is a link to another place"]
 
 
 def test_a_missing_array_is_named(file: Path) -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from preprocessing.skeleton import RawClip, SkeletonError, Track, parse
-from preprocessing.stages import Marks, Stage, apply, recipe, run
+from preprocessing.stages import Landmarks, Stage, apply, recipe, run
 
-MARKS = Marks(1, (4, 8), (20, 0))
+MARKS = Landmarks(1, (4, 8), (20, 0))
 T = 40
 Shape = tuple[int, ...]
 
 
 def stages(name: str, until: str = "") -> tuple[Stage, ...]:
     """A recipe, or its stages up to the one named."""
-    every = recipe(name, kinect=True, marks=MARKS)
+    every = recipe(name, kinect=True, landmarks=MARKS)
     last = [stage.name for stage in every].index(until) if until else len(every) - 1
     return every[: last + 1]
 
@@ -90,7 +90,7 @@ def test_pyskl_makes_of_each_case_what_the_original_does(case: str) -> None:
 
 
 def test_the_cases_tell_the_recipes_apart() -> None:
-    exact = recipe("exact", kinect=True, marks=MARKS)
+    exact = recipe("exact", kinect=True, landmarks=MARKS)
     assert shape(CASES["frames 20 to 24 empty"][0], exact) == (40, 35)
     assert shape(CASES["one leaves and returns around another"][0], exact) == (40, 40)
     assert shape(CASES["both wide"][0], exact) == (40, 40)
@@ -141,7 +141,7 @@ def test_ctr_takes_a_frame_for_missing_by_its_sum_not_by_its_values() -> None:
     track.joints_FV3[7] = 0
     track.joints_FV3[7, 3], track.joints_FV3[7, 4] = 1, -1
     assert shape([track, b(range(11))], CTR) == (39, 39)
-    assert shape([track, b(range(11))], recipe("exact", kinect=True, marks=MARKS)) == (40, 40)
+    assert shape([track, b(range(11))], recipe("exact", kinect=True, landmarks=MARKS)) == (40, 40)
 
 
 def test_pyskl_stores_half_precision_and_no_other_change() -> None:
@@ -200,8 +200,8 @@ def test_ctr_reproduces_the_originals_arrays_to_the_last_bit(real_data: Path) ->
         (("ctr", False, MARKS), "raw Kinect recordings"),
         (("exact", True, MARKS, ["yawn"]), "choose from motion, yaw, size"),
         (("ctr", True, MARKS, ["yaw"]), "kept as published"),
-        (("exact", False, MARKS, ["motion"]), "chosen already"),
-        (("exact", False, Marks(0), ["size"]), "spine"),
+        (("exact", False, MARKS, ["motion"]), "already selected"),
+        (("exact", False, Landmarks(0), ["size"]), "spine"),
     ],
 )
 def test_what_does_not_go_together_is_said_in_one_line(arguments: tuple, message: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import batches, build, hdf5, ledger
-from preprocessing.hdf5 import open_file, verify
+from preprocessing import build, ledger, work_units
+from preprocessing.hdf5 import open_file, verify, writer
 from preprocessing.synthetic import main as synthetic
 
 CLIPS = 600
@@ -97,7 +97,7 @@ def half_done(many: Path, out: Path) -> None:
     done = 0
 
     class Enough(ledger.Ledger):
-        def add(self, batch: batches.Batch) -> None:
+        def add(self, batch: work_units.WorkUnit) -> None:
             nonlocal done
             super().add(batch)
             done += 1
@@ -118,12 +118,12 @@ def test_a_resumed_build_reads_no_clip_again(
     out = tmp_path / "a.h5"
     half_done(many, out)
     seen: list[str] = []
-    honest = batches._clip
-    monkeypatch.setattr(batches, "_clip", lambda work, entry: (seen.append(entry.name), honest(work, entry))[1])
+    honest = work_units._clip
+    monkeypatch.setattr(work_units, "_clip", lambda work, entry: (seen.append(entry.name), honest(work, entry))[1])
     # Threads, because what another process sees stays there.
     assert build.main([str(many), "--out", str(out), "--allow-rejects", "--engine", "threads"]) == 0
-    assert len(seen) == CLIPS - 5 * batches.CLIPS
-    assert f"at clip {5 * batches.CLIPS} of {CLIPS}" in capsys.readouterr().err
+    assert len(seen) == CLIPS - 5 * work_units.CLIPS
+    assert f"at clip {5 * work_units.CLIPS} of {CLIPS}" in capsys.readouterr().err
     assert same(out, undisturbed)
 
 
@@ -256,7 +256,7 @@ def test_a_full_disk_is_told_and_touches_nothing_and_the_build_goes_on(
     if foresight < 2:
         monkeypatch.setattr(build, "require_space", lambda *_: None)
     if foresight < 1:
-        monkeypatch.setattr(hdf5, "require_space", lambda *_: None)
+        monkeypatch.setattr(writer, "require_space", lambda *_: None)
     said = []
     for percent in (25, 60, 95, 100, 101):
         subprocess.run(["mount", "-o", f"remount,size={size * percent // 100}k", str(disk)], check=True)

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import sources
-from preprocessing.entries import COLUMNS, SourceError
 from preprocessing.skeleton import SkeletonError
-from preprocessing.sources import open_sources
+from preprocessing.sources import open_sources, skeleton_files, zips
+from preprocessing.sources.entries import COLUMNS, SourceError
 
 Text = Callable[..., bytes]
 Person = Callable[..., np.ndarray]
@@ -64,7 +63,7 @@ def test_a_zip_bomb_is_never_expanded(tmp_path: Path) -> None:
 
 
 def test_a_huge_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    monkeypatch.setattr(zips, "MAX_BYTES", 10)
     packed = pack(tmp_path / "a.zip", {NAME: b"0123456789x"})
     with pytest.raises(SkeletonError, match="too-large"):
         open_sources([packed]).entries[0].read()
@@ -92,7 +91,7 @@ def test_a_body_of_an_array_file_is_absent_where_all_its_joints_are_zero(tmp_pat
 def test_views_become_cameras_and_the_root_of_the_bones_is_the_centre(tmp_path: Path) -> None:
     bones = np.array([[2, 0], [0, 1], [2, 3], [3, 4]])
     source = open_sources([save(tmp_path / "a.npz", view=np.array([1, 2, 1, 2]), bones=bones)])
-    assert source.marks.centre == 2
+    assert source.landmarks.centre == 2
     assert source.columns["camera"].tolist() == [1, 2, 1, 2]
     assert not source.kinect
 
@@ -118,7 +117,7 @@ def test_a_nan_in_an_array_file_is_refused_alone(tmp_path: Path) -> None:
         ({"class_names": np.array(["a"])}, "no class name"),
         ({"split": np.array(["train", "train", "test", "exam"])}, "'exam' is unknown"),
         ({"name": np.array(["a", "b", "b", "c"])}, "'b' occurs twice"),
-        ({"name": np.array([{}, {}, {}, {}])}, "no readable array file"),
+        ({"name": np.array([{}, {}, {}, {}])}, "is not a readable array file"),
     ],
 )
 def test_an_array_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
@@ -138,7 +137,7 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path) -> None:
 
 def first(packed: Path) -> bytes:
     """The bytes of a zip's only recording, as the parser gets them."""
-    (one,) = sources._zip(packed)
+    (one,) = skeleton_files._zip(packed)
     return one.place.read()
 
 
@@ -177,14 +176,14 @@ def test_without_the_checksum_a_flipped_digit_would_be_taken(
     packed.write_bytes(packed.read_bytes().replace(b" 3.0 ", b" 3.5 ", 1))
     with pytest.raises(SkeletonError, match="CRC-32"):
         first(packed)
-    (one,) = sources._zip(packed)
+    (one,) = skeleton_files._zip(packed)
     blind = one.place._replace(crc=zlib.crc32(ntu_text([[(5, person())]]).replace(b" 3.0 ", b" 3.5 ", 1)))
     assert b" 3.5 " in blind.read()
 
 
 def test_a_directory_that_lies_about_a_size_expands_no_more_than_it_says(tmp_path: Path) -> None:
     packed = pack(tmp_path / "a.zip", {NAME: np.random.default_rng(0).bytes(1000) * 2000})
-    (one,) = sources._zip(packed)
+    (one,) = skeleton_files._zip(packed)
     liar = one.place._replace(size=5000)
     with pytest.raises(SkeletonError, match="size and CRC-32"):
         liar.read()
@@ -196,7 +195,7 @@ def test_an_encrypted_or_oddly_compressed_member_is_refused_with_the_remedy(tmp_
         archive.writestr(NAME, b"0\n" * 100)
     with pytest.raises(SkeletonError, match="method 14; use deflate"):
         first(tmp_path / "a.zip")
-    (one,) = sources._zip(tmp_path / "a.zip")
+    (one,) = skeleton_files._zip(tmp_path / "a.zip")
     with pytest.raises(SkeletonError, match="encrypted"):
         one.place._replace(encrypted=True).read()
 
@@ -208,7 +207,7 @@ def test_a_clip_twice_in_one_zip_is_an_error_that_names_both_places(tmp_path: Pa
 
 
 def test_a_zip_that_claims_too_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_TOTAL", 1000)
+    monkeypatch.setattr(zips, "MAX_TOTAL", 1000)
     packed = pack(tmp_path / "a.zip", {NAME: b"0" * 1001})
     with pytest.raises(SourceError, match="claims to hold"):
         open_sources([packed])
@@ -264,8 +263,8 @@ def test_arrays_as_pyskl_lays_them_out_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x_train": np.zeros((2, 9, 149)), "y_train": np.eye(2)}, "150 values a frame"),
-        ({"x_train": np.zeros((2, 9, 150)), "y_train": np.eye(3)}, "one row of y_train"),
+        ({"x_train": np.zeros((2, 9, 149)), "y_train": np.eye(2)}, "150 values per frame"),
+        ({"x_train": np.zeros((2, 9, 150)), "y_train": np.eye(3)}, "one row per clip"),
         ({"x_train": np.zeros((2, 9, 150))}, "has no y_train"),
         ({"keypoint": np.zeros((2, 2, 9, 17, 2)), "label": np.zeros(2, int)}, "3 coordinates"),
         ({"keypoint": np.zeros((2, 2, 9, 17, 3)), "label": np.zeros(3, int)}, "one value for 2 clips"),
@@ -285,7 +284,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     np.savez(tmp_path / "a.npz", X=np.array([Trap()], object), ptr=np.array([0, 1]), label=np.array([0]))
-    with pytest.raises(SourceError, match="no readable array file"):
+    with pytest.raises(SourceError, match="is not a readable array file"):
         open_sources([tmp_path / "a.npz"])
     assert not (tmp_path / "sprung").exists()
     with np.load(tmp_path / "a.npz", allow_pickle=True) as trusting:

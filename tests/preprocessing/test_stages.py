@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from preprocessing.skeleton import RawClip, Track
-from preprocessing.stages import RECIPES, STAGES, Clip, Marks, apply, describe, recipe
+from preprocessing.stages import RECIPES, STAGES, Clip, Landmarks, apply, describe, recipe
 
-EXACT = recipe("exact", kinect=True, marks=Marks(1, (4, 8), (20, 0)))
+EXACT = recipe("exact", kinect=True, landmarks=Landmarks(1, (4, 8), (20, 0)))
 T = 40
 
 
@@ -109,7 +109,7 @@ def test_the_mid_spine_of_actor_1_is_the_origin_in_its_first_frame_and_absent_ro
 
 
 def test_bodies_chosen_by_others_are_only_centred() -> None:
-    stages = recipe("exact", kinect=False, marks=Marks(3))
+    stages = recipe("exact", kinect=False, landmarks=Landmarks(3))
     assert describe("exact", stages) == {"name": "exact", "stages": [{"stage": "centre", "joint": 3}]}
 
 

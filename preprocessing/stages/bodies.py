@@ -1,4 +1,4 @@
-"""What stages work on: the bodies of one clip, and what a rule found out about them."""
+"""Data types of the stages (the bodies of one clip, the effects of a rule) and functions that several stages share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numba import njit
 
 
 class Body(NamedTuple):
-    """One body of a clip on its way through the stages."""
+    """One body of a clip between two stages; F of the clip's frames."""
 
     body_id: int
     frame_F: np.ndarray  # int64, ascending, indices of the clip's frames
@@ -21,19 +21,19 @@ Bodies = tuple[Body, ...]
 
 
 class Scene(NamedTuple):
-    """One clip on its way through the stages."""
+    """One clip between two stages."""
 
     frames: int
     bodies: Bodies
-    recorded: int  # bodies in the recording, whatever the stages made of them
+    recorded: int  # bodies in the recording, before any stage
 
 
-Finding = tuple[int, str, float, float]  # body, rule, value, threshold
-Result = tuple[Scene, list[Finding]]
+Effect = tuple[int, str, float, float]  # body ID, rule, measured value, threshold
+Result = tuple[Scene, list[Effect]]
 
 
 class StageError(ValueError):
-    """A clip that a recipe cannot make anything of; `reason` is a short code, the message says more."""
+    """A stage cannot process a clip; `reason` is a short code, the message explains it."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ def motion(joints_FV3: np.ndarray) -> float:
 
 @njit(nogil=True, cache=True)
 def extents(joints_FV3):  # type: ignore[no-untyped-def]
-    """(F, 2) float32 metres: width and height of a body in each frame."""
+    """Width and height of a body per frame: (F, 2) float32 metres."""
     extent_F2 = np.empty((joints_FV3.shape[0], 2), np.float32)
     for frame in range(joints_FV3.shape[0]):
         for axis in range(2):
@@ -76,13 +76,13 @@ def extents(joints_FV3):  # type: ignore[no-untyped-def]
     return extent_F2
 
 
-def shares(one: Body, other: Body) -> bool:
-    """Whether two bodies are tracked in a common frame."""
+def overlap(one: Body, other: Body) -> bool:
+    """Return whether two bodies are tracked in a common frame."""
     return bool(np.isin(one.frame_F, other.frame_F, assume_unique=True).any())
 
 
 def merge(one: Body, other: Body) -> Body:
-    """Two bodies that share no frame as one, named after the first."""
+    """Merge two bodies that share no frame; the result has the ID of the first and the motion of both."""
     frame_F = np.concatenate([one.frame_F, other.frame_F])
     order = np.argsort(frame_F)
     joints_FV3 = np.concatenate([one.joints_FV3, other.joints_FV3])[order]
@@ -90,7 +90,7 @@ def merge(one: Body, other: Body) -> Body:
 
 
 def dense(scene: Scene) -> np.ndarray:
-    """(M, T, V, 3) float32: bodies in their slots, rows of absent frames zero."""
+    """Bodies in their slots as one array: (M, T, V, 3) float32, rows of absent frames zero."""
     joints_MTV3 = np.zeros((len(scene.bodies), scene.frames, *scene.bodies[0].joints_FV3.shape[1:]), np.float32)
     for slot, body in enumerate(scene.bodies):
         joints_MTV3[slot, body.frame_F] = body.joints_FV3

@@ -1,4 +1,4 @@
-"""A batch of clips, from their names to rows ready to append: what a worker does at a time, here or on a cluster."""
+"""Work units of a build: some clips, from their entries to rows ready to append, done by one worker at a time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.entries import Entry
 from preprocessing.skeleton import SkeletonError
+from preprocessing.sources.entries import Entry
 from preprocessing.stages import Clip, Decision, Stage, apply
 
-CLIPS = 64  # a batch: enough to hide what handing it over costs
-BYTES = 16 << 20  # and not so much that batches waiting for their turn fill the memory
+CLIPS = 64  # per unit: enough to amortize the cost of handing it over
+BYTES = 16 << 20  # per unit, so that units waiting for their turn do not fill the memory
 
 
-class Refusal(NamedTuple):
+class Quarantined(NamedTuple):
     """A clip that could not be used: the parts of its SkeletonError."""
 
     name: str
@@ -25,15 +25,15 @@ class Refusal(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A clip that was kept: its position among the source's entries, its frames and bodies."""
+    """A kept clip: its position among the source's entries, its number of frames and bodies."""
 
     position: int
     frames: int
     bodies: int
 
 
-class Batch(NamedTuple):
-    """What became of some clips; R rows, each body of a clip one run of them, in the order of `shapes`."""
+class WorkUnit(NamedTuple):
+    """Result of some clips: R rows, one contiguous run per body, in the order of `shapes`."""
 
     first: int  # position of the first entry
     entries: int
@@ -42,12 +42,12 @@ class Batch(NamedTuple):
     present: bytes  # (R,) bool
     shapes: list[Shape]
     decisions: list[Decision]
-    refused: list[Refusal]
+    refused: list[Quarantined]
     skipped: list[tuple[str, str]]  # name, reason
 
 
 class Work(NamedTuple):
-    """What every batch of a build needs to know."""
+    """Settings that all units of a build share."""
 
     stages: tuple[Stage, ...]
     missing: frozenset[str]
@@ -57,7 +57,7 @@ Task = tuple[int, Sequence[Entry]]  # position of the first entry, and the entri
 
 
 def cut(entries: Sequence[Entry], start: int = 0) -> Iterator[Task]:
-    """The entries from `start` on in batches; where one ends depends on the entries alone."""
+    """Divide the entries from `start` on into tasks; where one ends depends on the entries alone."""
     first, size = start, 0
     for position in range(start, len(entries)):
         if position > first and (position - first == CLIPS or size + entries[position].size > BYTES):
@@ -68,24 +68,24 @@ def cut(entries: Sequence[Entry], start: int = 0) -> Iterator[Task]:
         yield first, entries[first:]
 
 
-def make(work: Work, task: Task) -> Batch:
-    """Read, clean and pack the clips of one task; a clip that cannot be used costs only itself."""
+def make(work: Work, task: Task) -> WorkUnit:
+    """Read, clean and pack the clips of one task; a clip that cannot be used does not affect the others."""
     first, entries = task
-    batch = Batch(first, len(entries), sum(entry.size for entry in entries), b"", b"", [], [], [], [])
+    unit = WorkUnit(first, len(entries), sum(entry.size for entry in entries), b"", b"", [], [], [], [])
     joints: list[np.ndarray] = []
     present: list[np.ndarray] = []
     for position, entry in enumerate(entries, first):
         made = _clip(work, entry)
         if isinstance(made, str):
-            batch.skipped.append((entry.name, made))
+            unit.skipped.append((entry.name, made))
         elif isinstance(made, SkeletonError):
-            batch.refused.append(Refusal(made.name, made.line, made.reason, str(made)))
+            unit.refused.append(Quarantined(made.name, made.line, made.reason, str(made)))
         else:
             joints.append(made.joints_MTV3)
             present.append(made.present_MT)
-            batch.shapes.append(Shape(position, made.present_MT.shape[1], len(made.present_MT)))
-            batch.decisions.extend(made.decisions)
-    return batch._replace(joints=b"".join(map(_bytes, joints)), present=b"".join(map(_bytes, present)))
+            unit.shapes.append(Shape(position, made.present_MT.shape[1], len(made.present_MT)))
+            unit.decisions.extend(made.decisions)
+    return unit._replace(joints=b"".join(map(_bytes, joints)), present=b"".join(map(_bytes, present)))
 
 
 def _bytes(array: np.ndarray) -> memoryview:
@@ -93,7 +93,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def _clip(work: Work, entry: Entry) -> Clip | SkeletonError | str:
-    """A finished clip, or why there is none: an error, a reason to skip."""
+    """Return the finished clip, or the error that quarantines it, or the reason to skip it."""
     if entry.name in work.missing:
         return "known-missing"
     try:

@@ -1,6 +1,6 @@
-"""Array files of other data sets: `.npz` in our own format, or as CTR-GCN and pyskl lay their arrays out.
+"""Array files: `.npz` in our own format, or in a layout of another project (see `layouts`).
 
-An own file holds X (sum T, M, V, 3), ptr, label and what else is known; preprocessing/README.md has a worked example.
+Our own format has X (sum T, M, V, 3), ptr, label and optional arrays; preprocessing/README.md has a worked example.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 
 from preprocessing import ntu
-from preprocessing.entries import Entry, Source, SourceError
 from preprocessing.skeleton import RawClip, SkeletonError, Track
-from preprocessing.stages import Marks
+from preprocessing.sources.entries import ClipSource, Entry, SourceError
+from preprocessing.sources.layouts import LAYOUTS
+from preprocessing.stages.recipes import Landmarks
 
 
-def array_source(path: Path) -> Source:
-    """The clips of one array file; SourceError says in one line what is wrong with it."""
+def open_arrays(paths: list[Path]) -> ClipSource:
+    """Open one array file; SourceError names in one line what is wrong with it."""
+    (path,) = paths
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"{path} is no readable array file ({reason})") from None
-    if "x_train" in arrays or "x_test" in arrays:
-        arrays = _from_ctr(path, arrays)
-    elif "keypoint" in arrays:
-        arrays = _from_pyskl(path, arrays)
+        raise SourceError(f"{path} is not a readable array file ({reason})") from None
+    convert = next((layout for key, layout in LAYOUTS.items() if key in arrays), None)
+    if convert:
+        arrays = convert(path, arrays)
     _check_arrays(path, arrays)
     x_RMV3, ptr = arrays["X"].astype(np.float32, copy=False), arrays["ptr"]
     count, joints = len(ptr) - 1, x_RMV3.shape[2]
@@ -49,13 +50,13 @@ def array_source(path: Path) -> Source:
     order = np.argsort(names, kind="stable")
     bones = arrays["bones"].astype(np.int64) if "bones" in arrays else np.zeros((0, 2), np.int64)
     classes = int(label_N.max()) + 1
-    return Source(
+    return ClipSource(
         dataset=path.stem,
         joint_names=_texts(arrays, "joint_names", [f"joint {v}" for v in range(joints)]),
         bones=bones,
         fps=float(arrays.get("fps", ntu.FPS)),
         class_names=_texts(arrays, "class_names", [f"class {k}" for k in range(classes)]),
-        marks=_marks(path, arrays, bones),
+        landmarks=_landmarks(path, arrays, bones),
         kinect=False,
         entries=[
             Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, array_clip, x_TMV3)
@@ -64,70 +65,6 @@ def array_source(path: Path) -> Source:
         columns={key: value[order] for key, value in columns.items()},
         given={key: value[order] for key, value in given.items()},
     )
-
-
-def _from_ctr(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """CTR-GCN's x_train, y_train, x_test, y_test: zero-padded (N, T, 150) and one-hot, as our own arrays."""
-    clips: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    parts: list[str] = []
-    for part in ("train", "test"):
-        if f"x_{part}" not in arrays:
-            continue
-        x_NTD = arrays[f"x_{part}"]
-        if f"y_{part}" not in arrays:
-            raise SourceError(f"{path} has x_{part} but has no y_{part}")
-        y_NK = arrays[f"y_{part}"]
-        if x_NTD.ndim != 3 or x_NTD.shape[2] != 150 or x_NTD.dtype.kind != "f":
-            raise SourceError(
-                f"{path}: x_{part} has shape {x_NTD.shape}; expected floats (N, T, 150): 150 values a frame"
-            )
-        if y_NK.ndim != 2 or len(y_NK) != len(x_NTD):
-            raise SourceError(f"{path}: y_{part} has shape {y_NK.shape}; expected one row of y_{part} a clip")
-        for x_TD in x_NTD:
-            filled = np.flatnonzero(x_TD.any(axis=1))
-            end = int(filled[-1]) + 1 if len(filled) else 1
-            clips.append(x_TD[:end].reshape(end, 2, 25, 3).astype(np.float32))
-        labels.append(y_NK.argmax(axis=1))
-        parts += [part] * len(x_NTD)
-    if not clips:
-        raise SourceError(f"{path} holds no clip")
-    return _own(clips, np.concatenate(labels)) | {"split": np.array(parts)}
-
-
-def _from_pyskl(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """pyskl's annotations as arrays: keypoint (N, M, T, V, 3), label, total_frames, frame_dir, split; as our own."""
-    x_NMTVC = arrays["keypoint"]
-    if x_NMTVC.ndim != 5 or x_NMTVC.shape[4] != 3 or x_NMTVC.dtype.kind != "f":
-        raise SourceError(f"{path}: keypoint has shape {x_NMTVC.shape}; expected floats (N, M, T, V, 3): 3 coordinates")
-    count, longest = x_NMTVC.shape[0], x_NMTVC.shape[2]
-    for key in ("label", "total_frames", "frame_dir", "split"):
-        if key in arrays and arrays[key].shape != (count,):
-            raise SourceError(f"{path}: {key} has shape {arrays[key].shape}; expected one value for {count} clips")
-    frames_N = arrays.get("total_frames", np.full(count, longest))
-    if not count or frames_N.dtype.kind not in "iu" or frames_N.min() < 0 or frames_N.max() > longest:
-        raise SourceError(
-            f"{path}: total_frames must hold integers from 0 to {longest}, one for each of 1 or more clips"
-        )
-    clips = [
-        x_MTVC[:, :frames].transpose(1, 0, 2, 3).astype(np.float32)
-        for x_MTVC, frames in zip(x_NMTVC, frames_N, strict=True)
-    ]
-    own: dict[str, np.ndarray] = {
-        key: arrays[key] for key in ("split", "subject", "view", "class_names") if key in arrays
-    }
-    if "frame_dir" in arrays:
-        own["name"] = arrays["frame_dir"]
-    return _own(clips, arrays.get("label", np.zeros(0))) | own
-
-
-def _own(clips: list[np.ndarray], label_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Clips (T, M, V, 3) as X and ptr; 25 joints are taken for the Kinect's."""
-    arrays = {"X": np.concatenate(clips), "ptr": np.cumsum([0, *map(len, clips)]), "label": label_N}
-    if clips[0].shape[2] == len(ntu.JOINT_NAMES):
-        arrays |= {"bones": ntu.BONES, "joint_names": np.array(ntu.JOINT_NAMES), "shoulders": np.array(ntu.SHOULDERS)}
-        arrays["spine"] = np.array(ntu.SPINE)
-    return arrays
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -155,7 +92,7 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _codes(values: np.ndarray) -> np.ndarray:
-    """Integers as they are; anything else numbered from 1 in sorted order."""
+    """Return integers unchanged; number anything else from 1 in sorted order."""
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
     return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
@@ -166,13 +103,13 @@ def _texts(arrays: dict[str, Any], key: str, default: list[str]) -> list[str]:
 
 
 def _root(bones: np.ndarray) -> int:
-    """The joint that is nobody's child."""
+    """Root joint: the first joint that has no parent."""
     roots = np.setdiff1d(bones[:, 0], bones[:, 1])
     return int(roots[0]) if len(roots) else 0
 
 
-def _marks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Marks:
-    """The joints that stages steer by: the root of the bones, and what the file names."""
+def _landmarks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Landmarks:
+    """Reference joints: the root of the bones, and the joints that the file names."""
     pairs: dict[str, tuple[int, int]] = {}
     for key in ("shoulders", "spine"):
         if key in arrays:
@@ -184,11 +121,15 @@ def _marks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Mark
             ):
                 raise SourceError(f"{path}: {key} must hold two joints, integers from 0 to {arrays['X'].shape[2] - 1}")
             pairs[key] = (int(pair[0]), int(pair[1]))
-    return Marks(_root(bones), pairs.get("shoulders"), pairs.get("spine"))
+    return Landmarks(_root(bones), pairs.get("shoulders"), pairs.get("spine"))
 
 
 def array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
-    """A clip of an array file; a body is absent where all its joints are exactly zero."""
+    """Convert one clip (T, M, V, 3); a body is absent where all its joints are exactly zero.
+
+    Raises:
+        SkeletonError: A coordinate is NaN or infinite.
+    """
     if not np.isfinite(x_TMV3).all():
         raise SkeletonError(name, 0, "non-finite")
     tracks = []

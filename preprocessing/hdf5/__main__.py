@@ -1,0 +1,97 @@
+"""Child process of the writer: `python -m preprocessing.hdf5 SPOOL`. It adds the HDF5 structure to the spooled rows."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import select
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from preprocessing import exits
+from preprocessing.files import IntegrityError, sync_file
+from preprocessing.hdf5.reader import content_digest, locate
+from preprocessing.hdf5.schema import ATTRIBUTES
+from preprocessing.hdf5.storage import BLOCK, reserve, rows_offset
+
+
+def complete(spool: Path) -> None:
+    """Make an HDF5 file of the spool's file `joints`, read it back and compare the checksums.
+
+    Raises:
+        IntegrityError: The file read back differs from what was written.
+    """
+    root = json.loads((spool / "root.json").read_text())
+    rows = (spool / "present").stat().st_size
+    small = {p.stem.replace("+", "/"): np.load(p, allow_pickle=False) for p in sorted(spool.glob("*.npy"))}
+    hashes = root.pop("digests") | {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in small.items()}
+    root["content_sha256"] = content_digest(root, hashes)
+    whole, shell = spool / "joints", spool / "shell.h5"
+    with h5py.File(shell, "w") as file:
+        # First, so that its offset depends on nothing else.
+        joints = reserve(file, "frames/joints", (rows, len(root["joint_names"]), 3), np.dtype(np.float32))
+        present = reserve(file, "frames/present", (rows,), np.dtype(bool))
+        for name, array in small.items():
+            file.create_dataset(name, data=array, track_times=False)
+        for name, sha256 in hashes.items():
+            file[name].attrs["sha256"] = np.bytes_(sha256)
+        for key, attribute in ATTRIBUTES.items():
+            file.attrs[key] = attribute.encode(root[key])
+    behind = joints + rows * len(root["joint_names"]) * 12
+    if rows and (joints != rows_offset(len(root["joint_names"])) or whole.stat().st_size < behind):
+        raise IntegrityError("the rows are not where the HDF5 library expects them")
+    _copy(shell, whole, joints, 0, 0)
+    _copy(shell, whole, shell.stat().st_size - behind, behind, behind)
+    _copy(spool / "present", whole, rows, 0, present)
+    sync_file(whole)
+    shell.unlink()
+    with h5py.File(whole, "r") as file:
+        where = locate(file)
+    for name, place in where.items():
+        if place.digest(whole) != hashes[name]:
+            raise IntegrityError(f"{name} read back differs from what was written; check the disk")
+
+
+def _copy(source: Path, target: Path, count: int, at: int, to: int) -> None:
+    """Copy `count` bytes from offset `at` of one file to offset `to` of another."""
+    with open(source, "rb", buffering=0) as reader, open(target, "r+b", buffering=0) as writer:
+        reader.seek(at)
+        writer.seek(to)
+        while count:
+            block = memoryview(reader.read(min(BLOCK, count)))
+            if not block:
+                raise OSError(errno.EIO, "a temporary file has shrunk", str(source))
+            count -= len(block)
+            while block:
+                block = block[writer.write(block) :]
+
+
+def _die_with_parent() -> None:
+    """End this process when the parent closes its end of our input: the spool may then belong to another build."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(1)
+
+
+def _orphaned() -> bool:
+    """Return whether the parent died before this process started: its spool may then belong to another build."""
+    return bool(select.select([0], [], [], 0)[0])
+
+
+if __name__ == "__main__":
+    if _orphaned():
+        sys.exit(1)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        complete(Path(sys.argv[1]))
+    except (OSError, IntegrityError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(exits.NO_SPACE if exits.no_space(error) else 1)

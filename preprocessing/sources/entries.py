@@ -1,0 +1,62 @@
+"""Data types of a source: clips that are read lazily, and what is known about them before reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from preprocessing.skeleton import RawClip, SkeletonError
+from preprocessing.splits import Columns, Splits, array_splits, ntu_splits
+from preprocessing.stages.recipes import Landmarks
+
+COLUMNS = ("label", "setup", "camera", "subject", "replication")
+
+
+class SourceError(ValueError):
+    """A source cannot be used at all; the message has one line."""
+
+
+class Entry(NamedTuple):
+    """One clip of a source; `reader(place, name)` reads it later, here or on another machine.
+
+    All entries are in memory at once, so they hold no closures.
+    """
+
+    name: str
+    origin: str  # where it lies, for messages
+    size: int  # bytes to read
+    stamp: int  # changes with the content: modification time in ns, or a checksum
+    reader: Callable[[Any, str], RawClip]
+    place: Any  # where it lies, for `reader`
+
+    def read(self) -> RawClip:
+        """Read the clip as recorded; SkeletonError names what is wrong with it."""
+        return self.reader(self.place, self.name)
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """N clips of one kind, sorted by name, and what is known about their bodies and splits."""
+
+    dataset: str
+    joint_names: list[str]
+    bones: np.ndarray  # (V-1, 2) int64, (parent, child)
+    fps: float
+    class_names: list[str]
+    landmarks: Landmarks
+    kinect: bool  # raw tracks of the sensor, from which bodies are still to be selected
+    entries: list[Entry]  # N
+    columns: Mapping[str, np.ndarray]  # COLUMNS -> (N,) int64
+    missing: frozenset[str] = frozenset()  # names of clips that are officially missing or incomplete
+    unusable: list[SkeletonError] = field(default_factory=list)  # clips rejected because of their name alone
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)  # split columns of an array file, (N,) each
+
+    def splits(self, kept: np.ndarray) -> Splits:
+        """Return the protocols of the clips at positions `kept` of `entries`."""
+        named = Columns(*(self.columns[key][kept] for key in ("label", "subject", "camera")))
+        if self.kinect:
+            return ntu_splits(self.columns["setup"][kept], named)
+        return array_splits({key: value[kept] for key, value in self.given.items()}, named)
