@@ -197,10 +197,16 @@ def test_an_old_run_is_diagnosed_as_it_was(trained: Path) -> None:
 
 @pytest.mark.parametrize("name", ["search", "study"])
 def test_an_old_study_goes_on_and_has_its_results(trained: Path, name: str) -> None:
-    """The same command has nothing left to train. Its tables come from the old ledger: equal on every machine."""
+    """The same command has nothing left to train. Its tables come from the old ledger: equal on every machine.
+
+    Intervals were bootstrap percentiles then and come from Student's t now; p comes from scipy, equal up to rounding.
+    """
     old = json.loads((record.OLD / name / "results.json").read_text())
     old.pop("command")
-    assert not differences(opened(trained)[name], old)
+    for row in old.get("arms", []):
+        assert "interval" in row
+        row.pop("interval")
+    assert not differences(opened(trained)[name], old, relative=0.0 if name == "search" else 1e-12)
 
 
 def test_pages_show_old_runs_and_studies(trained: Path) -> None:
