@@ -23,14 +23,13 @@ from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import Ledger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.skeleton import tokenize
-from preprocessing.sources import open_sources
-from preprocessing.sources.entries import ClipSource, SourceError
+from preprocessing.sources import ClipSource, SourceError, open_sources
 from preprocessing.splits import CountError, coverage
 from preprocessing.stages import RECIPES, Landmarks, describe, recipe
 from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
 
 MAX_REJECTED = 0.05
-TEXT_PER_ROW = 10.0  # bytes of text to a byte of rows: 9 in real recordings, so what is asked for is surely needed
+TEXT_PER_ROW = 10.0  # bytes of text per byte of rows: 9 in real recordings, so the space required is surely needed
 
 EXAMPLES = """Build one HDF5 file, and its manifest, from skeleton recordings.
 
@@ -42,7 +41,7 @@ examples:
   python -m preprocessing.build ntu60/ --out ntu60_aligned.h5 --add yaw size
   python -m preprocessing.build utd_mhad.npz --out utd_mhad.h5
 
-A build that was stopped or killed goes on where it was when the same command runs again.
+A build that was stopped or killed resumes when the same command runs again.
 
 exit codes: 0 built, 2 usage, 3 worker died, 4 too many rejects, 6 integrity, 7 no space, 130 and 143 stopped
 """
@@ -50,38 +49,54 @@ exit codes: 0 built, 2 usage, 3 worker died, 4 too many rejects, 6 integrity, 7 
 
 @dataclass(frozen=True)
 class Options:
-    """What to build, and where to."""
+    """Options of the command."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
     """Folders or zips of .skeleton files (several make one file), or one array .npz."""
     out: Path
     """The HDF5 file; FILE.manifest.json is written beside it."""
     recipe: str = "exact"
-    """exact, or ctr or pyskl as published."""
+    """exact (no body is lost without a rule), or ctr or pyskl as published."""
     add: tuple[str, ...] = ()
     """Optional stages of recipe exact: motion (drop still bodies), yaw (face the camera), size (equal spines)."""
     workers: int = os.cpu_count() or 1
-    """Processes or threads that read clips."""
+    """Number of processes or threads that read clips."""
     engine: str = "processes"
-    """processes or threads of this machine, or tasks of a ray cluster."""
+    """processes or threads on this machine, or ray: tasks on a Ray cluster."""
     address: str = "auto"
-    """Of the Ray cluster, as ray start says it; auto finds the one this machine belongs to."""
+    """Address of the Ray cluster as ray start prints it; auto: the cluster of this machine."""
     allow_rejects: bool = False
     """Build even if more than 5 % of the clips cannot be read."""
 
 
 class TooManyRejects(RuntimeError):
-    """More clips were unreadable than a healthy download has."""
+    """More clips are unreadable than in an intact download."""
 
     exit_code = exits.REJECTS
 
 
 class Stopped(BaseException):
-    """The process was asked to end."""
+    """The process received SIGINT or SIGTERM; the argument is the exit code."""
 
 
 def build(options: Options, console: Console) -> Manifest:
-    """Build `options.out` and its manifest; takes up a build of the same that was stopped."""
+    """Build `options.out` and its manifest, or resume a build of the same that was stopped.
+
+    Args:
+        options: Options of the command.
+        console: Where progress is shown.
+
+    Returns:
+        The manifest, as published beside the file.
+
+    Raises:
+        SourceError: The options or the sources cannot be used.
+        TooManyRejects: Too many clips are unreadable; the manifest is published, the file is not.
+        LockedError: Another process builds the same file.
+        CountError: A whole benchmark does not have its published splits.
+        EngineError: The engine cannot be used, or its workers died.
+        OSError: A file cannot be read or written; ENOSPC for a full disk.
+    """
     _check(options)
     source = open_sources(options.sources)
     try:
@@ -92,7 +107,7 @@ def build(options: Options, console: Console) -> Manifest:
         recipe=describe(options.recipe, stages),
         inputs=[describe_input(path) for path in sorted(options.sources, key=str)],
         found=len(source.entries) + len(source.unusable),
-        refused=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
+        quarantined=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
     )
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
@@ -103,7 +118,7 @@ def build(options: Options, console: Console) -> Manifest:
         )
         try:
             shapes = _run(source, Work(stages, source.missing), ledger, manifest, options, console)
-            _judge(manifest, options)
+            _check_rejects(manifest, options)
             contents = _contents(source, shapes, manifest)
             write(options.out, contents, ledger.spool)
             manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
@@ -119,11 +134,11 @@ def build(options: Options, console: Console) -> Manifest:
 
 
 def _check(options: Options) -> None:
-    """What can be said before any file is opened."""
+    """Check the options before any file is opened."""
     if not options.sources:
         raise SourceError("no SOURCE given; name a folder, a .zip or an array .npz")
     if options.workers < 1:
-        raise SourceError(f"--workers {options.workers} is too few; give 1 or more")
+        raise SourceError(f"--workers {options.workers} is too small: must be at least 1")
     try:
         require_suffix("--out", options.out, ".h5", ".hdf5")
         if options.recipe not in RECIPES:
@@ -134,12 +149,12 @@ def _check(options: Options) -> None:
         raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {', '.join(engines.ENGINES)}")
 
 
-def _judge(manifest: Manifest, options: Options) -> None:
-    """Refuse a build that lost too much; its manifest says what, and no HDF5 file is written."""
-    rejected = len(manifest.refused)
+def _check_rejects(manifest: Manifest, options: Options) -> None:
+    """Raise TooManyRejects if too many clips were lost; the manifest names them, and no HDF5 file is written."""
+    rejected = len(manifest.quarantined)
     message = ""
     if not manifest.clips:
-        message = f"no clip could be built ({rejected} rejected, {len(manifest.skipped)} skipped)"
+        message = f"no clips could be built ({rejected} rejected, {len(manifest.skipped)} skipped)"
     elif manifest.rejected_share > MAX_REJECTED and not options.allow_rejects:
         message = (
             f"{rejected} of {manifest.found} clips rejected (over {MAX_REJECTED:.0%}); --allow-rejects builds anyway"
@@ -152,17 +167,17 @@ def _judge(manifest: Manifest, options: Options) -> None:
 def _run(
     source: ClipSource, work: Work, ledger: Ledger, manifest: Manifest, options: Options, console: Console
 ) -> np.ndarray:
-    """All clips into the ledger's spool: (N, 3) positions of the clips kept, their frames and bodies."""
+    """Append all clips to the ledger's spool; return (N, 3): positions of the kept clips, their frames and bodies."""
     shapes = [_tally(manifest, unit) for unit in ledger.done]
     if ledger.next:
         console.print(
-            f"taking up the build of {options.out} at clip {ledger.next} of {len(source.entries)}",
+            f"resuming the build of {options.out} at clip {ledger.next} of {len(source.entries)}",
             soft_wrap=True,
             highlight=False,
         )
     left = sum(entry.size for entry in source.entries[ledger.next :])
     require_space(options.out.parent, int(left / TEXT_PER_ROW) if source.kinect else left)
-    tokenize(b"")  # loads the compiled code, which workers then find in place
+    tokenize(b"")  # loads the compiled code before workers are forked
     units = engines.ENGINES[options.engine](
         partial(make, work), cut(source.entries, ledger.next), options.workers, options.address
     )
@@ -182,9 +197,9 @@ def _run(
 
 
 def _tally(manifest: Manifest, unit: WorkUnit) -> np.ndarray:
-    """A unit into the manifest; the shapes of its clips, packed."""
+    """Add a unit to the manifest; return the shapes of its clips: (n, 3)."""
     manifest.skipped.update(unit.skipped)
-    manifest.refused += unit.refused
+    manifest.quarantined += unit.quarantined
     manifest.decisions += unit.decisions
     manifest.clips += len(unit.shapes)
     manifest.bodies += sum(shape.bodies for shape in unit.shapes)
@@ -200,7 +215,7 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        auto_refresh=False,  # which would be a thread, and the engine may fork
+        auto_refresh=False,  # it would start a thread, and the engine may fork
     )
 
 
@@ -234,7 +249,7 @@ def _contents(source: ClipSource, shapes_N3: np.ndarray, manifest: Manifest) -> 
 
 
 def summarise(manifest: Manifest, out: Path) -> str:
-    """A build in a few lines of text."""
+    """Summarise a build in a few lines of text."""
     counts = manifest.counts()
     lines = [f"{out}: {counts['clips']} clips, {counts['bodies']} bodies, {counts['rows']} rows"]
     lines += [
@@ -257,7 +272,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.build", description=EXAMPLES, args=arguments)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -267,9 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SourceError, LockedError, engines.EngineError, TooManyRejects, IntegrityError, CountError) as error:
         code, message = exits.code(error), str(error)
     except OSError as error:
-        code, message = exits.code(error), _disk_trouble(error, options.out)
+        code, message = exits.code(error), _disk_error(error, options.out)
     except Stopped as error:
-        code, message = error.args[0], f"stopped; the same command goes on where it was, {options.out} is untouched"
+        code, message = error.args[0], f"stopped; the same command resumes the build, {options.out} is unchanged"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -277,12 +292,12 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _disk_trouble(error: OSError, out: Path) -> str:
-    """The message; a full disk is told with what was needed, or at least with what is left."""
+def _disk_error(error: OSError, out: Path) -> str:
+    """Return the message; for a full disk with the space that was needed, or at least the space that is left."""
     if not exits.no_space(error):
         return str(error)
-    told = "" if "needed" in str(error) else f"; {shutil.disk_usage(out.parent).free / 1e6:.1f} MB are left"
-    return f"{error}{told}. {out} is untouched; free some space and run the same command: it goes on"
+    left = "" if "needed" in str(error) else f"; {shutil.disk_usage(out.parent).free / 1e6:.1f} MB are left"
+    return f"{error}{left}. {out} is unchanged; free some space and run the same command to resume"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Where the work runs: processes or threads of this machine, or tasks of an existing Ray cluster.
+"""Engines that run work units: processes or threads on this machine, or tasks on an existing Ray cluster.
 
-Processes are the fastest: each clip needs so many short calls of Python that threads spend most of their time waiting
-for each other. Ray is imported here and nowhere else in preprocessing, and only when it is asked for.
+Processes are fastest: each clip takes many short Python calls, so threads mostly wait for the interpreter lock. Ray is
+imported only here in preprocessing, and only on request.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from preprocessing import exits
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
-WINDOW = 3  # tasks under way per worker, so that results waiting for their turn stay few
+WINDOW = 3  # tasks in flight per worker, which bounds the results that wait for their turn
 ATTEMPTS = 3  # of a task whose worker died on a cluster
-LARGE = 31 << 20  # bytes, just below the C library's own largest
+LARGE = 31 << 20  # bytes, just below the largest threshold of the C library
 
 
 class EngineError(RuntimeError):
-    """The engine cannot be used; one line for the user."""
+    """The engine cannot be used; the message has one line."""
 
 
 class WorkerDied(EngineError):
-    """A worker ended again and again before its task did."""
+    """A worker died before it finished its task, on a cluster several times."""
 
     exit_code = exits.WORKER
 
@@ -42,27 +42,37 @@ class WorkerDied(EngineError):
 def processes(
     work: Callable[[Task], Answer], tasks: Iterable[Task], workers: int, address: str = ""
 ) -> Iterator[Answer]:
-    """`work` of every task, in the order of the tasks, a bounded number of them under way at once."""
-    # Forked, so that the compiled code is there already: a new interpreter would load it for longer than most builds
-    # take. The caller has no thread of its own that could hold a lock just then.
+    """Run `work` on every task in worker processes; yield the results in the order of the tasks.
+
+    Args:
+        work: Function to run; it must be picklable.
+        tasks: Its arguments, consumed lazily: a bounded number of tasks is in flight at once.
+        workers: Number of processes.
+        address: Unused; engines have the same arguments.
+
+    Raises:
+        WorkerDied: A process was killed.
+    """
+    # Forked, so that the compiled code is loaded already: a new interpreter would take longer to load it than most
+    # builds take. The caller has no thread that could hold a lock during the fork.
     context = multiprocessing.get_context("fork")
-    # Else every worker's garbage collector walks again and again over all that the build knows, the more the longer.
+    # Freeze the heap: otherwise each worker's garbage collector rescans the parent's objects.
     gc.freeze()
     try:
-        yield from _in_turn(ProcessPoolExecutor(workers, context, _wake), work, tasks, workers)
+        yield from _in_turn(ProcessPoolExecutor(workers, context, _start_worker), work, tasks, workers)
     except BrokenProcessPool:
-        raise WorkerDied("a worker process was killed, by lack of memory perhaps; try fewer --workers") from None
+        raise WorkerDied("a worker process was killed, perhaps because memory ran out; try fewer --workers") from None
     finally:
         gc.unfreeze()
 
 
-def _wake() -> None:
-    """A worker leaves signals to the build, and ends when that does, however it does."""
+def _start_worker() -> None:
+    """Workers ignore SIGINT and exit when the parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    # The C library hands memory back after each clip and fetches it anew for the next, which took a fifth of the time,
-    # until it has seen a block as large as this freed.
+    # The C library would return memory after each clip and request it again for the next: a fifth of the time. Freeing
+    # one block of this size raises its threshold.
     bytearray(LARGE)
 
 
@@ -74,7 +84,7 @@ def _die_with_parent() -> None:
 
 
 def threads(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: int, address: str = "") -> Iterator[Answer]:
-    """The same by threads of this process, where a process of one's own is not to be had."""
+    """Run `work` on every task in threads of this process, for systems that forbid new processes. See `processes`."""
     yield from _in_turn(ThreadPoolExecutor(workers), work, tasks, workers)
 
 
@@ -92,9 +102,17 @@ def _in_turn(pool: Executor, work: Callable[[Task], Answer], tasks: Iterable[Tas
 
 
 def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: int, address: str) -> Iterator[Answer]:
-    """The same on the Ray cluster at `address`, whose nodes must see the sources under the same paths.
+    """Run `work` on every task on a Ray cluster whose nodes see the sources under the same paths.
 
-    `workers` counts for nothing: as many tasks run as the cluster has CPUs. A task whose worker dies runs again.
+    Args:
+        work: Function to run; it must be picklable.
+        tasks: Its arguments.
+        workers: Unused: as many tasks run at once as the cluster has CPUs.
+        address: Address of the cluster; `auto` finds the cluster of this machine.
+
+    Raises:
+        EngineError: Ray is not installed, or there is no cluster at the address.
+        WorkerDied: A task died `ATTEMPTS` times.
     """
     try:
         import ray  # noqa: PLC0415 - the one door, opened on demand
@@ -104,7 +122,7 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         knock(address)
-        # Workers import this very package, wherever they run.
+        # Ship this package, so that workers run the same code.
         ray.init(
             address=address, runtime_env={"py_modules": [_package()]}, log_to_driver=False, logging_level=logging.ERROR
         )
@@ -120,9 +138,9 @@ def ray_tasks(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: in
 
 
 def knock(address: str) -> None:
-    """ConnectionError where nobody listens at a cluster's host:port: Ray itself would go on trying for minutes.
+    """Raise ConnectionError if nothing listens at a cluster's host:port; Ray itself would retry for minutes.
 
-    `auto` is what Ray takes it for: RAY_ADDRESS, or what was started here last, of which a file tells for ever.
+    `auto` means what it means to Ray: RAY_ADDRESS, or the cluster that was started last on this machine.
     """
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address  # noqa: PLC0415 - Ray is loaded on demand

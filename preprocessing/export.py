@@ -1,4 +1,4 @@
-"""Write a built file as others take it: `python -m preprocessing.export FILE.h5 --format dense|ctr --out PATH`."""
+"""Convert a built file for other programs: `python -m preprocessing.export FILE.h5 --format dense|ctr --out PATH`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from preprocessing.hdf5 import SLOTS, SkeletonFile, clip_present, clip_rows, ope
 
 SECOND = ("zeros", "copy")
 
-DESCRIPTION = """Write a built file as other programs take it.
+DESCRIPTION = """Convert a built file for other programs.
 
 dense: HDF5 with x (N, 3, T, V, 2) float32 and y (N,), clips resampled to T frames, and the splits as index arrays
 ctr:   npz with x_train, y_train, x_test, y_test as CTR-GCN saves them: (N, Tmax, 150) zero-padded and one-hot;
-       val counts as train; build with --recipe ctr for the numbers CTR-GCN would give
+       val counts as train; build with --recipe ctr for the numbers of CTR-GCN
 
 examples:
   python -m preprocessing.export ntu60.h5 --format dense --out dense.h5 --frames 64
@@ -38,7 +38,7 @@ exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged, 7 no space
 
 @dataclass(frozen=True)
 class Options:
-    """What to write, and where to."""
+    """Options of the command."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
     """The built file."""
@@ -47,18 +47,26 @@ class Options:
     out: Path
     """The file to write."""
     frames: int = 64
-    """dense: frames T that every clip is resampled to."""
+    """dense: number of frames T that every clip is resampled to."""
     protocol: str = ""
     """ctr: the split; empty: the file's default."""
     second: str = ""
-    """ctr: second half of a clip with one actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for 120."""
+    """ctr: values of an absent second actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for NTU 120."""
 
 
 def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np.ndarray:
-    """(M, frames, V, 3): evenly spaced from the first frame to the last.
+    """Resample a clip to `frames` points, evenly spaced from the first frame to the last.
 
-    Linear between two frames in which the body was tracked; at a presence border the nearer frame decides, so that no
-    body is drawn half-way to the origin.
+    Interpolation is linear between two frames in which the body was tracked. At a border of presence the nearer frame
+    is taken, so that no body is pulled half-way to the origin.
+
+    Args:
+        joints_MTV3: Joints, zero where absent.
+        present_MT: Frames in which each body was tracked.
+        frames: Number of points.
+
+    Returns:
+        (M, frames, V, 3).
     """
     at_T = np.linspace(0, joints_MTV3.shape[1] - 1, frames)
     low_T = np.floor(at_T).astype(np.int64)
@@ -72,7 +80,7 @@ def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np
 
 
 def dense_blocks(file: SkeletonFile, frames: int) -> Iterator[np.ndarray]:
-    """Every clip as (3, frames, V, 2) float32, an empty slot zero."""
+    """Yield every clip as (3, frames, V, 2) float32; an empty slot is zero."""
     for clip in range(len(file.clips["name"])):
         rows = resample(clip_rows(file, clip), clip_present(file, clip), frames)
         x_CTVM = np.zeros((3, frames, file.joints_RV3.shape[1], SLOTS), np.float32)
@@ -81,7 +89,7 @@ def dense_blocks(file: SkeletonFile, frames: int) -> Iterator[np.ndarray]:
 
 
 def export_dense(file: SkeletonFile, out: Path, frames: int, console: Console) -> str:
-    """Write x (N, 3, T, V, 2), y and the splits; what was written, in words."""
+    """Write x (N, 3, T, V, 2), y and the splits; return a summary."""
     clips, joints = len(file.clips["name"]), file.joints_RV3.shape[1]
     require_space(out.parent, clips * 3 * frames * joints * SLOTS * 4)
     blocks = track(dense_blocks(file, frames), "export", total=clips, console=console, transient=True)
@@ -90,14 +98,14 @@ def export_dense(file: SkeletonFile, out: Path, frames: int, console: Console) -
 
 
 def official_order(file: SkeletonFile, protocol: str, part: np.ndarray) -> np.ndarray:
-    """Clips by subject, camera or setup, whichever the protocol divides by, then by name."""
+    """Sort clips by the column that the protocol divides by (subject, camera or setup), then by name."""
     key = {"xsub": "subject", "xview": "camera", "xset": "setup"}.get(protocol, "subject")
     part = np.sort(part)
     return part[np.argsort(file.clips[key][part], kind="stable")]
 
 
 def export_ctr(file: SkeletonFile, out: Path, protocol: str, second: str, console: Console) -> str:
-    """Write x_train, y_train, x_test, y_test clip by clip, so that the whole never has to fit memory."""
+    """Write x_train, y_train, x_test, y_test clip by clip, in bounded memory; return a summary."""
     parts = file.splits[protocol]
     longest = int(file.clips["frames"].max())
     classes = len(file.class_names)
@@ -118,7 +126,7 @@ def export_ctr(file: SkeletonFile, out: Path, protocol: str, second: str, consol
 
 
 def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> IO[bytes]:
-    """An array inside an npz, open for its bytes; a fixed date keeps the file's bytes the same."""
+    """Open an array inside an npz for writing its bytes; a fixed date keeps the bytes of the file the same."""
     member = archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
     header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(member, header)
@@ -126,7 +134,7 @@ def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: 
 
 
 def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
-    """(longest, 150) float32 of one clip: body after body, joint after joint."""
+    """Flatten one clip to (longest, 150) float32: body after body, joint after joint."""
     rows_TMD = np.zeros((longest, SLOTS, 75), np.float32)
     for slot, joints_TV3 in enumerate(joints_MTV3):
         rows_TMD[: len(joints_TV3), slot] = joints_TV3.reshape(-1, 75)
@@ -136,15 +144,15 @@ def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
 
 
 def run(options: Options, console: Console) -> str:
-    """Do what `options` say; ValueError for the user's mistakes."""
+    """Write the file that the options describe; ValueError for a mistake of the user."""
     file = open_file(options.file)
     require_suffix("--out", options.out, ".h5" if options.format == "dense" else ".npz")
     if options.out.exists() and options.out.samefile(options.file):
-        raise ValueError(f"--out {options.out} is the file itself; name another")
+        raise ValueError(f"--out {options.out} is the input file; name another")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.format == "dense":
         if options.frames < 2:
-            raise ValueError(f"--frames {options.frames} is too few; give 2 or more")
+            raise ValueError(f"--frames {options.frames} is too small: must be at least 2")
         return export_dense(file, options.out, options.frames, console)
     if file.joints_RV3.shape[1] != len(ntu.JOINT_NAMES):
         raise ValueError(f"{options.file} has {file.joints_RV3.shape[1]} joints; format ctr is for 25, use dense")
@@ -158,7 +166,7 @@ def run(options: Options, console: Console) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.export", description=DESCRIPTION, args=arguments)
     try:
         print(f"{options.out}: {run(options, Console(stderr=True))}")

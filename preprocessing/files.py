@@ -1,4 +1,4 @@
-"""Publish a file so that it is whole or absent; hashes, locks, free space. Everyone who writes uses this."""
+"""Publish files so that they are complete or absent; hashes, locks, free space. All packages write through this."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 1 << 20
 
 
 class IntegrityError(ValueError):
-    """A file is not what was written; the message names it, what in it, and the remedy."""
+    """A file differs from what was written; the message names the file, the place and the remedy."""
 
     exit_code = exits.INTEGRITY
 
@@ -48,7 +48,13 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed."""
+    """Yield a temporary path beside `path`; on success it is renamed to `path` in one step, on error it is removed.
+
+    The file is synced to the disk before the rename, and its folder after it.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
+    """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "this is a folder; name a file", str(path))
@@ -64,37 +70,41 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; the caller holds the lock, so no other is at work."""
+    """Remove temporary files that killed writers of `path` left beside it; the caller must hold the lock."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
-    """Write bytes whole or not at all."""
+    """Write bytes completely or not at all."""
     with publish(path) as temporary:
         temporary.write_bytes(content)
 
 
 def publish_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text completely or not at all."""
     publish_bytes(path, text.encode())
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN is refused, because it is not JSON."""
+    """Write JSON completely or not at all; ValueError for NaN, which JSON does not have."""
     publish_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """The object in a JSON file of ours. IntegrityError for a file that holds none, or one without one of `keys`."""
+    """Read the object in a JSON file that we wrote.
+
+    Raises:
+        IntegrityError: The file is not JSON, not an object, or lacks one of `keys`.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise IntegrityError(f"{path} is damaged ({error}); put a copy of it back, or make it anew") from None
+        raise IntegrityError(f"{path} is damaged ({error}); restore a copy or create it again") from None
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing or not isinstance(value, dict):
         lacks = f"no {', '.join(missing)} in it" if missing else "no JSON object"
-        raise IntegrityError(f"{path} is damaged ({lacks}); put a copy of it back, or make it anew")
+        raise IntegrityError(f"{path} is damaged ({lacks}); restore a copy or create it again")
     return value
 
 
@@ -105,16 +115,19 @@ def sha256_file(path: Path) -> str:
 
 
 def require_suffix(option: str, path: Path | None, *suffixes: str) -> None:
-    """ValueError if a file to write is not named as what it will be: it may be a recording that stands there instead.
+    """Raise ValueError if the path of an output has another suffix: it may be an input file given by mistake.
 
-    None is no file, and fine.
+    Args:
+        option: Name of the option, for the message.
+        path: The path; None is accepted.
+        suffixes: Allowed suffixes.
     """
     if path is not None and path.suffix not in suffixes:
         raise ValueError(f"{option} {path} must end in {suffixes[0]}")
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise OSError(ENOSPC) naming both sizes when `folder` has fewer than `needed` bytes free."""
+    """Raise OSError(ENOSPC), which names both sizes, if fewer than `needed` bytes are free in `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -124,7 +137,11 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which names our pid. The kernel frees it when we die, so none is ever stale."""
+    """Hold the lock file `path`, which names our pid. The kernel releases it if we die, so it is never stale.
+
+    Raises:
+        LockedError: Another process holds the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

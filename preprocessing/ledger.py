@@ -67,6 +67,7 @@ class Ledger:
         self.spool.extend(unit.joints, unit.present)
         self.spool.flush()
         record = unit._replace(joints=b"", present=b"")._asdict()
+        record["refused"] = record.pop("quarantined")  # the key of files that older builds left
         record |= {"rows": len(unit.present), "crc": _crc(unit.joints, unit.present)}
         self._file.write(_line({key: value for key, value in record.items() if key not in ("joints", "present")}))
 
@@ -110,6 +111,6 @@ def _unit(record: dict[str, Any]) -> WorkUnit:
         present=b"",
         shapes=[Shape(*shape) for shape in record["shapes"]],
         decisions=[Decision(*decision) for decision in record["decisions"]],
-        refused=[Quarantined(*refusal) for refusal in record["refused"]],
+        quarantined=[Quarantined(*one) for one in record["refused"]],
         skipped=[(name, reason) for name, reason in record["skipped"]],
     )

@@ -1,4 +1,4 @@
-"""What went into a file, what was dropped and by which rule and value, what is quarantined and why."""
+"""The manifest of a build: its inputs, every decision with rule and value, quarantined and skipped clips."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ SCHEMA = "skelnorm-manifest/1"
 
 @dataclass
 class Manifest:
-    """The story of one build, filled as it goes."""
+    """Record of one build, filled during the build."""
 
     recipe: dict[str, Any]
     inputs: list[dict[str, Any]]
     found: int
     decisions: list[Decision] = field(default_factory=list)
-    refused: list[Quarantined] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # clip name -> reason
     clips: int = 0
     bodies: int = 0
     rows: int = 0
     splits: Splits | None = None
     content_sha256: str = ""
-    coverage: str = ""  # which part of which benchmark this is, in words
+    coverage: str = ""  # which part of which benchmark, in words; see splits.coverage
 
     @property
     def rejected_share(self) -> float:
-        """Quarantined clips as a share of those that were expected to be readable."""
+        """Share of quarantined clips among the clips that were expected to be readable."""
         expected = self.found - len(self.skipped)
-        return len(self.refused) / expected if expected else 0.0
+        return len(self.quarantined) / expected if expected else 0.0
 
     def counts(self) -> dict[str, Any]:
-        """The build in numbers."""
+        """Counts of the build, as stored in the manifest."""
         return {
             "found": self.found,
             "clips": self.clips,
             "bodies": self.bodies,
             "rows": self.rows,
             "skipped": dict(sorted(Counter(self.skipped.values()).items())),
-            "quarantined": dict(sorted(Counter(error.reason for error in self.refused).items())),
+            "quarantined": dict(sorted(Counter(error.reason for error in self.quarantined).items())),
             "decisions": dict(sorted(Counter(decision.rule for decision in self.decisions).items())),
             "rejected_share": self.rejected_share,
         }
 
     def publish(self, path: Path) -> None:
-        """Write the manifest as JSON. No times, no host: the same input gives the same bytes."""
+        """Write the manifest as JSON. It has no times and no host name, so the same input gives the same bytes."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "recipe": self.recipe,
@@ -64,7 +64,7 @@ class Manifest:
             "decisions": [decision._asdict() for decision in self.decisions],
             "quarantine": [
                 {"name": error.name, "line": error.line, "reason": error.reason, "message": error.message}
-                for error in sorted(self.refused, key=lambda error: error.name)
+                for error in sorted(self.quarantined, key=lambda error: error.name)
             ],
             "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
         }
@@ -78,7 +78,7 @@ class Manifest:
 
 
 def manifest_path(path: Path) -> Path:
-    """FILE.h5 -> FILE.manifest.json."""
+    """Return the path of the manifest: FILE.h5 -> FILE.manifest.json."""
     return path.with_suffix(".manifest.json")
 
 
@@ -98,7 +98,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """A source as given; one that is a single file with its size and sha256."""
+    """Describe a source: its path and kind; size and sha256 of a single file."""
     if path.is_dir():
         return {"source": str(path), "kind": "folder"}
     return {

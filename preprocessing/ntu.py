@@ -1,4 +1,4 @@
-"""Facts of NTU RGB+D and NTU RGB+D 120: names, joints, bones, classes, official splits, missing lists."""
+"""Facts of NTU RGB+D and NTU RGB+D 120: sample names, joints, bones, classes, official splits, missing samples."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ XSUB_TRAIN = frozenset(
     + [91, 92, 93, 94, 95, 97, 98, 100, 103]
 )
 VAL_SUBJECTS = frozenset(sorted(XSUB_TRAIN)[4::5]) | frozenset(sorted(set(range(1, 107)) - XSUB_TRAIN)[4::5])
-"""Every fifth subject of each side of xsub: held out of *train* in every protocol, so val never meets its people."""
+"""Every fifth subject of each side of xsub: held out of train in every protocol, so no subject is in train and val."""
 
 PUBLISHED_CLIPS = {60: 56_578, 120: 113_945}
 PUBLISHED_SPLITS = {
@@ -65,7 +65,7 @@ _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 
 
 class SampleName(NamedTuple):
-    """What a sample's name says; all numbers start at 1."""
+    """Numbers in a sample's name; all start at 1."""
 
     setup: int
     camera: int
@@ -75,10 +75,10 @@ class SampleName(NamedTuple):
 
 
 def parse_name(name: str) -> SampleName:
-    """Read a name like S001C002P003R002A013; ValueError names what is wrong with another."""
+    """Parse a name like S001C002P003R002A013; ValueError names what is wrong with another."""
     match = _NAME.fullmatch(name)
     if not match:
-        raise ValueError(f"{name!r} is no NTU sample name; expected one like S001C002P003R002A013")
+        raise ValueError(f"{name!r} is not an NTU sample name; expected a name like S001C002P003R002A013")
     sample = SampleName(*map(int, match.groups()))
     if not 1 <= sample.action <= len(CLASS_NAMES):
         raise ValueError(f"{name!r} names action {sample.action}; NTU has 1 to {len(CLASS_NAMES)}")
@@ -86,7 +86,20 @@ def parse_name(name: str) -> SampleName:
 
 
 def is_train(protocol: str, setup_N: np.ndarray, camera_N: np.ndarray, subject_N: np.ndarray) -> np.ndarray:
-    """The official rule of `xsub`, `xview` (cameras 2, 3) or `xset` (even setups): (N,) bool, True is train."""
+    """Apply the official rule of `xsub`, `xview` (train: cameras 2, 3) or `xset` (train: even setups).
+
+    Args:
+        protocol: Name of the protocol.
+        setup_N: Setup numbers, from 1.
+        camera_N: Camera numbers, from 1.
+        subject_N: Subject numbers, from 1.
+
+    Returns:
+        (N,) bool, True for train.
+
+    Raises:
+        ValueError: The protocol is unknown.
+    """
     if protocol == "xsub":
         return np.isin(subject_N, sorted(XSUB_TRAIN))
     if protocol == "xview":

@@ -1,6 +1,6 @@
 """Bytes of one `.skeleton` -> `RawClip`: tracks keyed by body ID with true frame indices, or an error with its line.
 
-The tokenizer reads bytes, frees the GIL and parses no column that nobody uses.
+The tokenizer reads bytes, releases the GIL and skips the columns that are not used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LIMIT_METRES = 1000.0
 
 REASONS = (
     "",
-    "empty",  # no byte but white space
+    "empty",  # nothing but white space
     "truncated",  # the file ends before the announced frames do
-    "bad-number",  # a token that is no number of the kind expected there
+    "bad-number",  # a token that is not a number of the expected kind
     "joint-count",  # a body without exactly 25 joints
     "body-count",  # more bodies in a frame than the Kinect tracks
     "non-finite",  # NaN or infinity as a coordinate
@@ -48,7 +48,7 @@ _WORDS = {
 
 
 class SkeletonError(ValueError):
-    """A clip that cannot be read: its `name`, `line` (from 1; 0 where no line is to blame) and a `reason` code."""
+    """A clip cannot be used: its `name`, the `line` (from 1; 0 if no line is at fault) and a `reason` code."""
 
     def __init__(self, name: str, line: int, reason: str, message: str = "") -> None:
         super().__init__(f"{name}:{line}: {reason}: {message or _WORDS[reason]}")
@@ -75,7 +75,7 @@ _POWER = np.array([10.0**k for k in range(23)])  # the powers of ten that a doub
 
 @njit(nogil=True, cache=True)
 def _blank(data, at):  # type: ignore[no-untyped-def]
-    """First place from `at` that is neither space, tab nor carriage return."""
+    """Return the first place from `at` that is neither space, tab nor carriage return."""
     while at < data.size and (data[at] == 32 or data[at] == 9 or data[at] == 13):
         at += 1
     return at
@@ -83,15 +83,15 @@ def _blank(data, at):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _ends(data, at):  # type: ignore[no-untyped-def]
-    """Whether a token may end at `at`: not at NUL, which a damaged disk leaves, nor at another control character."""
+    """Return whether a token may end at `at`. NUL, which damaged disks leave, and other control characters end none."""
     return at >= data.size or data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9
 
 
 @njit(nogil=True, cache=True)
 def _rest(data, at, end):  # type: ignore[no-untyped-def]
-    """Fields between `at`, the place behind a token, and `end`."""
-    # Most bytes of a file pass here. Without branches, without negative indices and with narrow numbers the compiler
-    # takes many at once, which makes this loop five times as fast.
+    """Count the fields between `at`, the place after a token, and `end`."""
+    # Most bytes of a file pass here. Without branches and negative indices, and with narrow numbers, the compiler
+    # vectorizes this loop, which makes it five times as fast.
     fields = np.int32(0)
     here, before = data[at:end], data[at - 1 : end]
     for place in range(here.size):
@@ -101,7 +101,7 @@ def _rest(data, at, end):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _integer(data, at):  # type: ignore[no-untyped-def]
-    """An unsigned integer below 2^63 at `at`: (value, place behind it); value -1 where there is none."""
+    """Read an unsigned integer below 2^63 at `at`: (value, place after it); value -1 if there is none."""
     at = _blank(data, at)
     value = np.int64(0)
     first = at
@@ -118,10 +118,10 @@ def _integer(data, at):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _float(data, at, power):  # type: ignore[no-untyped-def]  # noqa: C901
-    """A decimal at `at`: (value, place behind it, kind). Kind 0: no number, 1: exact, 2: left to Python, 3: NaN, inf.
+    """Read a decimal at `at`: (value, place after it, kind).
 
-    Exact as in Clinger's fast path: an integer below 2^53, times or over a power of ten that a double holds,
-    is rounded once.
+    Kind 0: not a number, 1: exact, 2: left to Python, 3: NaN or infinity. Exact as in Clinger's fast path: an integer
+    below 2^53, multiplied with or divided by a power of ten that a double represents, is rounded once.
     """
     size = data.size
     negative = data[at] == 45
@@ -170,7 +170,7 @@ def _float(data, at, power):  # type: ignore[no-untyped-def]  # noqa: C901
 
 @njit(nogil=True, cache=True)
 def _joint(data, at, end, power, row_3, place_3):  # type: ignore[no-untyped-def]
-    """One joint line into `row_3`; (start of the next line, reason, whether a number was left to Python)."""
+    """Read one joint line into `row_3`: (start of the next line, reason, whether a number was left to Python)."""
     hard = False
     for axis in range(3):
         at = _blank(data, at)
@@ -199,7 +199,7 @@ def _joint(data, at, end, power, row_3, place_3):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True)
 def _body(data, at, line, end_L, power, joints_V3, place_V3):  # type: ignore[no-untyped-def]
-    """One body into `joints_V3`: (place, line, reason, body ID, whether a number was left to Python)."""
+    """Read one body into `joints_V3`: (place, line, reason, body ID, whether a number was left to Python)."""
     hard = False
     if _blank(data, at) >= data.size:
         return at, line, _TRUNCATED, np.int64(0), hard
@@ -233,7 +233,7 @@ def _body(data, at, line, end_L, power, joints_V3, place_V3):  # type: ignore[no
 
 @njit(nogil=True, cache=True)
 def _count_line(data, at, line, end_L):  # type: ignore[no-untyped-def]
-    """A line that holds one count: (start of the next line, reason, count)."""
+    """Read a line with one count: (start of the next line, reason, count)."""
     if _blank(data, at) >= data.size:
         return at, _TRUNCATED, np.int64(0)
     count, at = _integer(data, at)
@@ -245,7 +245,7 @@ def _count_line(data, at, line, end_L):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _scan(data, end_L, power, body_B, frame_B, joints_BV3, place_BV3):  # type: ignore[no-untyped-def]  # noqa: C901
-    """The whole file into the B-arrays: (reason, line, frames, bodies, whether a number was left to Python)."""
+    """Read the whole file into the B-arrays: (reason, line, frames, bodies, whether a number was left to Python)."""
     hard = False
     at, line, bodies = 0, 1, 0
     if data.size >= 3 and data[0] == 0xEF and data[1] == 0xBB and data[2] == 0xBF:
@@ -284,8 +284,8 @@ def _scan(data, end_L, power, body_B, frame_B, joints_BV3, place_BV3):  # type: 
     return _OK, line, frames, bodies, hard
 
 
-def _settle(content: bytes, joints_BV3: np.ndarray, place_BV3: np.ndarray) -> int:
-    """Let Python read the numbers that were left to it, NaN so far; the place of one out of range, or -1."""
+def _read_hard_numbers(content: bytes, joints_BV3: np.ndarray, place_BV3: np.ndarray) -> int:
+    """Read the numbers that were left to Python (NaN so far); return the place of one out of range, or -1."""
     for index in zip(*np.nonzero(np.isnan(joints_BV3)), strict=True):
         start = int(place_BV3[index])
         value = float(content[start : start + 1100].split(None, 1)[0])
@@ -305,13 +305,13 @@ class Tokens(NamedTuple):
     frame_B: np.ndarray  # int64
     joints_BV3: np.ndarray  # float32, NaN where the number is left to Python
     place_BV3: np.ndarray  # int64, of the numbers that are left to Python
-    hard: bool  # whether there are any
+    hard: bool  # whether numbers are left to Python
 
 
 def tokenize(content: bytes) -> Tokens:
     """Read the numbers of one `.skeleton`, up to its first fault."""
     data = np.frombuffer(content, np.uint8)
-    # A body takes 2 + 25 lines, so this many bodies hold; memory not touched costs nothing.
+    # A body takes 2 + 25 lines, which bounds the number of bodies; untouched memory costs nothing.
     end_L = np.append(np.flatnonzero(data == 10), data.size)
     room = len(end_L) // (JOINTS + 2) + 1
     body_B = np.empty(room, np.int64)
@@ -325,15 +325,26 @@ def tokenize(content: bytes) -> Tokens:
 
 
 def parse(content: bytes, name: str) -> RawClip:
-    """Read one `.skeleton`; SkeletonError names file, line and reason."""
+    """Parse one `.skeleton`.
+
+    Args:
+        content: The bytes of the file.
+        name: Name of the clip, for errors.
+
+    Returns:
+        The clip as recorded; it may have no body.
+
+    Raises:
+        SkeletonError: The file is damaged; the error has name, line and reason.
+    """
     if not content or content.isspace():
         raise SkeletonError(name, 1, "empty")
     reason, line, frames, body_B, frame_B, joints_BV3, place_BV3, hard = tokenize(content)
     if reason:
         raise SkeletonError(name, line, REASONS[reason])
-    if hard and (wrong := _settle(content, joints_BV3, place_BV3)) >= 0:
+    if hard and (wrong := _read_hard_numbers(content, joints_BV3, place_BV3)) >= 0:
         raise SkeletonError(name, content.count(b"\n", 0, wrong) + 1, "out-of-range")
-    if len(body_B) and (body_B == body_B[0]).all():  # as in most files
+    if len(body_B) and (body_B == body_B[0]).all():  # the common case
         return RawClip(frames, (Track(int(body_B[0]), frame_B, joints_BV3),))
     ids, first = np.unique(body_B, return_index=True)
     tracks = []

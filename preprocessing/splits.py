@@ -1,4 +1,4 @@
-"""Who trains and who is tested: the protocols of NTU and of array sources, and what is held out of train as val."""
+"""Split protocols of NTU and of array sources; val is held out of train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VAL_SHARE = 0.2
 
 
 class Splits(NamedTuple):
-    """Protocol -> part -> positions (int64, ascending); the default protocol; how each val was chosen."""
+    """Protocol -> part -> positions (int64, ascending); the default protocol; the rule that chose each val."""
 
     parts: dict[str, dict[str, np.ndarray]]
     default: str
@@ -22,7 +22,7 @@ class Splits(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What a split may depend on, one value a clip."""
+    """Columns that a split may depend on, (N,) int64 each."""
 
     label_N: np.ndarray
     subject_N: np.ndarray
@@ -30,16 +30,22 @@ class Columns(NamedTuple):
 
 
 def hold_out(train_N: np.ndarray, columns: Columns, preferred: Iterable[int] = ()) -> tuple[np.ndarray, str]:
-    """Which of `train_N` (positions) are val, and the rule in words.
+    """Choose val out of the training clips: subjects if they vary, else views, else every fifth clip of each class.
 
-    Subjects are held out where they vary inside train, else views, else every fifth clip of each class.
+    Args:
+        train_N: Positions of the training clips.
+        columns: Columns of all clips.
+        preferred: Subjects to hold out if that takes at most half of the training clips.
+
+    Returns:
+        Positions of val, and the rule in words.
     """
     for word, values_N in (("subject", columns.subject_N), ("view", columns.view_N)):
         present = np.unique(values_N[train_N])
         if len(present) < 2:
             continue
         chosen = np.intersect1d(present, sorted(preferred)) if word == "subject" else present[:0]
-        # A few recordings may hold little but the preferred people; then val would swallow train.
+        # In a small set most clips may be of the preferred subjects; then val would empty train.
         if not 0 < np.isin(values_N[train_N], chosen).mean() <= 0.5:
             chosen = _spaced(present)
         return train_N[np.isin(values_N[train_N], chosen)], f"{word} {', '.join(map(str, chosen))} held out of train"
@@ -48,13 +54,13 @@ def hold_out(train_N: np.ndarray, columns: Columns, preferred: Iterable[int] = (
 
 
 def _spaced(present: np.ndarray) -> np.ndarray:
-    """About a fifth of the values, at least one, evenly spaced, the last among them."""
+    """Choose about a fifth of the values: at least one, evenly spaced, the last included."""
     count = max(1, round(VAL_SHARE * len(present)))
     return present[[(k + 1) * len(present) // count - 1 for k in range(count)]]
 
 
 def divide(train: np.ndarray, test: np.ndarray, val: np.ndarray) -> dict[str, np.ndarray]:
-    """The three parts, `val` taken out of `train`."""
+    """Return the three parts, with `val` removed from `train`."""
     return {
         "train": np.setdiff1d(train, val).astype(np.int64),
         "val": val.astype(np.int64),
@@ -63,7 +69,7 @@ def divide(train: np.ndarray, test: np.ndarray, val: np.ndarray) -> dict[str, np
 
 
 def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Splits:
-    """xsub, xview and xset; one without train or test is left out, unless none would be left."""
+    """Split by xsub, xview and xset; omit a protocol without train or test clips, unless none would be left."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     rules: dict[str, str] = {}
     for protocol in ("xsub", "xview", "xset"):
@@ -81,7 +87,7 @@ def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Splits:
 
 
 def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
-    """Protocols from the columns `split`, `fold`, `view`, `subject`; the first of them is the default."""
+    """Make protocols of the columns `split`, `fold`, `view`, `subject`; the first present is the default."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     rules: dict[str, str] = {}
 
@@ -103,7 +109,7 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
     if "subject" in given and len(np.unique(given["subject"] % 2)) > 1:
         add("xsub", given["subject"] % 2 == 0)
     if not parts:
-        # Without any column there is still a reproducible test set: every fifth clip of each class.
+        # Without any column the test set is still reproducible: every fifth clip of each class.
         every = np.arange(len(columns.label_N))
         constant = Columns(columns.label_N, np.zeros_like(every), np.zeros_like(every))
         add("holdout", np.isin(every, hold_out(every, constant)[0]))
@@ -111,15 +117,16 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
 
 
 class CountError(ValueError):
-    """As many clips as a whole benchmark, but not its split; one line for the user."""
+    """As many clips as a whole benchmark, but other split sizes; the message has one line."""
 
     exit_code = exits.INTEGRITY
 
 
 def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Splits) -> str:
-    """Which part of which NTU benchmark the clips `kept` are, in words.
+    """Describe which part of which NTU benchmark the clips at positions `kept` are.
 
-    A whole benchmark must have the published counts, val counting as train; CountError names the first that differs.
+    Raises:
+        CountError: A whole benchmark differs from the published split sizes (val counts as train).
     """
     label_N, setup_N = columns["label"][kept], columns["setup"][kept]
     classes = 60 if len(kept) == 0 or label_N.max() < 60 else 120
@@ -142,6 +149,6 @@ def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Splits
         if counts != expected:
             raise CountError(
                 f"{name}, {protocol}: {counts[0]} train and {counts[1]} test clips, published are {expected[0]} and"
-                f" {expected[1]}; some file bears another's name: get the data set again"
+                f" {expected[1]}; a file has the name of another: download the data set again"
             )
     return f"the whole of {name}: {whole} clips, and its split counts are the published ones"

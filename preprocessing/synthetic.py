@@ -1,8 +1,8 @@
-"""Write NTU-format recordings of articulated motion, with their truth: `python -m preprocessing.synthetic FOLDER`.
+"""Write NTU-format recordings of articulated motion with their truth: `python -m preprocessing.synthetic FOLDER`.
 
-A performance is a subject doing an action, filmed by three cameras at once, as in NTU RGB+D. Joint angles move a
-kinematic chain, so bone lengths are constant; a sensor then adds noise and a tracker its habits: ghosts, late entries,
-changed IDs, empty clips, NaN in unused columns, damaged files. Every clip is a pure function of seed and place.
+A performance is a subject doing an action, recorded by three cameras at once, as in NTU RGB+D. Joint angles move a
+kinematic chain, so bone lengths are constant; a sensor adds noise and a tracker its quirks: ghosts, late entries,
+changed IDs, empty clips, NaN in unused columns, damaged files. Every clip is a pure function of seed and position.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from preprocessing import exits
 from preprocessing.files import publish_bytes, publish_json
 from preprocessing.ntu import BONES, CLASS_NAMES
 
-DESCRIPTION = """Write synthetic NTU RGB+D recordings (.skeleton files) and what is true of them (truth.json).
+DESCRIPTION = """Write synthetic NTU RGB+D recordings (.skeleton files) and their ground truth (truth.json).
 
 examples:
   python -m preprocessing.synthetic demo/raw --clips 720
@@ -42,12 +42,12 @@ LEFT_HANDED = (2, 10)
 SETUPS = 4
 FIRST_ID = 72057594037927936  # the Kinect's 17-digit body IDs, which no double holds exactly
 
-# What makes the clips hard; tuned so that the network without norm gets 60 to 85 % on unseen subjects.
-NOISE = 0.012  # metres: the sensor, each joint and frame
-HIDDEN_NOISE = 0.05  # metres: joints of the far side when a body stands sideways to the camera
-SWAY = 0.16  # radians: how much every joint idles
-POSTURE = 0.12  # radians: how differently people stand
-VIGOUR = (0.55, 1.15)  # how far people go in an action, as a share of its amplitude
+# Difficulty of the clips, tuned so that the network without norm reaches 60 to 85 % on unseen subjects.
+NOISE = 0.012  # metres: the sensor, per joint and frame
+HIDDEN_NOISE = 0.05  # metres: joints on the far side of a body that stands sideways to the camera
+SWAY = 0.16  # radians: idle motion of every joint
+POSTURE = 0.12  # radians: spread of the subjects' postures
+VIGOUR = (0.55, 1.15)  # range of a subject's amplitude, as a share of the action's
 
 _PARENT = np.full(JOINTS, -1)
 _PARENT[BONES[:, 1]] = BONES[:, 0]
@@ -115,7 +115,7 @@ def _crouch(curve: str) -> tuple[Move, ...]:
 
 _REEL = (Move(1, "flex", 0.4, "beat"), Move(ROOT, "ahead", -0.25, "go"), *_both(4, "flex", 0.5, "beat"))
 
-# Official action number -> what each person does. A left-handed subject does it mirrored.
+# Official action number -> moves of each person; those of a left-handed subject are mirrored.
 ACTIONS: dict[int, tuple[tuple[Move, ...], ...]] = {
     1: ((Move(8, "flex", 0.9, "hold"), Move(9, "flex", 2.1, "hold"), Move(2, "flex", 0.3, "hold")),),
     6: ((Move(1, "flex", -1.2, "hold"), Move(8, "flex", 1.3, "hold"), *_both(13, "flex", -0.5, "hold"),
@@ -138,7 +138,7 @@ APART = {50: 1.1, 51: 1.2, 58: 0.95}  # metres between two people
 
 
 class Person(NamedTuple):
-    """What a subject is always like."""
+    """Constant traits of a subject."""
 
     size: float
     limbs: float  # length of arms and legs against the trunk's
@@ -149,7 +149,7 @@ class Person(NamedTuple):
 
 
 class Performance(NamedTuple):
-    """One subject doing one action: where it stands in the official numbering."""
+    """One subject doing one action, by its official numbers."""
 
     number: int
     setup: int
@@ -159,7 +159,7 @@ class Performance(NamedTuple):
 
 
 def performance(number: int) -> Performance:
-    """The `number`-th performance; any run of them from 0 spreads evenly over actions and subjects."""
+    """Return the `number`-th performance; the first n spread evenly over actions and subjects."""
     actions = tuple(ACTIONS)
     row, column = divmod(number, len(actions))
     turn = (row + column) % len(SUBJECTS)
@@ -167,7 +167,7 @@ def performance(number: int) -> Performance:
 
 
 def person(seed: int, subject: int) -> Person:
-    """The subject's body and manner."""
+    """Draw the traits of a subject."""
     rng = np.random.default_rng([seed, 1, subject])
     return Person(
         size=rng.uniform(0.85, 1.15),
@@ -180,14 +180,14 @@ def person(seed: int, subject: int) -> Person:
 
 
 def offsets(who: Person) -> np.ndarray:
-    """(V, 3) metres: offset of each joint from its parent at rest."""
+    """Offset of each joint from its parent at rest: (V, 3) metres."""
     rest_V3 = _REST_V3 * who.size
     rest_V3[sorted({*_ARM, *(int(_MIRROR[j]) for j in _ARM), *range(12, 20)})] *= who.limbs
     return rest_V3
 
 
 def angles(moves: tuple[Move, ...], who: Person, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Joint angles (T, V, 3) in radians (flex, twist, side) and the root's way (T, 2) in metres: up, ahead."""
+    """Angles (T, V, 3) in radians (flex, twist, side) and the root's displacement (T, 2) in metres: up, ahead."""
     start, end = rng.uniform(0, 0.2), rng.uniform(0.8, 1)
     u_T = np.clip((np.arange(frames) / (frames - 1) - start) / (end - start), 0, 1)
     time_T = np.arange(frames) / 30
@@ -206,7 +206,7 @@ def angles(moves: tuple[Move, ...], who: Person, frames: int, rng: np.random.Gen
 
 
 def _rotation(angle_T: np.ndarray, axis: int) -> np.ndarray:
-    """(T, 3, 3) right-handed rotations about a coordinate axis."""
+    """Right-handed rotations about a coordinate axis: (T, 3, 3)."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     result = np.zeros((len(angle_T), 3, 3))
     result[:, axis, axis] = 1
@@ -217,7 +217,7 @@ def _rotation(angle_T: np.ndarray, axis: int) -> np.ndarray:
 
 
 def chain(rest_V3: np.ndarray, turn_TV3: np.ndarray) -> np.ndarray:
-    """Forward kinematics: joints (T, V, 3) in metres about the root, which is at the origin and looks along z."""
+    """Forward kinematics: joints (T, V, 3) in metres; the root is at the origin and faces along z."""
     frames = len(turn_TV3)
     joints_TV3 = np.zeros((frames, JOINTS, 3))
     world: list[np.ndarray] = [np.eye(3)[None].repeat(frames, 0)] * JOINTS
@@ -232,7 +232,7 @@ def chain(rest_V3: np.ndarray, turn_TV3: np.ndarray) -> np.ndarray:
 
 
 def act(seed: int, what: Performance) -> list[np.ndarray]:
-    """World joints (T, V, 3) of each person of a performance, metres, y up, the scene about the origin."""
+    """World joints (T, V, 3) of each person of a performance: metres, y up, the scene around the origin."""
     rng = np.random.default_rng([seed, 2, what.number])
     roles = ACTIONS[what.action]
     partner = SUBJECTS[(SUBJECTS.index(what.subject) + 1) % len(SUBJECTS)]
@@ -254,7 +254,7 @@ def act(seed: int, what: Performance) -> list[np.ndarray]:
 
 
 def film(scene: list[np.ndarray], camera: int, setup: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The scene in a camera's coordinates (x, y up, z depth), metres, with the sensor's noise."""
+    """Project the scene into the coordinates of a camera (x, y up, z depth; metres) and add the sensor's noise."""
     yaw = np.radians((-45, 0, 45)[camera - 1]) + rng.normal(0, 0.05)
     height, distance = 0.7 + 0.2 * setup, 2.8 + 0.25 * setup
     place_3 = np.array([rng.normal(0, 0.2), -height, distance + rng.normal(0, 0.15)])
@@ -275,7 +275,7 @@ def film(scene: list[np.ndarray], camera: int, setup: int, rng: np.random.Genera
 
 
 class Tracked(NamedTuple):
-    """One body as the tracker reports it."""
+    """One body in the tracker's output."""
 
     body: int
     frame_F: np.ndarray
@@ -286,7 +286,7 @@ QUIRKS = ("ghost", "late", "returns", "new-id", "nan-columns", "empty", "truncat
 
 
 def quirk(seed: int, what: Performance, camera: int, rng: np.random.Generator) -> str:
-    """What goes wrong with a clip, or "". The rare ones have fixed places, so that small sets have them too."""
+    """Return the quirk of a clip, or "". Rare quirks have fixed positions, so that small sets contain them too."""
     place = what.number * CAMERAS + camera - 1
     fixed = {
         7: "truncated", 10: "ghost", 16: "nan-columns", 20: "bad-number", 25: "returns", 31: "empty", 37: "late",
@@ -303,7 +303,7 @@ def quirk(seed: int, what: Performance, camera: int, rng: np.random.Generator) -
 
 
 def tracker(seen: list[np.ndarray], trouble: str, rng: np.random.Generator) -> list[Tracked]:
-    """The bodies that the tracker reports, under IDs of its own."""
+    """Return the bodies that the tracker reports, with its own IDs."""
     first = FIRST_ID + int(rng.integers(1, 1 << 16))
     frames = np.arange(len(seen[0]))
     bodies = [Tracked(first + slot, frames, joints) for slot, joints in enumerate(seen)]
@@ -320,7 +320,7 @@ def tracker(seen: list[np.ndarray], trouble: str, rng: np.random.Generator) -> l
         bodies[-1] = Tracked(lead.body, frames[:cut], lead.joints_FV3[:cut])
         bodies.append(Tracked(first + 9, frames[cut:], lead.joints_FV3[cut:]))
     elif trouble == "ghost":
-        # Furniture taken for a person: wider than high, and still.
+        # Furniture detected as a person: wider than high, and still.
         shape_V3 = rng.uniform(-1, 1, (JOINTS, 3)) * (0.7, 0.25, 0.2) + lead.joints_FV3[0, 0] + (1.2, -0.3, 0.4)
         still = shape_V3 + rng.normal(0, 0.01, (len(frames), JOINTS, 3))
         bodies.insert(int(rng.integers(0, 2)), Tracked(first + 5, frames, still))
@@ -333,7 +333,7 @@ _HEAD = "%d 0 1 1 1 1 0 %.6f %.6f 2\r\n25\r\n"
 
 
 def render(bodies: list[Tracked], frames: int, nan_columns: bool) -> bytes:
-    """The text of a `.skeleton`: CRLF, 12 columns a joint, depth and colour pixels by the Kinect's pinhole model."""
+    """Format a `.skeleton`: CRLF, 12 columns per joint, depth and colour pixels by the Kinect's pinhole model."""
     rows: list[list[str]] = [[] for _ in range(frames)]
     template = "\r\n".join([_COLUMNS_NAN if nan_columns else _COLUMNS] * JOINTS)
     for body, frame_F, joints_FV3 in bodies:
@@ -350,9 +350,9 @@ def render(bodies: list[Tracked], frames: int, nan_columns: bool) -> bytes:
 
 
 def damage(content: bytes, trouble: str) -> tuple[bytes, int]:
-    """Damaged content and the line to blame, from 1; undamaged content and 0."""
+    """Return damaged content and the line of the damage, from 1; or the content unchanged and 0."""
     if trouble == "truncated":
-        # Cut behind a whole line, so that the line to blame is the one that is not there.
+        # Cut after a complete line, so that the reported line is the missing one.
         content = content[: content.rindex(b"\r\n", 0, 2 * len(content) // 3) + 2]
         return content, content.count(b"\n") + 1
     if trouble == "bad-number":
@@ -364,7 +364,7 @@ def damage(content: bytes, trouble: str) -> tuple[bytes, int]:
 
 
 def write_performance(folder: Path, seed: int, number: int, cameras: int = CAMERAS) -> list[dict[str, Any]]:
-    """Write the clips of one performance; what is true of each."""
+    """Write the clips of one performance; return the ground truth of each."""
     what = performance(number)
     scene = act(seed, what)
     truths = []
@@ -393,7 +393,7 @@ def write_performance(folder: Path, seed: int, number: int, cameras: int = CAMER
 
 
 def write_clips(folder: Path, clips: int, seed: int, workers: int = 2) -> Iterator[list[dict[str, Any]]]:
-    """Write the first `clips` clips, three a performance; yield the truths of each performance."""
+    """Write the first `clips` clips, three per performance; yield the ground truth of each performance."""
     whole, rest = divmod(clips, CAMERAS)
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
@@ -404,22 +404,22 @@ def write_clips(folder: Path, clips: int, seed: int, workers: int = 2) -> Iterat
 
 @dataclass(frozen=True)
 class Options:
-    """What to write."""
+    """Options of the command."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """Folder of the .skeleton files; truth.json is written there too. It must be empty or not exist yet."""
+    """Folder for the .skeleton files and truth.json; it must be empty or not exist yet."""
     clips: int = 720
-    """Number of clips; 60 or more have every action and every quirk."""
+    """Number of clips; 60 or more contain every action and every quirk."""
     seed: int = 0
-    """The same seed gives the same bytes."""
+    """Random seed; the same seed gives the same bytes."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.synthetic", description=DESCRIPTION, args=arguments)
     try:
         if options.clips < 1 or options.seed < 0:
-            raise ValueError(f"--clips {options.clips} must be 1 or more, --seed {options.seed} 0 or more")
+            raise ValueError(f"--clips {options.clips} must be at least 1, --seed {options.seed} at least 0")
         if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
             raise ValueError(f"{options.folder} is not an empty folder; name another or delete it")
         written = write_clips(options.folder, options.clips, options.seed)

@@ -17,20 +17,20 @@ examples:
   python -m preprocessing.verify ntu60.h5
   python -m preprocessing.verify ntu60.h5 && python -m pipeline.train default --data ntu60.h5 --out runs/a
 
-exit codes: 0 whole, 2 no such file, 6 damaged (one line a fault)
+exit codes: 0 intact, 2 no such file, 6 damaged (one line per fault)
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to check."""
+    """Options of the command."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
     """The HDF5 file."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     options = tyro.cli(Options, prog="python -m preprocessing.verify", description=DESCRIPTION, args=arguments)
     if not options.file.is_file():
         print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     for fault in faults:
         print(f"{options.file}: {fault}")
     if not faults:
-        print(f"{options.file}: whole")
+        print(f"{options.file}: intact")
     return exits.INTEGRITY if faults else 0
 
 

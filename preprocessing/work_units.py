@@ -42,7 +42,7 @@ class WorkUnit(NamedTuple):
     present: bytes  # (R,) bool
     shapes: list[Shape]
     decisions: list[Decision]
-    refused: list[Quarantined]
+    quarantined: list[Quarantined]
     skipped: list[tuple[str, str]]  # name, reason
 
 
@@ -79,7 +79,7 @@ def make(work: Work, task: Task) -> WorkUnit:
         if isinstance(made, str):
             unit.skipped.append((entry.name, made))
         elif isinstance(made, SkeletonError):
-            unit.refused.append(Quarantined(made.name, made.line, made.reason, str(made)))
+            unit.quarantined.append(Quarantined(made.name, made.line, made.reason, str(made)))
         else:
             joints.append(made.joints_MTV3)
             present.append(made.present_MT)

@@ -91,7 +91,7 @@ def test_clips_known_to_be_missing_or_without_a_body_are_skipped_and_counted(rec
         (["{tmp}/none", "--out", "{tmp}/a.h5"], "does not exist"),
         (["{data}", "--out", "{tmp}/a.h5", "--recipe", "exat"], "did you mean exact? choose one of exact"),
         (["{data}", "--out", "{tmp}/a.npz"], "must end in .h5"),
-        (["{data}", "--out", "{tmp}/a.h5", "--workers", "0"], "give 1 or more"),
+        (["{data}", "--out", "{tmp}/a.h5", "--workers", "0"], "must be at least 1"),
         (["--out", "{tmp}/a.h5"], "no SOURCE"),
     ],
 )

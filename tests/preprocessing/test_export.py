@@ -102,8 +102,8 @@ def test_the_real_golden_clips_export_as_the_original_saved_them(real_data: Path
     ("arguments", "code", "message"),
     [
         (["{built}", "--format", "ctr", "--out", "{tmp}/c.h5"], 2, "must end in .npz"),
-        (["{built}", "--format", "dense", "--out", "{built}"], 2, "is the file itself"),
-        (["{built}", "--format", "dense", "--out", "{tmp}/d.h5", "--frames", "1"], 2, "give 2 or more"),
+        (["{built}", "--format", "dense", "--out", "{built}"], 2, "is the input file"),
+        (["{built}", "--format", "dense", "--out", "{tmp}/d.h5", "--frames", "1"], 2, "must be at least 2"),
         (["{built}", "--format", "ctr", "--out", "{tmp}/c.npz", "--protocol", "xsup"], 2, "has xsub, xview"),
         (["{built}", "--format", "ctr", "--out", "{tmp}/c.npz", "--second", "x"], 2, "zeros, copy"),
         (["{tmp}/none.h5", "--format", "ctr", "--out", "{tmp}/c.npz"], 2, "does not exist"),

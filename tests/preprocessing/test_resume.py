@@ -190,7 +190,7 @@ def test_a_signal_ends_a_build_with_its_code_and_one_line(
     assert process.returncode == code
     assert time.monotonic() - began < 5
     assert "Traceback" not in error
-    assert error.strip().splitlines()[-1].startswith("error: stopped; the same command goes on")
+    assert error.strip().splitlines()[-1].startswith("error: stopped; the same command resumes")
     assert not out.exists()
     assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
     assert same(out, undisturbed)
@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_touches_nothing_and_the_build_goes_on(
         subprocess.run(["mount", "-o", f"remount,size={size * percent // 100}k", str(disk)], check=True)
         assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 7, percent
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-        assert f"{out} is untouched; free some space" in line
+        assert f"{out} is unchanged; free some space" in line
         said.append("foreseen" if "needed" in line else "child" if "writing failed" in line else "rows")
         assert out.read_bytes() == b"an older file"
     assert set(said) == [{"rows", "child"}, {"rows", "foreseen"}, {"rows", "foreseen"}][foresight], said

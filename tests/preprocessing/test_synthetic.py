@@ -135,7 +135,7 @@ def test_a_build_undoes_the_quirks(folder: Path, truths: dict[str, dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--clips", "0"], "must be 1 or more"), ([], "not an empty folder")]
+    ("arguments", "message"), [(["--clips", "0"], "must be at least 1"), ([], "not an empty folder")]
 )
 def test_a_mistake_gets_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
