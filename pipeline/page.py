@@ -21,7 +21,7 @@ import tyro
 from plotly.offline import get_plotlyjs
 
 from pipeline import origin
-from pipeline.tracking import report
+from pipeline.tracking import ledger
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile
 
@@ -70,7 +70,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder.resolve().name,
         summary,
-        report.read(folder),
+        ledger.read(folder),
         files.read_json(doctor) if doctor.exists() else None,
     )
 

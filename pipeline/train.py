@@ -43,6 +43,7 @@ from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
 from pipeline.models.plan import Bones
 from pipeline.nonfinite import NonFiniteLoss, Watch
+from pipeline.tracking import ledger as run_ledger
 from pipeline.tracking import report
 from preprocessing import exits, files
 from preprocessing.hdf5 import open_file
@@ -290,7 +291,7 @@ def run(config: Config, read_test: bool = True) -> None:
         state.judged.load_state_dict(best.model)
         measured = final(config, clips, splits, state.judged)
         if ledger is not None:
-            summary = trained(report.read(config.out)) | {"epoch": best.epoch} | measured | repair(config.out, left)
+            summary = trained(run_ledger.read(config.out)) | {"epoch": best.epoch} | measured | repair(config.out, left)
             files.publish_json(config.out / "summary.json", summary)
             ledger.close(summary)
             print(describe(summary))

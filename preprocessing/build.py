@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from preprocessing import engines, exits
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
 from preprocessing.hdf5 import Contents, body_index, open_file, write
-from preprocessing.ledger import Ledger, identity
+from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import ClipSource, SourceError, open_sources
@@ -111,7 +111,7 @@ def build(options: Options, console: Console) -> Manifest:
     )
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
-        ledger = Ledger(
+        ledger = BuildLedger(
             options.out.with_name(f".{options.out.name}.part"),
             identity(manifest.recipe, source.entries),
             len(source.joint_names),
@@ -165,7 +165,7 @@ def _check_rejects(manifest: Manifest, options: Options) -> None:
 
 
 def _run(
-    source: ClipSource, work: Work, ledger: Ledger, manifest: Manifest, options: Options, console: Console
+    source: ClipSource, work: Work, ledger: BuildLedger, manifest: Manifest, options: Options, console: Console
 ) -> np.ndarray:
     """Append all clips to the ledger's spool; return (N, 3): positions of the kept clips, their frames and bodies."""
     shapes = [_tally(manifest, unit) for unit in ledger.done]

@@ -1,14 +1,15 @@
-"""What a build has done so far, so that one that was killed goes on where it stopped and ends with the same bytes.
+"""Build ledger: the finished work units of a build, from which a killed build resumes and ends with the same bytes.
 
-A folder beside the output holds the rows (a Spool) and one line a unit. A line is written after its rows, carries
-their CRC-32 and its own, and counts only if both fit: so whatever a kill or a power cut tore is done again.
+A folder beside the output holds the rows (a Spool) and a journal with one line per unit. A line is written after its
+rows and carries their CRC-32. It counts only if its own checksum and that of its rows match, so a kill or a power cut
+costs the work units that it tore and no more. That is why no line waits for the disk.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from isal import isal_zlib
 
 from preprocessing.hdf5 import Spool
+from preprocessing.journal import Journal
 from preprocessing.sources.entries import Entry
 from preprocessing.stages import Decision
 from preprocessing.work_units import Quarantined, Shape, WorkUnit
@@ -24,82 +26,64 @@ LINES = "ledger"
 
 
 def identity(recipe: dict[str, Any], entries: Sequence[Entry]) -> str:
-    """A digest that differs when the recipe, a clip's place, size or time of change, or the list of clips does."""
+    """Return a digest of the recipe and of each clip's name, place, size and modification time."""
     digest = sha256(json.dumps(recipe, sort_keys=True).encode())
     for name, origin, size, stamp, *_ in entries:
         digest.update(f"{name}\0{origin}\0{size}\0{stamp}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-class Ledger:
-    """The folder `folder` of the build `identity`: taken up where it fits, begun anew where it does not."""
+class BuildLedger:
+    """The ledger in `folder` of the build `identity`: resumed if it is that build's, else started over.
+
+    Args:
+        folder: Holds the rows and the journal.
+        identity: Digest of the recipe and the clips, see `identity`.
+        joints: Joints per body.
+    """
 
     def __init__(self, folder: Path, identity: str, joints: int) -> None:
         self.folder = folder
         self.done: list[WorkUnit] = []
-        """Batches of an earlier attempt, without their rows."""
-        kept = 0
-        if not (folder / LINES).is_file() or next(_lines(folder / LINES), (0, None))[1] != {"identity": identity}:
+        """Work units of an earlier attempt, without their rows."""
+        header = {"identity": identity}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(folder / LINES, checksum=True, sync=False)
+        if self._journal.records[:1] != [header]:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            (folder / LINES).write_bytes(_line({"identity": identity}))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(folder / LINES, checksum=True, sync=False)
+            self._journal.append(header)
         self.spool = Spool(folder, joints, keep=True)
-        lines = _lines(folder / LINES)
-        kept, _ = next(lines)
-        for end, record in lines:
-            unit = _unit(record)
+        for record in self._journal.records[1:]:
             if not self.spool.recover(record["rows"], record["crc"]):
                 break
-            self.done.append(unit)
-            kept = end
+            self.done.append(_unit(record))
         self.spool.cut()
-        self._file = open(folder / LINES, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
-        self._file.truncate(kept)
-        self._file.seek(kept)
+        self._journal.keep(1 + len(self.done))
 
     @property
     def next(self) -> int:
-        """Position of the first entry that is still to be done."""
+        """Index of the first entry that is not done."""
         return self.done[-1].first + self.done[-1].entries if self.done else 0
 
     def add(self, unit: WorkUnit) -> None:
-        """Append the rows of a unit, then its line."""
+        """Append the rows of a work unit, then its line."""
         self.spool.extend(unit.joints, unit.present)
         self.spool.flush()
-        record = unit._replace(joints=b"", present=b"")._asdict()
+        record = {key: value for key, value in unit._asdict().items() if key not in ("joints", "present")}
         record["refused"] = record.pop("quarantined")  # the key of files that older builds left
-        record |= {"rows": len(unit.present), "crc": _crc(unit.joints, unit.present)}
-        self._file.write(_line({key: value for key, value in record.items() if key not in ("joints", "present")}))
+        crc = isal_zlib.crc32(unit.present, isal_zlib.crc32(unit.joints))
+        self._journal.append(record | {"rows": len(unit.present), "crc": crc})
 
     def close(self) -> None:
-        """Leave the folder for a later attempt."""
+        """Close the files; the folder stays for a later attempt."""
         self.spool.close()
-        self._file.close()
 
     def remove(self) -> None:
-        """The build needs it no more."""
+        """Close the files and remove the folder."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _crc(joints: bytes, present: bytes) -> int:
-    return isal_zlib.crc32(present, isal_zlib.crc32(joints))
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    text = json.dumps(record, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (isal_zlib.crc32(text), text)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(place behind it, content) of every line up to the first torn one."""
-    end = 0
-    with open(path, "rb") as file:
-        for line in file:
-            end += len(line)
-            if not line.endswith(b"\n") or line[:9] != b"%08x " % isal_zlib.crc32(line[9:-1]):
-                return
-            yield end, json.loads(line[9:])
 
 
 def _unit(record: dict[str, Any]) -> WorkUnit:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.report import read
+from pipeline.tracking.ledger import read
 from preprocessing import files
 from tuning import trial
 from tuning.trial_spec import TrialSpec

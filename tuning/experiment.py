@@ -17,7 +17,7 @@ from pipeline.settings import Range
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 from tuning.engine import Asha, EngineError, Resources, TaskSource, run_all
-from tuning.ledger import Ledger, Task
+from tuning.ledger import StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.trial_spec import TrialSpec
 
@@ -109,8 +109,8 @@ class Experiment:
         title: str,
         total: int,
         done: int,
-        ledger: Ledger,
-        make_source: Callable[[Ledger, ProgressReporter], TaskSource],
+        ledger: StudyLedger,
+        make_source: Callable[[StudyLedger, ProgressReporter], TaskSource],
         resources: Resources,
         asha: Asha | None = None,
     ) -> None:
@@ -185,10 +185,10 @@ def check_data(data: Path, protocol: str = "") -> str:
     return file.content_sha256
 
 
-def study_ledger(experiment: Experiment, kind: str, identity: dict[str, Any]) -> Ledger:
+def study_ledger(experiment: Experiment, kind: str, identity: dict[str, Any]) -> StudyLedger:
     """Open the ledger of STUDY; `identity` are the settings that a resumed command must share.
 
     Raises:
         OtherStudy: STUDY holds the ledger of other settings or other data.
     """
-    return Ledger(experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)
+    return StudyLedger(experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)

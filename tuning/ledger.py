@@ -1,20 +1,21 @@
-"""STUDY/ledger.jsonl: what a study has done, one line an event, forced to the disk.
+"""STUDY/ledger.jsonl: the record of a search or a study, one line per event, on the disk before work goes on.
 
-It is the truth: Ray's own state can be torn by a kill, is pickle, and is never read back.
+It is the truth. Ray's own state is pickle, a kill can tear it, and it is never read back.
 
-The first line says whose ledger it is; then `begun` (a task with its settings and seed), `failed` (an attempt, with its
-cause) and `ended` (the task with its outcome). A task that was begun and has not ended was under way when the driver
-died: it is done first, from its own last checkpoint. One that has ended is never done again.
+The first line names the study. Each other line is `begun` (a task with its settings and seed), `failed` (an attempt,
+with its cause) or `ended` (the task with its outcome). A task that began and did not end was under way when the driver
+died: it is done first, from its own last checkpoint. A task that ended is never done again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from preprocessing.journal import Journal
 
 NAME = "ledger.jsonl"
 
@@ -61,16 +62,24 @@ class OtherStudy(ValueError):
     """The folder belongs to a study with other settings."""
 
 
-class Ledger:
-    """The ledger of the study `identity` in `folder`, taken up where it is."""
+class StudyLedger:
+    """The ledger in `folder` of the study `identity`, created or resumed.
+
+    Args:
+        folder: The study folder.
+        identity: What distinguishes this study from another one, as JSON values.
+
+    Raises:
+        OtherStudy: The folder holds a study with another identity.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.path = folder / NAME
         folder.mkdir(parents=True, exist_ok=True)
-        lines = _cut(self.path)
+        self._journal = Journal(folder / NAME)
+        lines = self._journal.records
         mine = json.loads(json.dumps(identity))
         if not lines:
-            self._append({"study": mine})
+            self._journal.append({"study": mine})
         else:
             theirs = lines[0]["study"]
             differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
@@ -94,41 +103,24 @@ class Ledger:
     def begin(self, task: Task) -> None:
         """Note that a task is under way."""
         if task.name not in self.under_way:
-            self._append({"begun": _task_line(task)})
+            self._journal.append({"begun": _task_line(task)})
             self.under_way[task.name] = task
 
     def fail(self, task: Task, cause: str) -> None:
         """Note that an attempt failed."""
-        self._append({"failed": task.name, "cause": cause})
+        self._journal.append({"failed": task.name, "cause": cause})
         self.failures[task.name] += 1
 
     def end(self, outcome: Outcome) -> None:
         """Note how it ended, after how many attempts."""
         attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
         outcome = replace(outcome, attempts=attempts)
-        self._append({"ended": _outcome_line(outcome)})
+        self._journal.append({"ended": _outcome_line(outcome)})
         self._note(outcome)
 
     def _note(self, outcome: Outcome) -> None:
         self.under_way.pop(outcome.task.name, None)
         self.ended[outcome.task.name] = outcome
-
-    def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _cut(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; what a kill tore off at the end is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 # In the file re-evaluations are called variants: the key that studies of older versions have.

@@ -31,7 +31,7 @@ from tuning.experiment import (
     report_resumed,
     study_ledger,
 )
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter, describe
 from tuning.tpe import TpeSource
 from tuning.trial_spec import TrialSpec
@@ -97,7 +97,7 @@ def run_search(settings: Search) -> list[Outcome]:
             gpus_per_rank = settings.gpus_per_trial / settings.ranks_per_trial
             asha = Asha(settings.grace, settings.epochs)
 
-            def make_source(ledger: Ledger, reporter: ProgressReporter) -> TpeSource:
+            def make_source(ledger: StudyLedger, reporter: ProgressReporter) -> TpeSource:
                 return tpe_source(settings, ledger, reporter)
 
             resources = settings.resources(gpus_per_rank)
@@ -108,7 +108,7 @@ def run_search(settings: Search) -> list[Outcome]:
     return outcomes
 
 
-def tpe_source(settings: Search, ledger: Ledger, reporter: ProgressReporter) -> TpeSource:
+def tpe_source(settings: Search, ledger: StudyLedger, reporter: ProgressReporter) -> TpeSource:
     """Return the source of a search's tasks."""
     budget = duration_seconds(settings.budget, "--budget")
     return TpeSource(settings.trials, settings.seed, settings.ranks_per_trial, budget, settings.spec, ledger, reporter)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.trial_spec import TrialSpec
 
@@ -22,7 +22,7 @@ class RecordedSource:
         reporter: Progress bar and W&B runs.
     """
 
-    def __init__(self, make_spec: MakeSpec, ledger: Ledger, reporter: ProgressReporter) -> None:
+    def __init__(self, make_spec: MakeSpec, ledger: StudyLedger, reporter: ProgressReporter) -> None:
         self.spec, self.ledger, self.reporter = make_spec, ledger, reporter
 
     def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
@@ -49,7 +49,9 @@ class TaskList(RecordedSource):
         reporter: Progress bar and W&B runs.
     """
 
-    def __init__(self, tasks: Iterable[Task], make_spec: MakeSpec, ledger: Ledger, reporter: ProgressReporter) -> None:
+    def __init__(
+        self, tasks: Iterable[Task], make_spec: MakeSpec, ledger: StudyLedger, reporter: ProgressReporter
+    ) -> None:
         super().__init__(make_spec, ledger, reporter)
         self.left = deque(tasks)
 

@@ -26,7 +26,7 @@ from preprocessing import exits, files
 from tuning import page, results
 from tuning.arms import Arms, read_arms
 from tuning.experiment import ERRORS, INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
@@ -107,7 +107,7 @@ def run_study(settings: Study) -> StudyResult:
         report_resumed(done, len(ledger.under_way))
         if left:
 
-            def make_source(ledger: Ledger, reporter: ProgressReporter) -> TaskList:
+            def make_source(ledger: StudyLedger, reporter: ProgressReporter) -> TaskList:
                 return TaskList(left, settings.spec, ledger, reporter)
 
             resources = settings.resources(settings.gpus_per_rank, settings.at_once)

@@ -8,7 +8,7 @@ from collections import deque
 
 import optuna
 
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.sources import MakeSpec, RecordedSource
 from tuning.space import draw
@@ -39,7 +39,7 @@ class TpeSource(RecordedSource):
         ranks: int,
         budget: float | None,
         make_spec: MakeSpec,
-        ledger: Ledger,
+        ledger: StudyLedger,
         reporter: ProgressReporter,
     ) -> None:
         super().__init__(make_spec, ledger, reporter)

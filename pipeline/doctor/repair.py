@@ -24,7 +24,7 @@ from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.bodies import SlotNorms
 from pipeline.normdoctor.intervals import Difference, paired
 from pipeline.normdoctor.sites import batch_norms
-from pipeline.tracking import report
+from pipeline.tracking import ledger
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 
@@ -63,7 +63,7 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
         "after": _figures(after),
     }
     epoch = write(folder, fixed, chosen.model)
-    summary = train.trained(report.read(folder)) | {"epoch": epoch} | after | {"fix": entry}
+    summary = train.trained(ledger.read(folder)) | {"epoch": epoch} | after | {"fix": entry}
     files.publish_json(out / "summary.json", summary)
     return entry | {"out": str(out)}
 

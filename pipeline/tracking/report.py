@@ -8,7 +8,6 @@ with all that the run was told on disk. `wandb sync` sends that later.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import metric_names, server
+from pipeline.tracking.ledger import RunLedger
 from preprocessing import files
 
 PROJECT = "skelnorm"
@@ -32,10 +32,7 @@ class Ledger:
     """`RUN/ledger.jsonl`, one line an epoch; and the same figures on W&B, which is never fatal."""
 
     def __init__(self, run: Path, config: dict[str, Any], wandb_mode: str, epochs_done: int) -> None:
-        self.path = run / "ledger.jsonl"
-        # After a kill the ledger may be ahead of the checkpoint: those epochs will be written again.
-        kept = [line for line in read(run) if line["epoch"] <= epochs_done]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.run, self._ledger = run, RunLedger(run, epochs_done)
         earlier = last_id(run) if epochs_done else None
         group = run.resolve().parent.name
         self._wandb = start_wandb(run, run.name, config, wandb_mode, "train", group, earlier)
@@ -43,26 +40,14 @@ class Ledger:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one epoch's figures."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._ledger.write(record)
         self._wandb.log(record)
 
     def close(self, summary: dict[str, Any]) -> None:
         """End the W&B run with the summary's figures, the confusion matrix and the network."""
-        self._wandb.confusion(self.path.parent, summary)
-        self._wandb.made_model(self.path.parent, summary)
+        self._wandb.confusion(self.run, summary)
+        self._wandb.made_model(self.run, summary)
         self._wandb.finish(metric_names.final(summary))
-
-
-def read(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ledger; a last line torn by a kill is left out."""
-    path = run / "ledger.jsonl"
-    if not path.exists():
-        return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
 
 
 def last_id(run: Path) -> str | None:

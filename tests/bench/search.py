@@ -30,7 +30,7 @@ from build import memory_of  # noqa: E402 - the path is set above
 
 from tuning.arms import read_arms  # noqa: E402
 from tuning.engine import REDUCTION, Asha, Resources, run_all  # noqa: E402
-from tuning.ledger import Ledger, Outcome, Task  # noqa: E402
+from tuning.ledger import Outcome, StudyLedger, Task  # noqa: E402
 from tuning.progress import ProgressReporter  # noqa: E402
 from tuning.search import Search  # noqa: E402
 from tuning.sources import TaskList  # noqa: E402
@@ -93,7 +93,7 @@ def overhead(data: Path, work: Path, options: argparse.Namespace) -> None:
 def run(data: Path, out: Path, tasks: list[Task], epochs: int, asha: Asha | None) -> list[Outcome]:
     """All tasks, to their end or under ASHA."""
     settings = Search(data, out, epochs=epochs, frames=32, wandb="off")
-    ledger = Ledger(out, {"bench": epochs})
+    ledger = StudyLedger(out, {"bench": epochs})
     with ProgressReporter(out, out.name, len(tasks), 0, "off") as reporter:
         source = TaskList(tasks, settings.spec, ledger, reporter)
         run_all(source, out / "trials", Resources(1, 0, None), None, asha)

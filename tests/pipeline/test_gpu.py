@@ -23,7 +23,7 @@ from pipeline.kernels import availability
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS, NormConfig, norm_factory
-from pipeline.tracking import report
+from pipeline.tracking import ledger
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
@@ -245,7 +245,7 @@ def test_a_deterministic_run_has_the_same_bits_again(data_file: Path, tmp_path: 
         words = ["default", "--data", data_file, "--out", out, "--input.frames", 16, "--train.epochs", 4]
         result = command(*words, "--train.deterministic", "--wandb", "off")
         assert result.returncode == 0, result.stderr
-        losses.append([line["train"]["loss"] for line in report.read(out)])
+        losses.append([line["train"]["loss"] for line in ledger.read(out)])
     assert losses[0] == losses[1]
 
 

@@ -24,7 +24,7 @@ from pipeline.data.streams import STREAMS
 from pipeline.models import MODELS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
-from pipeline.tracking import report
+from pipeline.tracking import ledger
 from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
 from preprocessing import files
 from tests.conftest import Answer, write_file
@@ -74,7 +74,7 @@ def test_a_run_leaves_the_summary_of_the_contract(finished: Path) -> None:
 
 def test_the_ledger_has_one_line_an_epoch_and_four_accuracies_at_each_evaluation(finished: Path) -> None:
     """Epochs 2 and 4 were evaluated, on the held-out subjects."""
-    lines = report.read(finished)
+    lines = ledger.read(finished)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["epoch"] for line in lines if set(line.get("accuracies", {})) == set("ABCD")] == [2, 4]
     assert all(set(line["norm"]["norms.0.0"]) == {"mean_shift"} for line in lines if "accuracies" in line)
@@ -93,7 +93,7 @@ def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path:
     entry = json.loads((run / checkpoint.POINTER).read_text())
     assert entry["epoch"] < 4
     assert train(data_file, run).returncode == 0
-    assert [line["epoch"] for line in report.read(run)] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in ledger.read(run)] == [1, 2, 3, 4]
     theirs = weights(finished)
     assert all(torch.equal(mine, theirs[name]) for name, mine in weights(run).items())
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tuning.ledger import Ledger, OtherStudy, Outcome, Task
+from tuning.ledger import NAME, OtherStudy, Outcome, StudyLedger, Task
 
 WHOSE = {"kind": "search", "epochs": 2}
 
@@ -21,48 +21,48 @@ def outcome(name: str) -> Outcome:
 
 def test_begun_and_ended_are_known_after_a_restart(tmp_path: Path) -> None:
     """Bit for bit, order kept."""
-    ledger = Ledger(tmp_path, WHOSE)
+    ledger = StudyLedger(tmp_path, WHOSE)
     for name in "abc":
         ledger.begin(task(name))
     ledger.end(outcome("b"))
-    again = Ledger(tmp_path, WHOSE)
+    again = StudyLedger(tmp_path, WHOSE)
     assert again.under_way == {"a": task("a"), "c": task("c")}
     assert again.ended == {"b": outcome("b")}
 
 
 def test_every_byte_at_which_a_kill_can_tear_the_ledger_leaves_whole_lines(tmp_path: Path) -> None:
     """What was torn off is written again, and then all is as if nothing had been."""
-    ledger = Ledger(tmp_path, WHOSE)
+    ledger = StudyLedger(tmp_path, WHOSE)
     ledger.begin(task("a"))
-    before = ledger.path.read_bytes()
+    before = (tmp_path / NAME).read_bytes()
     ledger.end(outcome("a"))
-    whole = ledger.path.read_bytes()
+    whole = (tmp_path / NAME).read_bytes()
     for end in range(len(before), len(whole)):
-        ledger.path.write_bytes(whole[:end])
-        torn = Ledger(tmp_path, WHOSE)
+        (tmp_path / NAME).write_bytes(whole[:end])
+        torn = StudyLedger(tmp_path, WHOSE)
         assert torn.under_way == {"a": task("a")}
         torn.end(outcome("a"))
-        assert ledger.path.read_bytes() == whole
+        assert (tmp_path / NAME).read_bytes() == whole
 
 
 def test_a_task_begun_twice_is_one_line(tmp_path: Path) -> None:
     """As after a resume."""
-    Ledger(tmp_path, WHOSE).begin(task("a"))
-    again = Ledger(tmp_path, WHOSE)
+    StudyLedger(tmp_path, WHOSE).begin(task("a"))
+    again = StudyLedger(tmp_path, WHOSE)
     again.begin(task("a"))
-    assert again.path.read_text().count("begun") == 1
+    assert (tmp_path / NAME).read_text().count("begun") == 1
 
 
 def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     """What differs is named."""
-    Ledger(tmp_path, WHOSE)
+    StudyLedger(tmp_path, WHOSE)
     with pytest.raises(OtherStudy, match=r"other settings \(epochs\); choose another --out"):
-        Ledger(tmp_path, WHOSE | {"epochs": 3})
+        StudyLedger(tmp_path, WHOSE | {"epochs": 3})
 
 
 def test_failed_attempts_are_counted_over_restarts(tmp_path: Path) -> None:
     """The driver was killed between a trial's failure and its second attempt."""
-    Ledger(tmp_path, WHOSE).fail(task("a"), "killed: by signal 9")
-    again = Ledger(tmp_path, WHOSE)
+    StudyLedger(tmp_path, WHOSE).fail(task("a"), "killed: by signal 9")
+    again = StudyLedger(tmp_path, WHOSE)
     again.end(outcome("a"))
     assert again.ended["a"].attempts == 2

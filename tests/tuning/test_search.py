@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import Answer
 from tuning import engine
 from tuning.experiment import duration_seconds
-from tuning.ledger import Ledger, Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.search import Search, main, tpe_source
 from tuning.space import SPACE
@@ -266,7 +266,7 @@ def test_times_are_written_with_a_unit() -> None:
 def source(data: Path, out: Path, **more: Any) -> TpeSource:
     """A search's source of tasks, without Ray, taken up where the ledger is."""
     settings = Search(data, out, **more)
-    return tpe_source(settings, Ledger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
+    return tpe_source(settings, StudyLedger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
 
 
 def outcome(task: Task, val: float) -> Outcome:

@@ -21,7 +21,7 @@ from pipeline.normdoctor.moments import Moments
 from pipeline.normdoctor.sites import batch_norms, statistics
 from pipeline.normdoctor.sources import batch_statistics, joint, per_call
 from pipeline.norms import INPUTS, NORMS, NormConfig, norm_factory
-from pipeline.tracking import report
+from pipeline.tracking import ledger
 from preprocessing.hdf5 import open_file
 
 CPU = torch.device("cpu")
@@ -288,7 +288,7 @@ def test_a_run_recalibrates_at_its_end_on_any_number_of_ranks(data_file: Path, t
             continue
         torch.testing.assert_close(states["one"][name], states["two"][name], rtol=1e-3, atol=1e-3)
         assert not torch.allclose(weight, states["one"][name], rtol=0.05, atol=1e-3)
-    lines = {run: report.read(tmp_path / run) for run in states}
+    lines = {run: ledger.read(tmp_path / run) for run in states}
     assert ["reused" in line for line in lines["one"]] == [False, True]
     assert not any("reused" in line for line in lines["never"])
 
@@ -296,7 +296,7 @@ def test_a_run_recalibrates_at_its_end_on_any_number_of_ranks(data_file: Path, t
 def test_each_epoch_and_the_names_of_reused_layers_are_in_the_ledger(data_file: Path, tmp_path: Path) -> None:
     """The loop's layers are named: one joint set need not fit them."""
     train(data_file, tmp_path, "--train.epochs", "2", "--norm.recalibrate", "each", "--norm.persons", "loop")
-    lines = report.read(tmp_path)
+    lines = ledger.read(tmp_path)
     assert [line["reused"] for line in lines] == [["norms.0.0", "norms.1.0", "norms.2.0"]] * 2
 
 

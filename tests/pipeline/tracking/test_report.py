@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import metric_names, report, server
+from pipeline.tracking.ledger import read
 from pipeline.tracking.report import Ledger, start_wandb
 from tests.pipeline.tracking.test_metric_names import ANSWER, EPOCH, SUMMARY
 from tests.wandb_stub import Stub
@@ -29,7 +30,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     ledger.write(line(1))
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"epoch": 2, "tr')
-    assert report.read(tmp_path) == [line(1)]
+    assert read(tmp_path) == [line(1)]
 
 
 def test_epochs_that_will_be_trained_again_are_not_kept_twice(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_epochs_that_will_be_trained_again_are_not_kept_twice(tmp_path: Path) ->
     for epoch in (1, 2, 3):
         ledger.write(line(epoch))
     Ledger(tmp_path, {}, "off", 2).write(line(3))
-    assert [entry["epoch"] for entry in report.read(tmp_path)] == [1, 2, 3]
+    assert [entry["epoch"] for entry in read(tmp_path)] == [1, 2, 3]
 
 
 KEY = "hunter2hunter2hunter2hunter2hunter2hunt2"
@@ -47,7 +48,7 @@ KEY = "hunter2hunter2hunter2hunter2hunter2hunt2"
 CLIENT = f"""
 import sys, time
 from pathlib import Path
-from pipeline import report, wandb_server
+from pipeline.tracking import report, server
 server.PROBE, report.START, report.FINISH = 1, 3, int(sys.argv[3])
 ledger = report.Ledger(Path(sys.argv[1]), {{"lr": 0.5}}, sys.argv[2], 0)
 ledger.write({EPOCH})
@@ -87,7 +88,7 @@ def client(
         out, err = process.communicate("\n", timeout=60)
     assert process.returncode == 0, err
     # Whatever became of W&B: the ledger is whole, and nothing secret is in any file.
-    assert report.read(run) == [EPOCH]
+    assert read(run) == [EPOCH]
     everything = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
     assert KEY.encode() not in everything
     assert b"--token" not in everything
