@@ -27,14 +27,12 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline import checkpoint, distributed, origin
-from pipeline.config import Config
-from pipeline.data.clips import Clips, Splits
+from pipeline import distributed
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.accuracies import Prediction
 from pipeline.evaluation.calibration import calibrate
 from pipeline.evaluation.metrics import metrics
-from pipeline.train import load_run
+from pipeline.run_folder import Run
 from preprocessing import exits, files
 
 STEPS = 100
@@ -44,38 +42,32 @@ PULL = 1e-3  # towards equal weights, so that they stay finite where the val cli
 class Member(NamedTuple):
     """One trained run."""
 
-    folder: Path
-    config: Config
-    clips: Clips
-    splits: Splits
+    run: Run
     model: nn.Module
 
     def says(self, index_N: Tensor) -> Tensor:
         """Log-probabilities (N, K) of clips."""
-        sizes = self.config.input.frames, self.config.train.batch_size
-        return accuracies.predict(self.model, self.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
+        sizes = self.run.config.input.frames, self.run.config.train.batch_size
+        return accuracies.predict(self.model, self.run.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
 
 
 def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
     """The runs, if they speak of the same clips; ValueError names the one that does not."""
     if len(folders) < 2:
         raise ValueError("an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN")
-    result = [Member(folder, *load_run(folder, device)) for folder in folders]
-    first = result[0]
-    for folder in folders:
-        if not (folder / "summary.json").is_file():
-            raise ValueError(
-                f"{folder} is not finished (no summary.json); the same python -m pipeline.train command resumes it"
-            )
-    for other in result[1:]:
-        if origin.sha256(other.folder) != origin.sha256(first.folder):
+    runs = [Run(folder, device) for folder in folders]
+    for run in runs:
+        run.require_finished()
+    first = runs[0]
+    for other in runs[1:]:
+        if other.data_sha256 != first.data_sha256:
             raise ValueError(f"{other.folder} was trained on another data file than {first.folder}")
         if other.splits.protocol != first.splits.protocol:
             raise ValueError(
                 f"{other.folder} was trained on protocol {other.splits.protocol}, {first.folder} on "
                 f"{first.splits.protocol}; their test clips differ"
             )
-    return result
+    return [Member(run, run.network()) for run in runs]
 
 
 def combine(says_RNK: Tensor, weight_R: Tensor) -> Tensor:
@@ -113,11 +105,11 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
     """Weights, where they come from, the accuracies of each run and of all together on val and test, and how sure they
     may be together (`calibrate`).
     """
-    first, label_N = runs[0], runs[0].clips.label_N
-    held_out = all(len(run.splits.held_out(run.config.input.fit)) for run in runs)
+    first, label_N = runs[0].run, runs[0].run.clips.label_N
+    held_out = all(len(member.run.splits.held_out(member.run.config.input.fit)) for member in runs)
     val_N = first.splits.val if held_out else first.splits.val[:0]
     says = {
-        part: (torch.stack([run.says(index_N) for run in runs]), label_N[index_N])
+        part: (torch.stack([member.says(index_N) for member in runs]), label_N[index_N])
         for part, index_N in (("val", val_N), ("test", first.splits.test))
         if len(index_N)
     }
@@ -125,20 +117,22 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
         fine = len(weights) == len(runs) and all(0 <= weight < math.inf for weight in weights) and any(weights)
         if not fine:
             raise ValueError(f"--weights needs {len(runs)} finite numbers, 0 or more and not all 0, one a run")
-        weight_R, origin = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
+        weight_R, source = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
     elif held_out:
-        weight_R, origin = choose_weights(*says["val"]), "val"
+        weight_R, source = choose_weights(*says["val"]), "val"
     else:
-        weight_R, origin = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
+        weight_R, source = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
     share_R = shares(weight_R)
     said = {part: Prediction(combine(says_RNK, share_R), label) for part, (says_RNK, label) in says.items()}
     together = {part: metrics(*prediction) for part, prediction in said.items()}
-    alone: list[dict[str, Any]] = [{"run": str(run.folder), "stream": run.config.input.stream} for run in runs]
+    alone: list[dict[str, Any]] = [
+        {"run": str(member.run.folder), "stream": member.run.config.input.stream} for member in runs
+    ]
     for part, (says_RNK, label) in says.items():
         for entry, says_NK in zip(alone, says_RNK, strict=True):
             entry[part] = metrics(says_NK, label)
     sureness = calibrate(said.get("val"), said.get("test"))
-    return {"weights": weight_R.tolist(), "weights_from": origin, "runs": alone, **together, "calibration": sureness}
+    return {"weights": weight_R.tolist(), "weights_from": source, "runs": alone, **together, "calibration": sureness}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -155,7 +149,7 @@ def publish(result: dict[str, Any], path: Path) -> None:
     """Write the figures and, for `pipeline.predict`, the way to each run from here and the hash of its weights."""
     folders = [Path(entry["run"]) for entry in result["runs"]]
     where = [os.path.relpath(folder, path.parent) for folder in folders]
-    hashes = [checkpoint.pointed_to(folder)["sha256"] for folder in folders]
+    hashes = [Run(folder).pointer["sha256"] for folder in folders]
     files.publish_json(path, result | {"folders": where, "checkpoints": hashes})
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import ensemble
-from pipeline.models.bodies import BODIES
+from pipeline.data import BODIES
 from preprocessing import exits, files
 
 TOLERANCE = 1e-4  # of a probability

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -59,13 +59,20 @@ SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
 }
 
 
-def optimizer(model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """The optimizer in two groups: with weight decay matrices, kernels and `scales`; without it everything else."""
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Return two groups: matrices, kernels and `scales` with weight decay; everything else without."""
     named = {id(p) for p in scales}
     decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in named]
     plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in named]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return OPTIMIZERS[config.name]([group for group in groups if group["params"]], lr=config.lr)
+    return [group for group in groups if group["params"]]
+
+
+def optimizer(model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Make the optimizer of the settings over `parameter_groups`."""
+    return OPTIMIZERS[config.name](parameter_groups(model, config, scales), lr=config.lr)
 
 
 def rate(config: OptimConfig, epochs_done: float, epochs: int) -> float:

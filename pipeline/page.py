@@ -20,8 +20,7 @@ import plotly.graph_objects as go
 import tyro
 from plotly.offline import get_plotlyjs
 
-from pipeline import origin
-from pipeline.tracking import ledger
+from pipeline import run_folder
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile
 
@@ -58,21 +57,13 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """A finished run. ValueError when it is not one."""
-    path = folder / "summary.json"
-    if not path.exists():
-        raise ValueError(f"{folder} has no summary.json: it is not a finished run; run python -m pipeline.train first")
-    summary = files.read_json(path, "config", "accuracies", "gap", "eval")
+    run = run_folder.Run(folder)
+    summary = run.summary
     if "train" not in summary:
         raise ValueError(f"{folder} has lost its ledger.jsonl, whose epochs a page draws; put it back")
     if not summary.get(summary["eval"]):
         raise ValueError(f"{folder} was judged on no clips: its data has neither val nor test, and a page shows them")
-    doctor = folder / "doctor.json"
-    return Run(
-        folder.resolve().name,
-        summary,
-        ledger.read(folder),
-        files.read_json(doctor) if doctor.exists() else None,
-    )
+    return Run(run.name, summary, run.ledger, run.doctor)
 
 
 def told_apart(runs: list[Run], folders: Sequence[Path]) -> list[Run]:
@@ -467,9 +458,9 @@ def main() -> int:
         runs = told_apart([read_run(folder) for folder in folders], folders)
         if not runs:
             raise ValueError("name at least one run folder")
-        file = origin.data_file(folders[0])
+        file = run_folder.Run(folders[0], fast_start=True).data
         for folder in folders[1:]:
-            if origin.sha256(folder) != file.content_sha256:
+            if run_folder.Run(folder).data_sha256 != file.content_sha256:
                 raise ValueError(f"{folder} was trained on another file than {file.path} is; a page shows runs on one")
         files.publish_text(out, page(runs, study, file))
     except (ValueError, OSError, KeyboardInterrupt) as error:

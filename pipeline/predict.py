@@ -31,12 +31,12 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import card, checkpoint, distributed, ensemble, export
+from pipeline import distributed, ensemble, export
 from pipeline.config import Config
+from pipeline.data import BODIES
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
-from pipeline.models.bodies import BODIES
-from pipeline.train import network, settings_of, with_weights
+from pipeline.run_folder import Metadata, Run
 from preprocessing import exits, files, ntu
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile, body_index
 from preprocessing.skeleton import RawClip, SkeletonError, parse
@@ -80,15 +80,15 @@ class Predictor:
     def __init__(
         self,
         source: Path,
-        about: card.Card,
+        metadata: Metadata,
         networks: Sequence[Network],
         weights: Sequence[float],
         result: dict[str, Any] | None,
         device: torch.device,
     ) -> None:
-        self.source, self.card, self.networks, self.device = source, about, networks, device
+        self.source, self.metadata, self.networks, self.device = source, metadata, networks, device
         self.share_R = ensemble.shares(torch.tensor(weights, dtype=torch.float64, device=device))
-        self.stages = about.stages()
+        self.stages = metadata.stages()
         self.finished = result is not None
         self.calibration: dict[str, Any] = (result or {}).get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
@@ -107,8 +107,10 @@ class Predictor:
         if not raw.tracks:
             raise SkeletonError(name, 0, "no-body", "there is no body in any frame")
         joints = raw.tracks[0].joints_FV3.shape[1]
-        if joints != len(self.card.joint_names):
-            raise ValueError(f"{name} has {joints} joints; {self.source} was trained on {len(self.card.joint_names)}")
+        if joints != len(self.metadata.joint_names):
+            raise ValueError(
+                f"{name} has {joints} joints; {self.source} was trained on {len(self.metadata.joint_names)}"
+            )
         clip = apply(name, raw, self.stages)
         if len(clip.present_MT) > BODIES:
             raise SkeletonError(
@@ -125,11 +127,12 @@ class Predictor:
                 raise ValueError(f"an array must be (T, V, 3) or (T, M, V, 3), got {recording.shape}")
             joints_TMV3 = recording[:, None] if recording.ndim == 3 else recording
             return "array", array_clip(joints_TMV3.astype(np.float32), "array")
-        if self.card.joint_names != list(ntu.JOINT_NAMES):
-            mine = f"{len(self.card.joint_names)} ({', '.join(self.card.joint_names[:3])}, ...)"
+        if self.metadata.joint_names != list(ntu.JOINT_NAMES):
+            mine = f"{len(self.metadata.joint_names)} ({', '.join(self.metadata.joint_names[:3])}, ...)"
             theirs = f"the Kinect's {len(ntu.JOINT_NAMES)} ({', '.join(ntu.JOINT_NAMES[:3])}, ...)"
             raise ValueError(
-                f"{self.source} was trained on other joints: {mine}, of {self.card.dataset}; a .skeleton has {theirs}"
+                f"{self.source} was trained on other joints: {mine}, of {self.metadata.dataset}; "
+                f"a .skeleton has {theirs}"
             )
         if isinstance(recording, bytes):
             return "bytes", parse(recording, "bytes")
@@ -143,7 +146,7 @@ class Predictor:
 
     def gathered(self, cleaned: Sequence[Clip]) -> Clips:
         """Finished clips as training has them, resampled by the same code."""
-        return Clips(_in_memory(self.card, cleaned), self.device)
+        return Clips(_in_memory(self.metadata, cleaned), self.device)
 
     def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
         """(N, K), calibrated, on the CPU."""
@@ -154,10 +157,10 @@ class Predictor:
 
     def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
         """An answer for each finished clip."""
-        best = self.probabilities(cleaned).topk(min(SHOWN, len(self.card.class_names)), dim=1)
+        best = self.probabilities(cleaned).topk(min(SHOWN, len(self.metadata.class_names)), dim=1)
         return [
             Answer(
-                tuple(self.card.class_names[k] for k in classes),
+                tuple(self.metadata.class_names[k] for k in classes),
                 tuple(probabilities),
                 clip.present_MT.shape[1],
                 len(clip.present_MT),
@@ -177,31 +180,31 @@ def load(run: str | Path, device: torch.device | None = None) -> Predictor:
 
 
 def _alone(folder: Path, device: torch.device) -> Predictor:
-    about, trained = _trained(folder, device)
-    path = folder / "summary.json"
-    return Predictor(folder, about, [trained], [1.0], files.read_json(path) if path.is_file() else None, device)
+    run = Run(folder, device)
+    result = run.summary if run.finished else None
+    return Predictor(folder, run.metadata, [_network(run)], [1.0], result, device)
 
 
 def _together(path: Path, device: torch.device) -> Predictor:
     result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
-    folders = [path.parent / folder for folder in result["folders"]]
-    for folder, expected, _ in zip(folders, result["checkpoints"], result["weights"], strict=True):  # as many of each
-        if (folder / checkpoint.POINTER).is_file() and checkpoint.pointed_to(folder)["sha256"] != expected:
+    runs = [Run(path.parent / folder, device) for folder in result["folders"]]
+    for run, expected, _ in zip(runs, result["checkpoints"], result["weights"], strict=True):  # as many of each
+        if run.pointer and run.pointer["sha256"] != expected:
             raise ValueError(
-                f"{folder} has learnt on since {path} was written; write it anew with python -m pipeline.ensemble"
+                f"{run.folder} was trained further after {path} was written; write it again with "
+                "python -m pipeline.ensemble"
             )
-    cards, networks = zip(*(_trained(folder, device) for folder in folders), strict=True)
-    return Predictor(path, cards[0], networks, result["weights"], result, device)
+    metadata = runs[0].metadata
+    return Predictor(path, metadata, [_network(run) for run in runs], result["weights"], result, device)
 
 
-def _trained(folder: Path, device: torch.device) -> tuple[card.Card, Network]:
-    config = settings_of(folder)
-    about = card.read(folder)
-    fresh = network(config, len(about.joint_names), len(about.class_names), about.bones).to(device)
-    return about, Network(config, with_weights(fresh, folder, device))
+def _network(run: Run) -> Network:
+    # In torch's own memory order, which an export needs.
+    model = run.network().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Network(run.config, model)
 
 
-def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
+def _in_memory(metadata: Metadata, cleaned: Sequence[Clip]) -> SkeletonFile:
     """The data file that these clips would make."""
     frames_N = np.array([clip.present_MT.shape[1] for clip in cleaned], np.int64)
     bodies_N = np.array([len(clip.present_MT) for clip in cleaned], np.int64)
@@ -209,12 +212,12 @@ def _in_memory(described: card.Card, cleaned: Sequence[Clip]) -> SkeletonFile:
     columns = dict.fromkeys(CLIP_KEYS, np.zeros(len(cleaned), np.int64))
     return SkeletonFile(
         path=Path("memory"),
-        dataset=described.dataset,
-        recipe=described.recipe,
-        joint_names=described.joint_names,
-        bones=np.array(described.bones, np.int64).reshape(-1, 2),
-        fps=described.fps,
-        class_names=described.class_names,
+        dataset=metadata.dataset,
+        recipe=metadata.recipe,
+        joint_names=metadata.joint_names,
+        bones=np.array(metadata.bones, np.int64).reshape(-1, 2),
+        fps=metadata.fps,
+        class_names=metadata.class_names,
         content_sha256="",
         joints_RV3=np.concatenate([clip.joints_MTV3.reshape(-1, *clip.joints_MTV3.shape[2:]) for clip in cleaned]),
         present_R=np.concatenate([clip.present_MT.reshape(-1) for clip in cleaned]),
@@ -325,7 +328,7 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
             f"the networks of {predictor.source} see {' and '.join(map(str, sorted(lengths)))} frames, and an ONNX "
             "file takes clips of one length: name one run, or put runs of one input.frames together"
         )
-    (frames,), joints = lengths, len(predictor.card.joint_names)
+    (frames,), joints = lengths, len(predictor.metadata.joint_names)
     if cleaned:
         tried = cleaned[:BATCH]
         batch = predictor.gathered(tried).batch(torch.arange(len(tried)), frames)
@@ -333,9 +336,9 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
     else:
         sample = export.noise(frames, joints, predictor.device)
     about = {
-        "class_names": json.dumps(predictor.card.class_names),
-        "joint_names": json.dumps(predictor.card.joint_names),
-        "recipe": json.dumps(predictor.card.recipe),
+        "class_names": json.dumps(predictor.metadata.class_names),
+        "joint_names": json.dumps(predictor.metadata.joint_names),
+        "recipe": json.dumps(predictor.metadata.recipe),
     }
     models = [model for _, model in predictor.networks]
     return export.to_onnx(models, predictor.share_R, predictor.temperature, sample, path, about)

@@ -12,14 +12,12 @@ epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 d
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import card, checkpoint, distributed, norms, optim, origin, preflight, settings
+from pipeline import distributed, network, norms, optim, preflight, settings
 from pipeline.config import Config, as_dict, from_dict, preset
 from pipeline.data.augment import Draw, augment, mirrored_joints, windows
 from pipeline.data.clips import Batch, Clips, Splits, ahead, epoch_batches, load
@@ -38,15 +36,13 @@ from pipeline.evaluation import accuracies
 from pipeline.evaluation.calibration import calibrate
 from pipeline.evaluation.metrics import confusion, metrics
 from pipeline.evaluation.recalibration import recalibrate
-from pipeline.models import build_model, compile_trunk
+from pipeline.models import compile_trunk
 from pipeline.models.cost import cost
 from pipeline.models.cost import describe as describe_cost
-from pipeline.models.plan import Bones
 from pipeline.nonfinite import NonFiniteLoss, Watch
-from pipeline.tracking import ledger as run_ledger
+from pipeline.run_folder import Run, claim, describe
 from pipeline.tracking import report
 from preprocessing import exits, files
-from preprocessing.hdf5 import open_file
 
 # What ends a training by a line instead of a traceback.
 FAULTS = (ValueError, OSError, files.LockedError, distributed.WorkerDied, NonFiniteLoss, KeyboardInterrupt)
@@ -81,26 +77,13 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     """Data, network and optimizer of a run, the same on every rank."""
     clips, splits = load(config.data, config.input, device, config.fast_start)
     torch.manual_seed(config.train.seed)
-    return clips, splits, fresh_state(config, network_for(config, clips))
+    return clips, splits, fresh_state(config, network.build(config, clips, device))
 
 
 def fresh_state(config: Config, model: nn.Module) -> State:
     """What training starts with from this network: an optimizer that has not stepped, and the average if any."""
     scales = norms.norm_parameters(model) if config.norm.decay else []
     return State(model, optim.optimizer(model, config.optim, scales), optim.averaged(model, config.optim))
-
-
-def network_for(config: Config, clips: Clips) -> nn.Module:
-    """The network that these clips train, on their device and in the settings' memory order."""
-    model = network(config, clips.joints, clips.classes, clips.bones).to(clips.device)
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
-def network(config: Config, joints: int, classes: int, bones: Bones) -> nn.Module:
-    """The network of a run's settings on data with these joints, classes and bones, as it is before training."""
-    return build_model(config.model, config.norm, config.input.frames, joints, classes, bones, config.input.stream)
 
 
 def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 0) -> Iterator[dict[str, Any]]:
@@ -220,26 +203,6 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
     }
 
 
-def repair(folder: Path, left: int) -> dict[str, Any]:
-    """What the doctor has written of its repair, as long as no epoch was trained since."""
-    path = folder / "summary.json"
-    kept = files.read_json(path) if path.is_file() and not left else {}
-    return {"fix": kept["fix"]} if "fix" in kept else {}
-
-
-def trained(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the ledger's lines say of the whole run: training accuracy of the last epoch (as a progress bar shows it),
-    seconds, and clips a second; nothing where the ledger is lost.
-    """
-    if not lines:
-        return {}
-    return {
-        "train": {"top1": lines[-1]["train"]["top1"]},
-        "seconds": sum(line["seconds"] for line in lines),
-        "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
-    }
-
-
 class Best(NamedTuple):
     """The evaluated epoch that is kept: the last, or the best on the held-out clips so far."""
 
@@ -259,7 +222,7 @@ def run(config: Config, read_test: bool = True) -> None:
     """One rank's whole work: set up, resume, train, evaluate, write. A search hides the test split from its trials."""
     preflight.one_order(config.train.deterministic)
     device = distributed.join()
-    first = distributed.rank() == 0
+    first, folder = distributed.rank() == 0, Run(config.out, device, config)
     try:
         clips, splits, state = setup(config, device)
         if not read_test:
@@ -271,12 +234,12 @@ def run(config: Config, read_test: bool = True) -> None:
                 f"{config.model.name}: {describe_cost(cost(state.model, config.input.frames, clips.joints))}",
                 file=sys.stderr,
             )
-        saved = checkpoint.load(config.out, device)
+        saved = folder.checkpoint
         done, best = 0, Best(0, -1.0, {})
         if saved is not None:
-            done = saved[0]
-            state.load(saved[1])
-            best = Best(**saved[1]["best"])
+            done = saved.epoch
+            state.load(saved.state)
+            best = Best(**saved.state["best"])
         else:
             _start_up(config, clips, splits, state)
         ledger = report.Ledger(config.out, as_dict(config), config.wandb, done) if first else None
@@ -287,17 +250,19 @@ def run(config: Config, read_test: bool = True) -> None:
             best = best.or_this(config.train.choose, record, state.judged)
             if ledger is not None:
                 ledger.write(record)
-                checkpoint.save(config.out, record["epoch"], state.save() | {"best": best._asdict()})
+                folder.save_checkpoint(record["epoch"], state.save() | {"best": best._asdict()})
         state.judged.load_state_dict(best.model)
         measured = final(config, clips, splits, state.judged)
         if ledger is not None:
-            summary = trained(run_ledger.read(config.out)) | {"epoch": best.epoch} | measured | repair(config.out, left)
-            files.publish_json(config.out / "summary.json", summary)
+            # What the doctor has written of its repair holds as long as no epoch was trained since.
+            kept = folder.summary if folder.finished and not left else {}
+            repair = {"fix": kept["fix"]} if "fix" in kept else {}
+            summary = folder.write_summary(best.epoch, measured | repair)
             ledger.close(summary)
             print(describe(summary))
     except NonFiniteLoss as error:
         if first:
-            files.publish_json(config.out / "nonfinite.json", {"epoch": error.epoch, "clips": error.clips})
+            folder.write_non_finite(error.epoch, error.clips)
         raise
     finally:
         distributed.leave()
@@ -315,76 +280,6 @@ def _start_up(config: Config, clips: Clips, splits: Splits, state: State) -> Non
         notes.append(preflight.self_test(config, clips, state.model, train_N))
     for note in filter(None, notes if distributed.rank() == 0 else []):
         print(note, file=sys.stderr)
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """The summary in two lines."""
-    four = summary["accuracies"]
-    parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
-    gap = summary["gap"]
-    line = f"train {100 * summary['train']['top1']:.1f} %" if "train" in summary else "no ledger.jsonl"
-    for split in ("val", "test"):
-        if summary[split]:
-            line += f" · {split} {100 * summary[split]['top1']:.1f} %"
-    for several in (key for key in summary if key.startswith("test_") and summary[key]):
-        line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
-    line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
-    generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
-    return (
-        f"{line}\n{'  '.join(parts)} %: gap of normalization {100 * gap['normalization']:+.1f}{generalization} points"
-    )
-
-
-def load_run(folder: Path, device: torch.device) -> tuple[Config, Clips, Splits, nn.Module]:
-    """Settings, data and trained network (in eval mode) of a run folder. ValueError says what is missing."""
-    config = settings_of(folder)
-    origin.data_file(folder)  # or a refusal
-    clips, splits, state = setup(config, device)
-    return config, clips, splits, with_weights(state.model, folder, device)
-
-
-def settings_of(folder: Path) -> Config:
-    """Settings of a run folder, its data where it is by now."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a run folder (no config.json); make one with python -m pipeline.train")
-    return dataclasses.replace(_read_config(folder), data=origin.place(folder))
-
-
-def publish_settings(config: Config, data_sha256: str) -> None:
-    """RUN/config.json: the settings, both paths from the root on, and the content hash of the data file."""
-    paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
-    files.publish_json(config.out / "config.json", as_dict(config) | paths | {"data_sha256": data_sha256})
-
-
-def with_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
-    """The network with what a run has learnt, in eval mode. IntegrityError where its settings are not the run's."""
-    weights = weights_of(folder, device)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        what = str(error).splitlines()[1].strip()
-        raise files.IntegrityError(
-            f"{folder}: its weights do not fit the network of config.json ({what}); put back the config.json that it "
-            "was trained with"
-        ) from None
-    return model.eval()
-
-
-def weights_of(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """State of a run's network: the epoch that was kept, else the last, averaged where the run averages."""
-    saved = checkpoint.load(folder, device)
-    if saved is None:
-        raise ValueError(f"{folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
-    state = saved[1]
-    averaged = {key.removeprefix("module."): x for key, x in state["average"].items() if key.startswith("module.")}
-    weights: dict[str, Tensor] = state["best"]["model"] or averaged or state["model"]
-    return weights
-
-
-def _read_config(folder: Path) -> Config:
-    values = files.read_json(folder / "config.json", "data", "out")
-    # Settings that came later than the run count as their defaults.
-    return from_dict({key: value for key, value in values.items() if key != "data_sha256"})
 
 
 def parse(arguments: list[str]) -> Config:
@@ -406,34 +301,6 @@ def parse(arguments: list[str]) -> Config:
     )
     # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
     return dataclasses.replace(config, data=config.data.resolve())
-
-
-def claim(config: Config) -> None:
-    """Make the run folder this configuration's, on this data; refuse one that belongs to another."""
-    mine, file = json.loads(json.dumps(as_dict(config))), open_file(config.data, fast_start=True)
-    for left in (*config.out.glob(".*.tmp"), *(config.out / "checkpoints").glob(".*.tmp")):
-        left.unlink()  # of a run that was killed while it wrote
-    # Settings that never made a checkpoint (they were refused, say) hold no folder.
-    if (config.out / "config.json").exists() and (config.out / checkpoint.POINTER).exists():
-        theirs = json.loads(json.dumps(as_dict(_read_config(config.out))))
-        free = ("data", "out", "nproc", "wandb", "fast_start")
-        differing = [what for key in mine if key not in free for what in _differing(key, theirs.get(key), mine[key])]
-        if file.content_sha256 != origin.sha256(config.out):
-            differing.append("data")
-        if differing:
-            raise ValueError(
-                f"{config.out} holds a run with other settings ({', '.join(differing)}); "
-                "choose another --out or delete it"
-            )
-    card.write(config.out, file)
-    publish_settings(config, file.content_sha256)
-
-
-def _differing(name: str, there: Any, here: Any) -> list[str]:
-    """Names of settings that differ, with both values."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        return [what for key in here for what in _differing(f"{name}.{key}", there.get(key), here[key])]
-    return [] if there == here else [f"{name} {there} there, {here} here"]
 
 
 def main() -> int:

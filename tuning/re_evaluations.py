@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import distributed
 from pipeline.config import Config
 from pipeline.data.clips import Batch, Clips, epoch_batches
 from pipeline.evaluation import accuracies
@@ -22,7 +21,7 @@ from pipeline.evaluation.metrics import metrics
 from pipeline.normdoctor.collector import SiteMoments, population
 from pipeline.normdoctor.sites import Statistics, batch_norms
 from pipeline.normdoctor.sources import POPULATION_SOURCES
-from pipeline.train import load_run
+from pipeline.run_folder import Run
 
 
 class Trained(NamedTuple):
@@ -83,7 +82,8 @@ def re_evaluate(folder: Path, names: Iterable[str], read_test: bool) -> dict[str
         By name: the metrics on `val` and `test`, the accuracy `A` on training clips, and `identical`, which is true if
         every logit and every buffer equals that of the plain evaluation, bit for bit.
     """
-    config, clips, splits, model = load_run(folder, distributed.join())
+    run = Run(folder)
+    config, clips, splits, model = run.config, run.clips, run.splits, run.network()
     trained = Trained(config, clips, accuracies.probe(splits.fit(config.input.fit)), model)
     parts = {"val": splits.held_out(config.input.fit), "test": splits.test if read_test else splits.test[:0]}
     parts = {name: index_N for name, index_N in parts.items() if len(index_N)}

@@ -30,13 +30,14 @@ def run_trial(folder: Path, spec: TrialSpec) -> None:
 
     from pipeline import distributed, train
     from pipeline.config import as_dict, from_dict
+    from pipeline.run_folder import claim
     from preprocessing import files
     from tuning.re_evaluations import re_evaluate
     from tuning.space import nested
 
     torch.set_num_threads(spec.threads)
     config = from_dict(nested({**spec.settings, "out": str(folder), "wandb": "off"}))
-    train.claim(config)
+    claim(config)
     if config.nproc > 1:
         distributed.launch(train.main_of_rank, (as_dict(config), spec.read_test), config.nproc)
     else:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline import settings
+from pipeline.data import BODIES
 from pipeline.data.streams import STREAMS
-from pipeline.models.bodies import BODIES
 from pipeline.settings import Choice, Range
 from preprocessing.hdf5 import SkeletonFile, first_rows, open_file
 
@@ -173,20 +173,25 @@ class Splits(NamedTuple):
         return self.val if fit == "train" else self.val[:0]
 
 
-def load(path: Path, config: InputConfig, device: torch.device, fast_start: bool = False) -> tuple[Clips, Splits]:
-    """Open, check and move one file to the device. ValueError names what is wrong with file or protocol."""
-    file = open_file(path, fast_start=fast_start)
+def splits_of(file: SkeletonFile, config: InputConfig) -> Splits:
+    """Return the clips of each split of the protocol. ValueError if file or protocol lack them."""
     protocol = config.protocol or file.default_protocol
     if protocol not in file.splits:
-        raise ValueError(f"{path} has no protocol {protocol!r}; it has {', '.join(sorted(file.splits)) or 'none'}")
+        raise ValueError(f"{file.path} has no protocol {protocol!r}; it has {', '.join(sorted(file.splits)) or 'none'}")
     parts = {
         name: torch.from_numpy(np.asarray(file.splits[protocol].get(name, []), dtype=np.int64))
         for name in ("train", "val", "test")
     }
     splits = Splits(protocol, **parts)
     if not len(splits.fit(config.fit)):
-        raise ValueError(f"{path}: protocol {protocol!r} has no training clips (test: {len(splits.test)} clips)")
-    return Clips(file, device), splits
+        raise ValueError(f"{file.path}: protocol {protocol!r} has no training clips (test: {len(splits.test)} clips)")
+    return splits
+
+
+def load(path: Path, config: InputConfig, device: torch.device, fast_start: bool = False) -> tuple[Clips, Splits]:
+    """Open and check a file and move its clips to the device. ValueError says what file or protocol lack."""
+    file = open_file(path, fast_start=fast_start)
+    return Clips(file, device), splits_of(file, config)
 
 
 def generator(*key: int) -> torch.Generator:

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoint, distributed, norms, optim
-from pipeline.config import Config
-from pipeline.data.clips import Batch, Clips, Splits, epoch_batches
+from pipeline import norms, optim
+from pipeline.data.clips import Batch, Clips, epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.models.bodies import rows_of_real_bodies
 from pipeline.normdoctor import Diagnosis, History, decayed_scales, diagnose
 from pipeline.normdoctor.evidence import Groups
-from pipeline.train import load_run
-from preprocessing.hdf5 import open_file
+from pipeline.run_folder import Run
+from preprocessing.hdf5 import SkeletonFile
 
 DIVISIONS = ("camera", "subject")
 
@@ -55,10 +54,9 @@ def rows(batch: Batch, x: Tensor, call: int) -> Tensor | None:
     return rows_of_real_bodies(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
 
 
-def divisions(path: Path) -> Groups:
+def divisions(file: SkeletonFile) -> Groups:
     """Camera and subject of each clip, where the file has more than one."""
-    columns = open_file(path, fast_start=True).clips
-    tables = {name: torch.from_numpy(np.array(columns[name], dtype=np.int64)) for name in DIVISIONS}
+    tables = {name: torch.from_numpy(np.array(file.clips[name], dtype=np.int64)) for name in DIVISIONS}
     return {name: _Lookup(table_N) for name, table_N in tables.items() if len(table_N.unique()) > 1}
 
 
@@ -70,38 +68,38 @@ class _Lookup:
         return self.table_N[batch.index_N.cpu()]
 
 
-def history(config: Config, folder: Path, model: nn.Module, clips: int) -> History:
+def history(run: Run, model: nn.Module, clips: int) -> History:
     """Optimizer steps, layers whose scale is decayed, and, for averaged weights, the network they are averages of."""
-    saved = checkpoint.load(folder, torch.device("cpu"))
+    saved, config = run.checkpoint, run.config
     assert saved is not None
     scales = norms.norm_parameters(model) if config.norm.decay else []
-    optimizer = optim.optimizer(model, config.optim, scales)
-    epochs = saved[1]["best"]["epoch"] or saved[0]
     return History(
-        steps=epochs * -(-clips // config.train.batch_size),
-        decayed=decayed_scales(model, optimizer),
-        source=saved[1]["model"] if config.optim.ema else {},
+        steps=saved.kept_epoch * -(-clips // config.train.batch_size),
+        decayed=decayed_scales(model, optim.parameter_groups(model, config.optim, scales)),
+        source=saved.state["model"] if config.optim.ema else {},
     )
 
 
-def judged_on(folder: Path, config: Config, splits: Splits, split: str) -> tuple[str, Tensor]:
+def judged_on(run: Run, split: str) -> tuple[str, Tensor]:
     """The split (auto: val when it was held out, else test) and its clips. ValueError when it has none."""
-    held_out = splits.held_out(config.input.fit)
+    splits = run.splits
+    held_out = splits.held_out(run.config.input.fit)
     if split == "auto":
         split = "val" if len(held_out) else "test"
     judged = held_out if split == "val" else splits.test
     if not len(judged):
-        raise ValueError(f"{folder} has no {split} clips; name the other split")
+        raise ValueError(f"{run.folder} has no {split} clips; name the other split")
     return split, judged
 
 
 def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
     """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
-    config, clips, splits, model = load_run(folder, distributed.join())
-    split, judged = judged_on(folder, config, splits, split)
-    fitted = splits.fit(config.input.fit)
+    run = Run(folder)
+    config, clips, model = run.config, run.clips, run.network()
+    split, judged = judged_on(run, split)
+    fitted = run.splits.fit(config.input.fit)
     size = max(1, config.train.batch_size // config.train.accumulate)
     train = ClipBatches(clips, accuracies.probe(fitted), config.input.frames, size, config.input.order)
     held = ClipBatches(clips, judged, config.input.frames, size)
-    known: dict[str, Any] = {"groups": divisions(config.data), "history": history(config, folder, model, len(fitted))}
+    known: dict[str, Any] = {"groups": divisions(run.data), "history": history(run, model, len(fitted))}
     return diagnose(model, train, held, forward=forward, metric=correct, rows=rows, **known), split

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline import distributed, optim
+from pipeline import network, optim
 from pipeline.config import Config
 from pipeline.data.clips import Clips, Splits
 from pipeline.doctor.patient import judged_on
@@ -24,7 +24,8 @@ from pipeline.normdoctor.intervals import paired
 from pipeline.normdoctor.samples import random_state_kept
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.normdoctor.sources import batch_statistics
-from pipeline.train import fit, fresh_state, load_run, network_for
+from pipeline.run_folder import Run
+from pipeline.train import fit, fresh_state
 
 # The probe's share of the run's last learning rate.
 DROP = 0.1
@@ -95,13 +96,14 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 
     Judged by batch statistics (D): running ones also catch up when the weights slow down, which is not learning.
     """
-    config, clips, splits, model = load_run(folder, distributed.join())
+    run = Run(folder)
+    config, clips, splits, model = run.config, run.clips, run.splits, run.network()
     if last_rate(config) <= DROP * config.optim.lr:
         text = (
             f"learning rate decayed: {last_rate(config):.2g} in the last epoch, {config.optim.lr:.2g} before; no probe"
         )
         return {"text": text}
-    _, index_N = judged_on(folder, config, splits, split)
+    _, index_N = judged_on(run, split)
     before = judged(config, clips, index_N, model)
     lower = LOWER_RATE.change(config)
     after = judged(config, clips, index_N, trained(lower, epochs, clips, splits, start(lower, clips, model)))
@@ -118,8 +120,9 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
     """Each of FINE_TUNES that has a start in this run: accuracies before and after, and whether C gains more than by
     epochs alone. ValueError where there is nothing to change.
     """
-    config, clips, splits, model = load_run(folder, distributed.join())
-    _, index_N = judged_on(folder, config, splits, split)
+    run = Run(folder)
+    config, clips, splits, model = run.config, run.clips, run.splits, run.network()
+    _, index_N = judged_on(run, split)
     starts: dict[str, nn.Module] = {}
     for name, way in FINE_TUNES.items():
         if way.applies(config):
@@ -129,8 +132,8 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
         raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale a coordinate")
     before = judged(config, clips, index_N, model)
     after = {
-        name: judged(config, clips, index_N, trained(FINE_TUNES[name].change(config), epochs, clips, splits, network))
-        for name, network in starts.items()
+        name: judged(config, clips, index_N, trained(FINE_TUNES[name].change(config), epochs, clips, splits, begun))
+        for name, begun in starts.items()
     }
     tried = {name: compared(FINE_TUNES[name], epochs, before, right) for name, right in after.items()}
     for name, entry in tried.items():
@@ -164,7 +167,7 @@ def start(config: Config, clips: Clips, model: nn.Module) -> nn.Module:
     """A copy of the network in the norms of these settings. An input norm of another kind begins anew. NoStartError
     where nothing fits another norm.
     """
-    new = network_for(config, clips)
+    new = network.build(config, clips, clips.device)
     state, old = new.state_dict(), model.state_dict()
     kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}
     if lacking := sorted(name for name in set(state) - set(kept) if not name.startswith("input_norm.")):
@@ -173,16 +176,16 @@ def start(config: Config, clips: Clips, model: nn.Module) -> nn.Module:
     return new
 
 
-def trained(config: Config, epochs: int, clips: Clips, splits: Splits, network: nn.Module) -> nn.Module:
+def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
     """The network, in place, after so many epochs of these settings."""
     config = dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, ema=0.0),
         train=dataclasses.replace(config.train, epochs=epochs, eval_every=epochs),
     )
-    for _ in fit(config, clips, splits, fresh_state(config, network)):
+    for _ in fit(config, clips, splits, fresh_state(config, model)):
         pass
-    return network.eval()
+    return model.eval()
 
 
 def moved(entry: dict[str, Any], name: str) -> str:

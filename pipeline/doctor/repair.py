@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline import card, checkpoint, distributed, origin, train
+from pipeline import network, train
 from pipeline.config import Config
 from pipeline.data.clips import Clips, Splits
 from pipeline.evaluation import accuracies
@@ -24,9 +23,7 @@ from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.bodies import SlotNorms
 from pipeline.normdoctor.intervals import Difference, paired
 from pipeline.normdoctor.sites import batch_norms
-from pipeline.tracking import ledger
-from preprocessing import files
-from preprocessing.hdf5 import open_file
+from pipeline.run_folder import Run
 
 
 class Repair(NamedTuple):
@@ -44,7 +41,8 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
     The folder it was given is only read. ValueError when `out` is there already.
     """
     out = destination(folder, out)
-    config, clips, splits, model = train.load_run(folder, distributed.join())
+    run = Run(folder)
+    config, clips, splits, model = run.config, run.clips, run.splits, run.network()
     sick, repairs = candidates(config, clips, splits, model)
     chosen = choose(sick, repairs)
     if chosen is None:
@@ -62,9 +60,8 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
         "before": _figures(before),
         "after": _figures(after),
     }
-    epoch = write(folder, fixed, chosen.model)
-    summary = train.trained(ledger.read(folder)) | {"epoch": epoch} | after | {"fix": entry}
-    files.publish_json(out / "summary.json", summary)
+    repaired, epoch = run.write_repaired(fixed, chosen.model)
+    repaired.write_summary(epoch, after | {"fix": entry})
     return entry | {"out": str(out)}
 
 
@@ -117,7 +114,7 @@ def converted(model: nn.Module, config: Config, clips: Clips) -> nn.Module:
     if not any(isinstance(module, SlotNorms) for module in model.modules()):
         return copy.deepcopy(model)
     with torch.random.fork_rng():
-        new = train.network_for(config, clips)
+        new = network.build(config, clips, clips.device)
     old = model.state_dict()
     places = [f"{name}." for name, module in new.named_modules() if isinstance(module, SlotNorms)]
     new.load_state_dict({key: old[key if key in old else _first_slot(key, places)] for key in new.state_dict()})
@@ -130,27 +127,6 @@ def _first_slot(key: str, places: list[str]) -> str:
         if key.startswith(place):
             return f"{place}0.{key.removeprefix(place).split('.', 1)[1]}"
     raise ValueError(f"{key} has no counterpart in the network that is repaired")
-
-
-def write(folder: Path, config: Config, model: nn.Module) -> int:
-    """A run folder like `folder` with this network in it: settings, ledger, checkpoint. Returns the epoch."""
-    out = config.out
-    out.mkdir(parents=True)
-    card.write(out, open_file(config.data, fast_start=True))
-    train.publish_settings(config, origin.sha256(folder))
-    if (folder / "ledger.jsonl").exists():
-        shutil.copyfile(folder / "ledger.jsonl", out / "ledger.jsonl")
-    saved = checkpoint.load(folder, torch.device("cpu"))
-    assert saved is not None
-    epochs, state = saved
-    weights = model.state_dict()
-    average = state.get("average") or {}
-    if average:
-        average = {"n_averaged": average["n_averaged"], **{f"module.{key}": x for key, x in weights.items()}}
-    epoch = int(state["best"]["epoch"] or epochs)
-    best = state["best"] | {"model": weights, "epoch": epoch}
-    checkpoint.save(out, epochs, state | {"model": weights, "average": average, "best": best})
-    return epoch
 
 
 def _figures(measured: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import BODIES
 from pipeline.norms import Norm
 
 Trunk = Callable[[Tensor, int], Tensor]  # x_BCTV and the slot whose statistics to use -> features of B rows
 Pool = Callable[[Tensor, Tensor | None], Tensor]  # features (N, M, ...), present_NM or None: all -> (N, ...)
-
-BODIES = 2
 
 
 class Persons(Protocol):

@@ -7,8 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import BODIES
 from pipeline.data.streams import Stream
-from pipeline.models.bodies import BODIES, PERSONS, SlotNorms
+from pipeline.models.bodies import PERSONS, SlotNorms
 from pipeline.models.plan import Plan
 
 WIDTHS = (32, 64, 128)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.bodies import BODIES
+from pipeline.data import BODIES
 
 
 def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import BODIES
 from pipeline.data.streams import Stream
-from pipeline.models.bodies import BODIES, PERSONS, SlotNorms, average
+from pipeline.models.bodies import PERSONS, SlotNorms, average
 from pipeline.models.plan import Bones, Plan
 
 SUBSETS = 3

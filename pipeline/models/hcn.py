@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.data import BODIES
 from pipeline.data.streams import Stream, motion
-from pipeline.models.bodies import BODIES, PERSONS, SlotNorms
+from pipeline.models.bodies import PERSONS, SlotNorms
 from pipeline.models.plan import Plan
 
 POINT, COORDINATES, TOGETHER, PAIRED, FIFTH, SIXTH, HIDDEN = 64, 32, 32, 64, 128, 256, 256

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.data import Bones
 from pipeline.norms import Norm
-
-Bones = tuple[tuple[int, int], ...]  # (parent, child)
 
 
 @dataclass(frozen=True)

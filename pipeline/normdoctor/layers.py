@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,10 @@ def key_of(name: str, entry: str) -> str:
     return f"{name}.{entry}" if name else entry
 
 
-def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer) -> frozenset[str]:
+def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer | Iterable[dict[str, Any]]) -> frozenset[str]:
     """Return the names of the batch norms whose scale is in a parameter group with weight decay."""
-    decayed = {id(p) for group in optimizer.param_groups if group.get("weight_decay") for p in group["params"]}
+    groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    decayed = {id(p) for group in groups if group.get("weight_decay") for p in group["params"]}
     return frozenset(name for name, layer in batch_norms(model).items() if id(layer.weight) in decayed)
 
 

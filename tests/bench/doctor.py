@@ -55,7 +55,7 @@ from pipeline.normdoctor.layers import EPS_SHARE  # noqa: E402
 from pipeline.normdoctor.moments import mean_shift, variance_ratio  # noqa: E402
 from pipeline.normdoctor.sites import batch_norms  # noqa: E402
 from pipeline.norms import BatchNorm, NormConfig  # noqa: E402
-from pipeline.train import load_run  # noqa: E402
+from pipeline.run_folder import Run  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
 SEEDS, CALIBRATION_SEEDS = (0, 1, 2), (100, 101, 102, 103, 104)
@@ -822,7 +822,8 @@ def compare(folders: list[Path]) -> None:
     """Evaluation accuracy of run folders: as they are, after the doctor's first remedy, after the others'."""
     for folder in folders:
         diagnosis, split = diagnose_run(folder, "test")
-        config, loaded, splits, model = load_run(folder, torch.device("cpu"))
+        run = Run(folder, torch.device("cpu"))
+        config, loaded, splits, model = run.config, run.clips, run.splits, run.network()
         index_N, sizes = accuracies.probe(splits.fit(config.input.fit)), (config.input.frames, config.train.batch_size)
         train, held_out = (
             [(batch, batch.label_N) for batch in ClipBatches(loaded, part_N, *sizes)]

@@ -10,8 +10,6 @@ import torch
 
 from pipeline import checkpoint
 
-CPU = torch.device("cpu")
-
 
 def state(value: float) -> dict:
     """A small state."""
@@ -22,7 +20,7 @@ def test_the_newest_state_comes_back_and_older_ones_are_gone(tmp_path: Path) -> 
     """Saved thrice, one file left."""
     for epoch in (1, 2, 10):
         checkpoint.save(tmp_path, epoch, state(epoch))
-    epoch, loaded = checkpoint.load(tmp_path, CPU)
+    epoch, loaded = checkpoint.load(tmp_path)
     assert epoch == 10
     assert torch.equal(loaded["model"]["weight"], torch.full((100,), 10.0))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-0010.pt"]
@@ -30,14 +28,14 @@ def test_the_newest_state_comes_back_and_older_ones_are_gone(tmp_path: Path) -> 
 
 def test_no_checkpoint_yet_is_no_error(tmp_path: Path) -> None:
     """A run's first start."""
-    assert checkpoint.load(tmp_path, CPU) is None
+    assert checkpoint.load(tmp_path) is None
 
 
 def test_a_kill_between_file_and_pointer_leaves_the_old_state(tmp_path: Path) -> None:
     """The new file is there, the pointer still names the old one."""
     checkpoint.save(tmp_path, 1, state(1))
     (tmp_path / "checkpoints" / "epoch-0002.pt").write_bytes(b"half")
-    assert checkpoint.load(tmp_path, CPU)[0] == 1
+    assert checkpoint.load(tmp_path)[0] == 1
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -56,7 +54,7 @@ def test_no_damage_is_loaded_silently(tmp_path: Path) -> None:
     for _ in range(200):
         path.write_bytes(damaged(content, rng))
         with pytest.raises(ValueError, match=r"epoch-0001\.pt has changed since it was written"):
-            checkpoint.load(tmp_path, CPU)
+            checkpoint.load(tmp_path)
 
 
 def test_torch_alone_would_load_damaged_numbers(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, state(1))
     (tmp_path / "checkpoints" / "epoch-0001.pt").unlink()
     with pytest.raises(ValueError, match=r"epoch-0001\.pt, which is missing; delete"):
-        checkpoint.load(tmp_path, CPU)
+        checkpoint.load(tmp_path)
 
 
 def test_a_pointer_cannot_lead_out_of_the_run(tmp_path: Path) -> None:
@@ -83,7 +81,7 @@ def test_a_pointer_cannot_lead_out_of_the_run(tmp_path: Path) -> None:
     pointer = tmp_path / checkpoint.POINTER
     pointer.write_text(json.dumps(json.loads(pointer.read_text()) | {"file": "../../etc/passwd"}))
     with pytest.raises(ValueError, match="names passwd, which is missing"):
-        checkpoint.load(tmp_path, CPU)
+        checkpoint.load(tmp_path)
 
 
 class Evil:
@@ -99,4 +97,4 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, state(1))
     checkpoint.save(tmp_path, 2, {"model": Evil()})
     with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
-        checkpoint.load(tmp_path, CPU)
+        checkpoint.load(tmp_path)

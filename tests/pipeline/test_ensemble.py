@@ -12,6 +12,7 @@ from pipeline import ensemble, train
 from pipeline.config import from_dict
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
+from pipeline.run_folder import claim
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL, trained_run
 
@@ -28,10 +29,10 @@ def test_the_scores_are_weighted_sums_of_log_probabilities(pair: list[ensemble.M
     """By hand, from the models themselves; top-1 of the sum is what is reported."""
     result = ensemble.ensemble(pair, [1.0, 0.25])
     total = 0.0
-    for weight, run in zip((1.0, 0.25), pair, strict=True):
-        logits = accuracies.predict(run.model, run.clips, run.splits.test, 16, 8).logits_NK
+    for weight, member in zip((1.0, 0.25), pair, strict=True):
+        logits = accuracies.predict(member.model, member.run.clips, member.run.splits.test, 16, 8).logits_NK
         total = total + weight * logits.double().softmax(1).log()
-    expected = metrics(total, run.clips.label_N[run.splits.test])
+    expected = metrics(total, pair[0].run.clips.label_N[pair[0].run.splits.test])
     assert result["test"] == pytest.approx(expected)
     assert (result["weights"], result["weights_from"]) == ([1.0, 0.25], "given")
 
@@ -39,7 +40,7 @@ def test_the_scores_are_weighted_sums_of_log_probabilities(pair: list[ensemble.M
 def test_a_run_with_all_the_weight_is_the_ensemble(pair: list[ensemble.Member]) -> None:
     """And its figures are those of its summary."""
     result = ensemble.ensemble(pair, [0.0, 1.0])
-    summary = json.loads((pair[1].folder / "summary.json").read_text())
+    summary = json.loads((pair[1].run.folder / "summary.json").read_text())
     for part in ("val", "test"):
         assert result[part] == result["runs"][1][part] == summary[part]
 
@@ -58,9 +59,9 @@ def test_weights_prefer_the_run_that_is_right() -> None:
 
 def test_chosen_weights_are_at_least_as_likely_as_equal_ones(pair: list[ensemble.Member]) -> None:
     """On the val clips, which alone they are chosen on."""
-    index = pair[0].splits.val
+    index = pair[0].run.splits.val
     says = torch.stack([run.says(index) for run in pair])
-    label = pair[0].clips.label_N[index]
+    label = pair[0].run.clips.label_N[index]
 
     def loss(weights: torch.Tensor) -> float:
         return torch.nn.functional.cross_entropy(ensemble.combine(says, weights), label).item()
@@ -73,7 +74,7 @@ def test_chosen_weights_are_at_least_as_likely_as_equal_ones(pair: list[ensemble
 def test_the_test_labels_have_no_say_in_the_weights(pair: list[ensemble.Member]) -> None:
     """Other test labels, same weights, another accuracy."""
     before = ensemble.ensemble(pair)
-    clips, test = pair[0].clips, pair[0].splits.test
+    clips, test = pair[0].run.clips, pair[0].run.splits.test
     kept = clips.label_N.clone()
     clips.label_N[test] = (kept[test] + 1) % clips.classes
     try:
@@ -90,7 +91,7 @@ def test_runs_that_trained_on_val_are_not_weighed_by_it(runs: Path, data_file: P
     values["input"] = {"frames": 16, "fit": "train+val"}
     config = from_dict(values | {"train": {"epochs": 1, "eval_every": 1, "batch_size": 8, "self_test": False}})
 
-    train.claim(config)
+    claim(config)
     train.run(config)
     result = ensemble.ensemble(ensemble.members([runs / "none", tmp_path / "refit"], CPU))
     assert result["weights"] == [1.0, 1.0]

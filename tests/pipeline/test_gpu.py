@@ -23,6 +23,7 @@ from pipeline.kernels import availability
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS, NormConfig, norm_factory
+from pipeline.run_folder import Run
 from pipeline.tracking import ledger
 
 if not torch.cuda.is_available():
@@ -230,7 +231,7 @@ def test_a_run_resumes_where_it_stopped(data_file: Path, tmp_path: Path) -> None
     half.out.mkdir()
     checkpoint.save(half.out, 2, state.save())
     theirs = [record["train"]["loss"] for record in train.fit(whole, *train.setup(whole, GPU))]
-    saved = checkpoint.load(half.out, GPU)
+    saved = checkpoint.load(half.out)
     assert saved is not None
     clips, splits, state = train.setup(half, GPU)
     state.load(saved[1])
@@ -251,7 +252,8 @@ def test_a_deterministic_run_has_the_same_bits_again(data_file: Path, tmp_path: 
 
 def test_a_run_of_the_gpu_answers_the_same_on_the_cpu(run: Path) -> None:
     """A checkpoint is of no device: logits of both agree."""
-    (_, clips, splits, on_gpu), (_, there, _, on_cpu) = (train.load_run(run, device) for device in (GPU, CPU))
+    gpu, cpu = (Run(run, device) for device in (GPU, CPU))
+    clips, splits, on_gpu, there, on_cpu = gpu.clips, gpu.splits, gpu.network(), cpu.clips, cpu.network()
     gpu, cpu = (
         accuracies.predict(model, clips, splits.test, 16, 8).logits_NK.cpu()
         for model, clips in ((on_gpu, clips), (on_cpu, there))

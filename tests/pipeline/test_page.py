@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import origin, page
+from pipeline import page
+from pipeline.run_folder import Run
 from preprocessing.hdf5 import open_file
 from tests.browser import rendered
 
@@ -121,7 +122,7 @@ def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
     figure = page.confusion_figure(run, names)
     assert figure.data[0].z[0].tolist() == [75, 25, 0]
     run.summary.pop("confusion")
-    assert page.classes_section([run], origin.data_file(runs / "none")) == ""
+    assert page.classes_section([run], Run(runs / "none").data) == ""
 
 
 def test_the_confusion_figure_leaves_out_classes_that_do_not_occur(runs: Path) -> None:
@@ -147,7 +148,7 @@ def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{tmp}", "--out", "{tmp}/a.html"], "not a finished run"),
+        (["{tmp}", "--out", "{tmp}/a.html"], "is not a run folder"),
         (["--out", "{tmp}/a.html"], "at least one run folder"),
         (["{runs}/none", "--out", "{tmp}/a.skeleton"], "a.skeleton must end in .html"),
         (["{runs}/none", "--study", "{tmp}", "--out", "{tmp}/a.html"], "no results.json"),
@@ -212,7 +213,7 @@ def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone.h5")}))
     result = command(run, "--out", tmp_path / "a.html")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is not there; put it")
+    assert result.stderr.startswith(f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is missing; put it")
     assert result.stderr.strip().count("\n") == 0
 
 

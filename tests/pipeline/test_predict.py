@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import card, checkpoint, ensemble, predict, train
+from pipeline import checkpoint, ensemble, predict, train
 from pipeline.config import from_dict
 from pipeline.evaluation import accuracies
+from pipeline.run_folder import METADATA, Run, claim
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
 from tests.pipeline.conftest import SMALL, exporter
@@ -46,7 +47,7 @@ def ntu_run(ntu_file: Path) -> Path:
     values: dict[str, Any] = {"data": ntu_file, "out": ntu_file.parent / "run", **SMALL}
     values |= {"model": {"name": "hcn", "width": 0.25}, "train": SMALL["train"] | {"self_test": False, "epochs": 2}}
     config = from_dict(values)
-    train.claim(config)
+    claim(config)
     train.run(config)
     return config.out
 
@@ -58,7 +59,8 @@ def paths(recordings: Path, ntu_file: Path) -> list[Path]:
 
 def test_a_recording_is_answered_as_the_evaluation_of_its_clip(recordings: Path, ntu_file: Path, ntu_run: Path) -> None:
     """From raw text to the same logits as from the data file: recipe, resampling and weights are those of the run."""
-    config, clips, _, model = train.load_run(ntu_run, torch.device("cpu"))
+    run = Run(ntu_run, torch.device("cpu"))
+    config, clips, model = run.config, run.clips, run.network()
     chosen = paths(recordings, ntu_file)[:12]
     predictor = predict.load(ntu_run)
     logits = accuracies.predict(model, clips, torch.arange(12), config.input.frames, 8).logits_NK
@@ -143,7 +145,8 @@ def test_several_runs_answer_together(together: Path, tmp_path: Path) -> None:
     """By the weighted mean of their log-probabilities, weights and temperature chosen on val; moved with them, too."""
     said, scores = json.loads(together.read_text()), 0.0
     for weight, name in zip(said["weights"], ("none", "bn-masked"), strict=True):
-        config, clips, _, model = train.load_run(together.parent / name, torch.device("cpu"))
+        run = Run(together.parent / name, torch.device("cpu"))
+        config, clips, model = run.config, run.clips, run.network()
         logits = accuracies.predict(model, clips, torch.arange(6), config.input.frames, 8).logits_NK
         scores = scores + weight / sum(said["weights"]) * logits.double().log_softmax(1)
     assert said["weights"][0] != said["weights"][1]
@@ -199,7 +202,7 @@ def test_an_ensemble_of_other_weights_than_it_was_made_of_is_refused(
     pointer = json.loads((folder / checkpoint.POINTER).read_text())
     (folder / checkpoint.POINTER).write_text(json.dumps(pointer | {"sha256": "0"}))
     assert predict.main([str(together), "x.skeleton"]) == 2
-    assert f"{folder} has learnt on since {together} was written" in capsys.readouterr().err
+    assert f"{folder} was trained further after {together} was written" in capsys.readouterr().err
     shutil.rmtree(folder)
     assert predict.main([str(together), "x.skeleton"]) == 2
     assert f"{folder} is not a run folder" in capsys.readouterr().err
@@ -208,26 +211,17 @@ def test_an_ensemble_of_other_weights_than_it_was_made_of_is_refused(
     assert f"{together} is damaged (no folders, checkpoints, weights, calibration in it)" in capsys.readouterr().err
 
 
-def test_a_run_without_a_card_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:
+def test_a_run_without_metadata_says_how_to_get_one(runs: Path, tmp_path: Path) -> None:
     """As runs of earlier versions are; and an unknown stage in the recipe is named."""
     old = tmp_path / "old"
     shutil.copytree(runs / "none", old)
-    kept = json.loads((old / card.NAME).read_text())
-    (old / card.NAME).unlink()
+    kept = json.loads((old / METADATA).read_text())
+    (old / METADATA).unlink()
     with pytest.raises(ValueError, match="has no data.json; run its python -m pipeline.train command again"):
         predict.load(old)
-    (old / card.NAME).write_text(json.dumps(kept | {"recipe": {"name": "x", "stages": [{"stage": "iron"}]}}))
-    with pytest.raises(ValueError, match="stage 'iron', unknown here"):
+    (old / METADATA).write_text(json.dumps(kept | {"recipe": {"name": "x", "stages": [{"stage": "iron"}]}}))
+    with pytest.raises(ValueError, match="unknown stage 'iron'; known: "):
         predict.load(old)
-
-
-def test_the_card_survives_its_trip(data_file: Path, tmp_path: Path) -> None:
-    """What the file says of its clips."""
-    file = open_file(data_file)
-    card.write(tmp_path, file)
-    back = card.read(tmp_path)
-    assert (back.joint_names, back.class_names, back.recipe) == (file.joint_names, file.class_names, file.recipe)
-    assert [list(bone) for bone in back.bones] == file.bones.tolist()
 
 
 def test_the_command_answers_and_a_damaged_recording_costs_only_itself(

@@ -24,8 +24,9 @@ from pipeline.data.streams import STREAMS
 from pipeline.models import MODELS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
+from pipeline.run_folder import Run, claim
 from pipeline.tracking import ledger
-from pipeline.train import Best, claim, fit, main, parse, setup, training_batch, weights_of
+from pipeline.train import Best, fit, main, parse, setup, training_batch
 from preprocessing import files
 from tests.conftest import Answer, write_file
 
@@ -46,7 +47,7 @@ def train(data: Path, run: Path, *more: str, wandb: str = "off") -> subprocess.C
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The model's state in the newest checkpoint."""
-    saved = checkpoint.load(run, torch.device("cpu"))
+    saved = checkpoint.load(run)
     assert saved is not None
     return saved[1]["model"]
 
@@ -110,7 +111,7 @@ def difference_of_two_ranks(data_file: Path, folder: Path, *more: str) -> tuple[
     for ranks in ("1", "2"):
         result = train(data_file, folder / ranks, "--nproc", ranks, *whole, *more)
         assert result.returncode == 0, result.stderr
-        saved.append((checkpoint.load(folder / ranks, torch.device("cpu")) or (0, {}))[1])
+        saved.append((checkpoint.load(folder / ranks) or (0, {}))[1])
     buffers = [{n: x for n, x in state["model"].items() if "running" in n} for state in saved]
     gradients = [{n: x["exp_avg"] for n, x in state["optimizer"]["state"].items()} for state in saved]
 
@@ -337,7 +338,7 @@ def test_a_run_with_everything_switched_on_resumes_bitwise(data_file: Path, tmp_
     process.wait()
     assert json.loads((run / checkpoint.POINTER).read_text())["epoch"] < 4
     assert train(data_file, run, *EVERYTHING).returncode == 0
-    (_, theirs), (_, mine) = (checkpoint.load(tmp_path / name, torch.device("cpu")) for name in ("whole", "half"))
+    (_, theirs), (_, mine) = (checkpoint.load(tmp_path / name) for name in ("whole", "half"))
     for part in ("model", "average"):
         assert mine[part].keys() == theirs[part].keys()
         assert all(torch.equal(x, theirs[part][name]) for name, x in mine[part].items())
@@ -522,7 +523,7 @@ def test_a_run_that_averages_is_judged_by_the_average_before_its_first_evaluatio
     clips, splits, state = setup(config, torch.device("cpu"))
     next(fit(config, clips, splits, state))
     checkpoint.save(tmp_path, 1, state.save() | {"best": Best(0, -1.0, {})._asdict()})
-    found = weights_of(tmp_path, torch.device("cpu"))
+    found = Run(tmp_path).weights
     assert found.keys() == state.judged.state_dict().keys()
     assert all(torch.equal(found[name], value) for name, value in state.judged.state_dict().items())
     assert any(not torch.equal(found[name], value) for name, value in state.model.state_dict().items())

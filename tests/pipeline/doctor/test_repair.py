@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import card, checkpoint, predict, train
+from pipeline import checkpoint, predict, train
 from pipeline.config import from_dict
 from pipeline.doctor.__main__ import described
 from pipeline.doctor.patient import diagnose_run
 from pipeline.doctor.repair import converted, fix_run
 from pipeline.models.bodies import SlotNorms
+from pipeline.run_folder import Run
 from preprocessing.files import sha256_file
 
 CPU = torch.device("cpu")
@@ -57,8 +58,8 @@ def test_every_network_can_be_repaired(data_file: Path, name: str, stream: str) 
 def test_a_loop_becomes_a_network_with_statistics_of_each_slot(runs: Path, fixed: tuple[Path, dict]) -> None:
     """The same weights, one set of statistics a slot, and the accuracy that training had."""
     out, entry = fixed
-    config, _, _, model = train.load_run(out, CPU)
-    _, _, _, sick = train.load_run(runs / "bn-loop", CPU)
+    config, model = Run(out, CPU).config, Run(out, CPU).network()
+    sick = Run(runs / "bn-loop", CPU).network()
     assert config.norm.persons == "per_person"
     assert entry["remedy"] == "per_call"
     for (name, p), (_, q) in zip(model.named_parameters(), sick.named_parameters(), strict=True):
@@ -85,7 +86,7 @@ def test_its_summary_says_what_was_done_and_what_it_brought(runs: Path, fixed: t
 
 def test_it_can_be_asked(runs: Path, fixed: tuple[Path, dict]) -> None:
     """What its network needs to be used without the data file came along."""
-    assert predict.load(fixed[0]).card == card.read(runs / "bn-loop")
+    assert predict.load(fixed[0]).metadata == Run(runs / "bn-loop").metadata
 
 
 def test_the_doctor_finds_no_normalization_gap_in_it(fixed: tuple[Path, dict]) -> None:
@@ -95,8 +96,9 @@ def test_the_doctor_finds_no_normalization_gap_in_it(fixed: tuple[Path, dict]) -
 
 def test_training_can_go_on_from_it(fixed: tuple[Path, dict]) -> None:
     """The trainer's own state loads, optimizer included, and takes a step."""
-    config, clips, splits, _ = train.load_run(fixed[0], CPU)
-    saved = checkpoint.load(fixed[0], CPU)
+    run = Run(fixed[0], CPU)
+    config, clips, splits = run.config, run.clips, run.splits
+    saved = checkpoint.load(fixed[0])
     _, _, state = train.setup(config, CPU)
     state.load(saved[1])
     more = {"epochs": saved[0] + 1}

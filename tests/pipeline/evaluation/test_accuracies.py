@@ -269,7 +269,7 @@ def train(data: Path, out: Path, *more: str) -> dict[str, Tensor]:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    saved = checkpoint.load(out, CPU)
+    saved = checkpoint.load(out)
     assert saved is not None
     return saved[1]["model"]
 

@@ -1,0 +1,380 @@
+"""Run: the only reader and writer of a run folder.
+
+| file | content |
+|---|---|
+| `config.json` | the settings, with absolute paths, and the content hash of the data file |
+| `data.json` | metadata of the data file, so that the network can be used without it |
+| `checkpoint.json`, `checkpoints/` | the newest state (checkpoint.py) |
+| `ledger.jsonl` | one line per epoch |
+| `summary.json` | the figures of a finished run |
+| `doctor.json` | the diagnosis |
+| `nonfinite.json` | the clips of the batch that ended the training |
+
+Everything is read when it is first asked for. This module imports no torch, for those who only show a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data import Bones
+from pipeline.tracking import ledger
+from preprocessing import files
+from preprocessing.hdf5 import SkeletonFile, open_file
+from preprocessing.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.config import Config
+    from pipeline.data.clips import Clips, Splits
+
+CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
+SUMMARY, DOCTOR, NON_FINITE = "summary.json", "doctor.json", "nonfinite.json"
+# Settings that a resumed run may change: they decide no number.
+FREE = ("data", "out", "nproc", "wandb", "fast_start")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Facts of a data file that hold for all its clips."""
+
+    dataset: str
+    recipe: dict[str, Any]
+    joint_names: list[str]
+    bones: Bones
+    fps: float
+    class_names: list[str]
+    content_sha256: str
+
+    @classmethod
+    def of(cls, file: SkeletonFile) -> Metadata:
+        """Take the metadata from an open data file."""
+        bones = tuple((int(parent), int(child)) for parent, child in file.bones)
+        return cls(
+            file.dataset, file.recipe, file.joint_names, bones, file.fps, file.class_names, file.content_sha256
+        )  # fmt: skip
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the recipe, ready to apply. ValueError for a stage that this version does not know."""
+        result = []
+        for entry in self.recipe["stages"]:
+            parameters = dict(entry)
+            name = parameters.pop("stage")
+            if name not in STAGES:
+                raise ValueError(f"the run's recipe has an unknown stage {name!r}; known: {', '.join(STAGES)}")
+            result.append(Stage(name, parameters))
+        return tuple(result)
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        folder: The folder; nothing is read yet.
+        device: Where `clips` and `network()` live; None: the device of this rank.
+        config: The settings of a run that is being trained; None: those of `config.json`.
+        fast_start: Skip the checksums of the data file; None: as the settings say.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        device: torch.device | None = None,
+        config: Config | None = None,
+        fast_start: bool | None = None,
+    ) -> None:
+        self.folder, self.fast_start, self._device = Path(folder), fast_start, device
+        self.training = config is not None
+        if config is not None:
+            self.config = config
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, of `.` too."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that was given, else that of this rank."""
+        if self._device is not None:
+            return self._device
+        from pipeline import distributed
+
+        return distributed.join()
+
+    # Settings and data.
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """The content of `config.json`. ValueError if the folder is not a run folder."""
+        path = self.folder / CONFIG
+        if not path.is_file():
+            raise ValueError(f"{self.folder} is not a run folder (no {CONFIG}); make one with python -m pipeline.train")
+        return files.read_json(path, "data", "out")
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings, with the present place of the data file. A setting newer than the run has its default."""
+        from pipeline.config import from_dict
+
+        values = {key: value for key, value in self.stored.items() if key != "data_sha256"}
+        return from_dict(values | {"data": str(self.data_path)})
+
+    @property
+    def data_path(self) -> Path:
+        """The present place of the data file, or its last one.
+
+        A run folder that was moved together with its data file still finds it, by the relative path between them.
+        """
+        if self.training:
+            return self.config.data
+        data = Path(self.stored["data"])
+        beside = (self.folder.resolve() / os.path.relpath(data, self.stored["out"])).resolve()
+        return beside if not data.is_file() and beside.is_file() else data
+
+    @property
+    def data_sha256(self) -> str:
+        """The content hash of the data file that the run was trained on."""
+        return str(self.stored.get("data_sha256", ""))
+
+    @cached_property
+    def data(self) -> SkeletonFile:
+        """The data file, open. ValueError if it is missing or another one now, IntegrityError if it is damaged."""
+        if self.training:
+            return open_file(self.data_path, fast_start=self.config.fast_start)
+        path = self.data_path
+        if not path.is_file():
+            raise ValueError(
+                f"{self.folder} was trained on {path}, which is missing; put it back, or write its new place into "
+                f'{self.folder / CONFIG} ("data")'
+            )
+        fast = self.stored.get("fast_start", False) if self.fast_start is None else self.fast_start
+        file = open_file(path, fast_start=fast)
+        if file.content_sha256 != self.data_sha256:
+            raise ValueError(f"{path} is not the file that {self.folder} was trained on; put that one back")
+        return file
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """The metadata of the data file, from the run folder. ValueError says how to get it."""
+        path = self.folder / METADATA
+        if self.stored and not path.is_file():
+            raise ValueError(
+                f"{self.folder} has no {METADATA}; run its python -m pipeline.train command again, which adds it"
+            )
+        values = files.read_json(path, *(field.name for field in dataclasses.fields(Metadata)))
+        known = {field.name: values[field.name] for field in dataclasses.fields(Metadata)}
+        return Metadata(**known | {"bones": tuple((parent, child) for parent, child in values["bones"])})
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The clips of the data file, on the device."""
+        from pipeline.data.clips import Clips
+
+        return Clips(self.data, self.device)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The clips of each split. ValueError names what the protocol lacks."""
+        from pipeline.data.clips import splits_of
+
+        return splits_of(self.data, self.config.input)
+
+    # The trained network.
+
+    @property
+    def pointer(self) -> dict[str, Any]:
+        """`file`, `sha256` and `epoch` of the newest checkpoint; empty if there is none yet."""
+        path = self.folder / POINTER
+        return files.read_json(path, "file", "sha256", "epoch") if path.is_file() else {}
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint, on the CPU, its hash checked; None if there is none yet."""
+        from pipeline import checkpoint
+
+        return checkpoint.load(self.folder)
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """Publish the state after `epoch` epochs in place of the one before."""
+        from pipeline import checkpoint
+
+        self.__dict__.pop("checkpoint", None)
+        checkpoint.save(self.folder, epoch, state)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """State of the network: the kept epoch, else the last one, averaged where the run averages.
+
+        ValueError if there is no checkpoint yet.
+        """
+        if self.checkpoint is None:
+            raise ValueError(f"{self.folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
+        return self.checkpoint.weights
+
+    def network(self) -> nn.Module:
+        """Build the trained network, in eval mode, on the device; without data file and optimizer.
+
+        IntegrityError if the weights do not fit the settings. The random state of torch stays as it is.
+        """
+        import torch
+
+        from pipeline import network
+
+        facts = self.metadata if (self.folder / METADATA).is_file() else self.clips
+        with torch.random.fork_rng(devices=[]):
+            model = network.build(self.config, facts, self.device)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            what = str(error).splitlines()[1].strip()
+            raise files.IntegrityError(
+                f"{self.folder}: its weights do not fit the network of {CONFIG} ({what}); put back the {CONFIG} that "
+                "it was trained with"
+            ) from None
+        return model.eval()
+
+    # Figures.
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """One entry per epoch; a torn last line is left out."""
+        return ledger.read(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a summary."""
+        return (self.folder / SUMMARY).is_file()
+
+    def require_finished(self) -> None:
+        """ValueError if the run has no summary; the message says how to get one."""
+        if self.stored and not self.finished:
+            raise ValueError(
+                f"{self.folder} is not finished (no {SUMMARY}); the same python -m pipeline.train command resumes it"
+            )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The figures of the finished run. ValueError if it is not finished."""
+        self.require_finished()
+        return files.read_json(self.folder / SUMMARY, "config", "accuracies", "gap", "eval")
+
+    def write_summary(self, epoch: int, measured: dict[str, Any]) -> dict[str, Any]:
+        """Publish the summary: totals of the ledger, the kept epoch, and what was measured of it."""
+        summary = totals(self.ledger) | {"epoch": epoch} | measured
+        files.publish_json(self.folder / SUMMARY, summary)
+        return summary
+
+    @property
+    def doctor(self) -> dict[str, Any] | None:
+        """The diagnosis; None if there is none."""
+        path = self.folder / DOCTOR
+        return files.read_json(path) if path.is_file() else None
+
+    def write_doctor(self, answer: dict[str, Any]) -> None:
+        """Publish the diagnosis."""
+        files.publish_json(self.folder / DOCTOR, answer)
+
+    def write_non_finite(self, epoch: int, clips: list[str]) -> None:
+        """Publish the clips of the batch that ended the training."""
+        files.publish_json(self.folder / NON_FINITE, {"epoch": epoch, "clips": clips})
+
+    # Making a folder.
+
+    def publish_settings(self, config: Config, file: SkeletonFile) -> None:
+        """Publish `data.json` and `config.json`, with both paths absolute."""
+        from pipeline.config import as_dict
+
+        files.publish_json(self.folder / METADATA, dataclasses.asdict(Metadata.of(file)))
+        paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
+        values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
+        files.publish_json(self.folder / CONFIG, values)
+
+    def write_repaired(self, config: Config, model: nn.Module) -> tuple[Run, int]:
+        """Write a run folder at `config.out` like this one, with another network in it.
+
+        Returns:
+            The new run, and the epoch whose weights were repaired.
+        """
+        saved = self.checkpoint
+        assert saved is not None
+        new = Run(config.out, self._device)
+        new.folder.mkdir(parents=True)
+        new.publish_settings(config, self.data)
+        if (self.folder / "ledger.jsonl").exists():
+            shutil.copyfile(self.folder / "ledger.jsonl", new.folder / "ledger.jsonl")
+        new.save_checkpoint(saved.epoch, saved.with_weights(model.state_dict()))
+        return new, saved.kept_epoch
+
+
+def claim(config: Config) -> Run:
+    """Make the run folder that of these settings and data.
+
+    Raises:
+        ValueError: It holds a run with other settings or data; the message names them.
+    """
+    from pipeline.config import as_dict
+
+    run, file = Run(config.out), open_file(config.data, fast_start=True)
+    for left in (*run.folder.glob(".*.tmp"), *(run.folder / "checkpoints").glob(".*.tmp")):
+        left.unlink()  # of a run that was killed while it wrote
+    # Settings that never made a checkpoint (they were refused, say) hold no folder.
+    if (run.folder / CONFIG).exists() and (run.folder / POINTER).exists():
+        mine, theirs = (json.loads(json.dumps(as_dict(one))) for one in (config, run.config))
+        differing = [what for key in mine if key not in FREE for what in _differing(key, theirs.get(key), mine[key])]
+        if file.content_sha256 != run.data_sha256:
+            differing.append("data")
+        if differing:
+            raise ValueError(
+                f"{config.out} holds a run with other settings ({', '.join(differing)}); "
+                "choose another --out or delete it"
+            )
+    run.publish_settings(config, file)
+    return Run(config.out, config=config)
+
+
+def _differing(name: str, there: Any, here: Any) -> list[str]:
+    """Names of settings that differ, with both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [what for key in here for what in _differing(f"{name}.{key}", there.get(key), here[key])]
+    return [] if there == here else [f"{name} {there} there, {here} here"]
+
+
+def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a whole run from its ledger; empty if the ledger is lost.
+
+    Training accuracy of the last epoch (as a progress bar shows it), seconds, and clips per second.
+    """
+    if not lines:
+        return {}
+    return {
+        "train": {"top1": lines[-1]["train"]["top1"]},
+        "seconds": sum(line["seconds"] for line in lines),
+        "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
+    }
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Return the summary in two lines."""
+    four = summary["accuracies"]
+    parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
+    gap = summary["gap"]
+    line = f"train {100 * summary['train']['top1']:.1f} %" if "train" in summary else "no ledger.jsonl"
+    for split in ("val", "test"):
+        if summary[split]:
+            line += f" · {split} {100 * summary[split]['top1']:.1f} %"
+    for several in (key for key in summary if key.startswith("test_") and summary[key]):
+        line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
+    line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
+    generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
+    return f"{line}\n{'  '.join(parts)} %: normalization gap {100 * gap['normalization']:+.1f}{generalization} points"
