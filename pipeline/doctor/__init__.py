@@ -8,6 +8,6 @@ Flow: `samples` (read a loader of any kind) -> `evidence` (measure) -> `checks` 
 writes the repaired run, `training` trains copies of one on request, `page` is the report.
 """
 
-from pipeline.normdoctor import Cause, Diagnosis, History, Suspicion, decayed_scales, diagnose
+from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, History, Suspicion, decayed_scales, diagnose
 
-__all__ = ["Cause", "Diagnosis", "History", "Suspicion", "decayed_scales", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "GeneralizationLoss", "History", "Suspicion", "decayed_scales", "diagnose"]

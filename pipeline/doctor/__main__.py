@@ -26,7 +26,7 @@ from rich.table import Table
 from pipeline.doctor import page, probes
 from pipeline.doctor.patient import diagnose_run
 from pipeline.doctor.repair import destination, fix_run
-from pipeline.normdoctor import Cause, Diagnosis, Suspicion
+from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, Suspicion
 from pipeline.tracking import report
 from preprocessing import exits, files
 
@@ -66,7 +66,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         cells = [f"{100 * values[k]:.1f} %" if values.get(k) is not None else "" for k in "AC"]
         table.add_row(name if name in lines else f"recalibrated: {name}", *cells)
     console.print(table)
-    entries: list[Cause | Suspicion] = [*diagnosis.causes, *diagnosis.suspicions, *diagnosis.rest]
+    entries: list[Cause | Suspicion | GeneralizationLoss] = [*diagnosis.causes, *diagnosis.suspicions, *diagnosis.rest]
     for entry in entries:
         console.print(f"[bold]{entry.check}[/bold]: {entry.remedy}")
 

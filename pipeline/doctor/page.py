@@ -6,6 +6,7 @@ It draws doctor.json and computes nothing anew; style and charts are those of pi
 from __future__ import annotations
 
 import html
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pipeline import page as pages
-from pipeline.normdoctor.checks import CHECKS, RATIO, REST, SHIFT
+from pipeline.normdoctor.checks import CHECKS, REST
+from pipeline.normdoctor.moments import RATIO_LIMIT, SHIFT_LIMIT
+from pipeline.normdoctor.remedies import REMEDIES
 
 GREY, BLUE = "#aab7b8", "#2471a3"
-NAMES = {
-    "eval": "running", "joint": "one set<br>a layer", "eps": "eps 1e-5",
-    "ranks": "ranks<br>merged", "per_call": "one set<br>a call",
-    "masked": "without<br>absent rows", "target": "of unlabelled<br>evaluation<br>samples",
-}  # fmt: skip
 
 
 def page(name: str, doctor: dict[str, Any]) -> str:
@@ -121,7 +119,7 @@ def remedies_figure(doctor: dict[str, Any]) -> go.Figure:
         ends = [[start + bound for bound in values["gain"][key]] for values in shown.values()]
         figure.add_bar(
             name=legend,
-            x=[NAMES[name] for name in shown],
+            x=["<br>".join(textwrap.wrap(REMEDIES[name].label, 14)) for name in shown],
             y=pages.hundred(y),
             marker_color=colour,
             text=[f"{100 * value:.0f}" for value in y],
@@ -141,7 +139,7 @@ def drift_figure(doctor: dict[str, Any]) -> go.Figure:
         for column, key in ((1, "shift"), (2, "ratio")):
             y = [entry.get(where, {}).get(key) for entry in doctor["layers"]]
             figure.add_bar(name=legend, x=sites, y=y, marker_color=colour, showlegend=column == 1, row=1, col=column)
-    for column, bound in ((1, SHIFT), (2, RATIO)):
+    for column, bound in ((1, SHIFT_LIMIT), (2, RATIO_LIMIT)):
         figure.add_hline(y=bound, line_dash="dot", line_color="#c0392b", row=1, col=column)
     figure.update_yaxes(type="log", row=1, col=2)
     title = "How far running statistics are from what each call of a layer sees (dotted: where it starts to count)"
@@ -180,8 +178,7 @@ def checks_list(doctor: dict[str, Any]) -> str:
     known = CHECKS | REST
 
     def item(name: str, text: str) -> str:
-        about = (known[name].__doc__ or "").strip().splitlines()[0]
-        return f"<li><b>{name}</b> <span class=note>{html.escape(about)}</span> {html.escape(text)}</li>"
+        return f"<li><b>{name}</b> <span class=note>{html.escape(known[name].label)}</span> {html.escape(text)}</li>"
 
     seen = "".join(item(name, text) for name, text in doctor["checks"].items() if text)
     silent = "".join(item(name, text) for name, text in doctor["checks"].items() if not text)

@@ -4,12 +4,13 @@
 
 The package imports torch, numpy, the standard library and itself. Reading order: `moments` (mean and variance),
 `sites` (call sites of batch norms), `collector` (what they see), `sources` (what they can normalize by), `samples` (a
-loader of any kind), `evidence` (measure), `checks` (pure functions of the evidence), `remedies` (each tried by a
+loader of any kind), `evidence` (what is known), `checks` (pure functions of the evidence), `remedies` (each tried by a
 re-evaluation), `diagnosis` (rank the causes and write the verdict).
 """
 
-from .diagnosis import Cause, Diagnosis, Suspicion, diagnose
+from .causes import Cause, GeneralizationLoss, Suspicion
+from .diagnosis import Diagnosis, diagnose
 from .evidence import History
 from .layers import decayed_scales
 
-__all__ = ["Cause", "Diagnosis", "History", "Suspicion", "decayed_scales", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "GeneralizationLoss", "History", "Suspicion", "decayed_scales", "diagnose"]

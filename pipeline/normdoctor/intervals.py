@@ -1,4 +1,4 @@
-"""How sure a difference between two passes over the same samples is."""
+"""Paired differences between two passes over the same samples: mean, percentile bootstrap interval, significance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What a difference must exceed to count, besides its noise: two points, of accuracy or of the metric's spread.
-LEAST = 0.02
-ERRORS = 3.0
+# What a difference must exceed to count, besides its noise: two points of accuracy, or of the metric's scale.
+MIN_DIFFERENCE = 0.02
+# Standard errors that it must exceed.
+STANDARD_ERRORS = 3.0
+# Samples whose change alone proves nothing.
+FEW_SAMPLES = 3.0
 RESAMPLES = 1000
+# Ends of the 95 % interval, as quantiles of the bootstrap means.
+ENDS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -20,44 +25,64 @@ class Difference:
     mean: float
     low: float
     high: float
-    """95 % percentile interval of a paired bootstrap (Efron & Tibshirani 1993, chapter 13)."""
+    """95 % interval of the paired percentile bootstrap (Efron & Tibshirani 1993, chapter 13)."""
     threshold: float
-    """LEAST, three bootstrap standard errors, or three samples, whichever is most."""
+    """What the mean must exceed to count: the largest of MIN_DIFFERENCE, STANDARD_ERRORS bootstrap standard errors and
+    the weight of FEW_SAMPLES samples."""
 
     @property
     def significant(self) -> bool:
-        """Whether b is better than a beyond doubt."""
+        """Whether b is better than a by more than the threshold."""
         return self.mean > self.threshold
 
     @property
     def interval(self) -> list[float]:
-        """Low and high."""
+        """Both ends."""
         return [self.low, self.high]
 
 
+NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, 0.0)
+
+
 def paired(a_N: Tensor, b_N: Tensor, seed: int = 0) -> Difference:
-    """The difference b - a of scores (N,) of the same samples, with its interval. Passes that do not pair: by mean."""
+    """Compute b - a over the same samples, with its interval and threshold.
+
+    Args:
+        a_N: Score of each sample in one pass.
+        b_N: Score of the same samples, in the same order, in the other.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: The passes differ in length.
+    """
     a, b = a_N.double(), b_N.double()
     if len(a) != len(b):
-        raise ValueError(f"passes of {len(a)} and {len(b)} samples do not pair")
+        raise ValueError(f"passes of {len(a)} and {len(b)} samples cannot be paired: score the same samples in both")
     difference = b - a
     count = len(difference)
-    unit = spread(b)
+    scale = score_scale(b)
     mean = difference.mean().item()
     if not (difference != difference[0]).any():
-        return Difference(mean, mean, mean, max(LEAST * unit, ERRORS * unit / count))
+        return Difference(mean, mean, mean, max(MIN_DIFFERENCE * scale, FEW_SAMPLES * scale / count))
     draw = torch.Generator().manual_seed(seed)
     pick = torch.randint(count, (RESAMPLES, count), generator=draw)
     means = difference[pick].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Difference(mean, low, high, max(LEAST * unit, ERRORS * means.std().item(), ERRORS * unit / count))
+    low, high = means.quantile(torch.tensor(ENDS, dtype=torch.float64)).tolist()
+    error = means.std().item()
+    return Difference(
+        mean, low, high, max(MIN_DIFFERENCE * scale, STANDARD_ERRORS * error, FEW_SAMPLES * scale / count)
+    )
 
 
-def spread(scores_N: Tensor) -> float:
-    """The unit differences are judged in: 1 for scores in [0, 1] (accuracy), else their standard deviation."""
-    inside = bool((scores_N >= 0).all() and (scores_N <= 1).all())
-    if inside:
+def score_scale(scores_N: Tensor) -> float:
+    """Return the scale that differences of a metric are judged by: 1 for scores in [0, 1], else their deviation."""
+    if is_share(scores_N):
         return 1.0
     # One score has no deviation: its size stands for it.
-    unit = scores_N.double().std().item() if len(scores_N) > 1 else scores_N.double().abs().sum().item()
-    return max(unit, 1e-12)
+    scale = scores_N.double().std().item() if len(scores_N) > 1 else scores_N.double().abs().sum().item()
+    return max(scale, 1e-12)
+
+
+def is_share(scores_N: Tensor) -> bool:
+    """Return whether all scores lie in [0, 1], as those of accuracy do."""
+    return bool((scores_N >= 0).all() and (scores_N <= 1).all())

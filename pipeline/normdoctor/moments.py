@@ -15,6 +15,9 @@ from torch import Tensor
 
 # Variances below this are rounding errors: they are raised to it before a division or a logarithm.
 VARIANCE_FLOOR = 1e-12
+# Distances beyond which two sets of statistics do not describe the same distribution, as medians over channels
+# (measured on reused layers: shifts of .76 to 1.04, ratios of 2.0 to 2.2; with one call per pass: below .1).
+SHIFT_LIMIT, RATIO_LIMIT = 0.25, 2.0
 # Upper limit of a reported variance ratio.
 MAX_RATIO = 1e6
 
@@ -116,6 +119,25 @@ def mean_shift(a: Moments, b: Moments) -> float:
 def variance_ratio(a: Moments, b: Moments) -> float:
     """Median over channels of the ratio of variances, larger over smaller, at most MAX_RATIO."""
     return _log_ratio_C(a, b).abs().median().exp().clamp(max=MAX_RATIO).item()
+
+
+class Distance(NamedTuple):
+    """How far two sets of statistics are apart."""
+
+    shift: float
+    """`mean_shift`."""
+    ratio: float
+    """`variance_ratio`."""
+
+    @property
+    def beyond_limit(self) -> bool:
+        """Whether the two do not describe the same distribution."""
+        return self.shift > SHIFT_LIMIT or self.ratio > RATIO_LIMIT
+
+
+def distance(a: Moments, b: Moments) -> Distance:
+    """Compare two sets of statistics."""
+    return Distance(mean_shift(a, b), variance_ratio(a, b))
 
 
 def log_variance_ratio(a: Moments, b: Moments) -> float:

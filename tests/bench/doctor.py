@@ -47,12 +47,14 @@ from pipeline.doctor.patient import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
-from pipeline.normdoctor import checks  # noqa: E402
-from pipeline.normdoctor.diagnosis import apply_first, first_is_right  # noqa: E402
-from pipeline.normdoctor.evidence import Evidence, gather  # noqa: E402
+from pipeline.normdoctor import layer_checks  # noqa: E402
+from pipeline.normdoctor.bench import default_forward, default_metric  # noqa: E402
+from pipeline.normdoctor.evidence import Evidence  # noqa: E402
 from pipeline.normdoctor.intervals import paired  # noqa: E402
 from pipeline.normdoctor.layers import EPS_SHARE  # noqa: E402
-from pipeline.normdoctor.moments import mean_shift, variance_ratio  # noqa: E402
+from pipeline.normdoctor.measure import gather  # noqa: E402
+from pipeline.normdoctor.moments import RATIO_LIMIT, SHIFT_LIMIT, mean_shift, variance_ratio  # noqa: E402
+from pipeline.normdoctor.score_checks import between_batches  # noqa: E402
 from pipeline.normdoctor.sites import batch_norms  # noqa: E402
 from pipeline.norms import BatchNorm, NormConfig  # noqa: E402
 from pipeline.run_folder import Run  # noqa: E402
@@ -848,7 +850,7 @@ def calibrate(names: dict[str, Data], out: Path) -> None:
                 model = trained(data, arch, seed, out)
                 if batch_norms(model):
                     of_bodies = rows if arch.startswith(OURS) else None
-                    how = apply_first, first_is_right, of_bodies
+                    how = default_forward, default_metric, of_bodies
                     _, seen = gather(model, data.train(seed=seed), data.held_out(), *how)
                     for quantity, value in quantities(seen):
                         found[quantity].append((value, f"{data.name} {arch} {seed}"))
@@ -863,7 +865,7 @@ def calibrate(names: dict[str, Data], out: Path) -> None:
 
 
 LIMITS = {
-    "shift": checks.SHIFT, "ratio": checks.RATIO, "variance below eps": EPS_SHARE, "dead scales": checks.DEAD_SHARE,
+    "shift": SHIFT_LIMIT, "ratio": RATIO_LIMIT, "variance below eps": EPS_SHARE, "dead scales": layer_checks.DEAD_SHARE,
     "correlated": 1.0, "gap": 1.0, "given": 1.0,
 }  # fmt: skip
 
@@ -877,9 +879,9 @@ def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
         yield "shift", mean_shift(population[name], layer.running)
         yield "ratio", variance_ratio(population[name], layer.running)
         yield "variance below eps", layer.drowned_share
-        yield "dead scales", (layer.scale_C.abs() < checks.DEAD_SCALE).double().mean().item()
+        yield "dead scales", (layer.scale_C.abs() < layer_checks.DEAD_SCALE).double().mean().item()
     for site in seen.given.batches:
-        between = checks.between_batches(seen, site)
+        between = between_batches(seen.given, seen.train, site)
         if between is not None:
             yield "correlated", between[0] / between[1]
     yield "gap", seen.gap / seen.threshold

@@ -260,4 +260,4 @@ def test_what_chance_and_rounding_do_to_means_of_batches_is_no_order(
         return Seen({site: Moments(zero, zero + 1, 1.0)}, {}, {site: means}, Counter({site: batches}), Counter())
 
     evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance))
-    assert (CHECKS["correlated"](evidence) is not None) == fires  # type: ignore[arg-type]
+    assert (CHECKS["correlated"].run(evidence) is not None) == fires  # type: ignore[arg-type]

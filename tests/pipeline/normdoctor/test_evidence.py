@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from pipeline.data.clips import Batch, Clips
 from pipeline.doctor.patient import correct, forward, rows
 from pipeline.models import ModelConfig, build_model
+from pipeline.normdoctor.bench import Bench
 from pipeline.normdoctor.collector import Collector
-from pipeline.normdoctor.evidence import Bench, _first_input
+from pipeline.normdoctor.measure import first_input
 from pipeline.normdoctor.moments import mean_shift
 from pipeline.normdoctor.samples import take
 from pipeline.norms import NormConfig
@@ -58,7 +59,7 @@ def test_the_first_layers_input_is_had_without_the_rest_of_the_network(clips: Cl
     patient.run(patient.train.batches(), seen)
     reached: list[nn.Module] = []
     patient.model.get_submodule("classify").register_forward_hook(lambda layer, *_: reached.append(layer))
-    site, moments = _first_input(patient, patient.train.batches())
+    site, moments = first_input(patient, patient.train.batches())
     assert site == ("norms.0.0", 0)
     assert not reached
     assert moments.count == seen.seen.population[site].count

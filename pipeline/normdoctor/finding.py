@@ -1,0 +1,68 @@
+"""Records of a check and of what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .evidence import Evidence
+from .intervals import Difference
+
+OF_THE_CHECK = "of the check"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw, in plain words."""
+
+    evidence: str
+    advice: str = ""
+    """What to do; empty: the remedy's advice."""
+    remedy: str | None = OF_THE_CHECK
+    """Name of the remedy that would prove it, where it is not the check's own; None: only training anew can."""
+    gain: Difference | None = None
+    """What is at stake, where it was measured without a remedy."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. To add one: write its function, and add its record to `checks.CHECKS`.
+
+    Attributes:
+        run: A pure function of the evidence; None: it found nothing.
+        label: What it looks for, in one sentence.
+        remedy: Name in `remedies.REMEDIES` of the remedy that proves it; None: only training anew can.
+        is_fact: Whether a finding is a fault even where it costs nothing measurable, or where no remedy proves it: it
+            is then reported as a suspicion.
+        supersedes: Checks that are no second cause where this one explains as much.
+    """
+
+    run: Callable[[Evidence], Finding | None]
+    label: str
+    remedy: str | None = None
+    is_fact: bool = True
+    supersedes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fired:
+    """A check that found something, by its name."""
+
+    name: str
+    check: Check
+    finding: Finding
+
+    @property
+    def evidence(self) -> str:
+        """What was seen."""
+        return self.finding.evidence
+
+    @property
+    def remedy(self) -> str | None:
+        """Name of the remedy that would prove it."""
+        return self.check.remedy if self.finding.remedy == OF_THE_CHECK else self.finding.remedy
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """Return the first few names, and how many there are besides."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

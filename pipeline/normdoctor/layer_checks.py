@@ -1,0 +1,235 @@
+"""Checks of what the layers remember, against what their call sites see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .collector import union
+from .evidence import Evidence
+from .finding import Finding, listed
+from .layers import EPS_FACTOR, EPS_SHARE, Layer, key_of, running_moments
+from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
+
+# Ratio of the variances of a layer's input with and without dropout.
+DROPOUT_RATIO = 1.1
+# Difference of two ranks' running means, in standard deviations.
+RANK_SHIFT = 0.1
+# Updates per optimizer step.
+UPDATES_PER_STEP = 1.5
+# Size below which a scale is dead, and the share of a layer's scales from which that counts.
+DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
+HALF = (torch.float16, torch.bfloat16)
+
+
+def precision(evidence: Evidence) -> Finding | None:
+    """Statistics in half precision, non-finite activations, variances that eps drowns."""
+    half = [n for n, layer in evidence.layers.items() if layer.dtype in HALF]
+    if half:
+        dtype = str(evidence.layers[half[0]].dtype).removeprefix("torch.")
+        text = f"running statistics of {listed(half)} are kept in {dtype}"
+        return Finding(text, "keep batch norms in float32 (autocast does; .half() does not)")
+    overflowing = sorted({name for name, _ in evidence.train.nonfinite})
+    if overflowing or evidence.nonfinite_outputs:
+        last = "after the last batch norm" if evidence.layers else "in the outputs"
+        where = f"first at the input of {overflowing[0]}" if overflowing else last
+        text = f"activations are not finite, {where} ({100 * evidence.nonfinite_outputs:.0f} % of the outputs)"
+        advice = "look for an overflow there: half precision, learning rate, invalid inputs"
+        return Finding(text, advice, remedy=None)
+    drowned = {n: share for n, layer in evidence.layers.items() if (share := layer.drowned_share) >= EPS_SHARE}
+    if drowned:
+        name = max(drowned, key=lambda n: drowned[n])
+        text = (
+            f"in {name} the variance of {100 * drowned[name]:.0f} % of the channels is below {EPS_FACTOR:.0f} x eps "
+            f"({evidence.layers[name].eps:g}): eps, not the data, sets their scale"
+        )
+        return Finding(text, remedy="eps")
+    return None
+
+
+def buffers(evidence: Evidence) -> Finding | None:
+    """Running statistics that are impossible, or were never trained."""
+    bad = []
+    for name, layer in evidence.layers.items():
+        if not evidence.calls.get(name):
+            continue  # nothing ever passes through it
+        if why := _unusable(layer):
+            frozen = ", momentum 0" if layer.momentum == 0 else ""
+            bad.append(f"{name} ({why}, {layer.updates} updates{frozen})")
+    advice = "load or train the running statistics: recompute them over the training samples"
+    return Finding(f"running statistics are unusable in {listed(bad)}", advice) if bad else None
+
+
+def _unusable(layer: Layer) -> str:
+    """Why a layer's running statistics cannot be used; empty where they can, or where it keeps none by choice."""
+    mean, variance = layer.running_mean_C, layer.running_variance_C
+    if mean is None or variance is None:
+        return ""
+    if bool((mean == 0).all() and (variance == 1).all()):
+        return "initial values"
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+        return "not finite"
+    return "negative variance" if bool((variance < 0).any()) else ""
+
+
+def averaging(evidence: Evidence) -> Finding | None:
+    """Averaged or copied weights with the buffers of another network."""
+    source = evidence.history.source
+    text = ""
+    if source:
+        foreign = [n for n, layer in evidence.layers.items() if _is_of_the_source(layer, source, n)]
+        if foreign:
+            text = f"the weights are an average or a copy; the running statistics of {listed(foreign)} are not of them"
+    elif evidence.averaged and evidence.layers:
+        text = f"the weights average {evidence.averaged} networks; the running statistics are those of the last"
+    advice = "average the buffers too (AveragedModel(use_buffers=True)), or recompute them for the averaged weights"
+    return Finding(text, advice) if text else None
+
+
+def _is_of_the_source(layer: Layer, source: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a layer's statistics are the source's own, or far behind them, while its scale is not the source's."""
+    mean, scale = source.get(key_of(name, "running_mean")), source.get(key_of(name, "weight"))
+    updates = source.get(key_of(name, "num_batches_tracked"))
+    if mean is None or layer.running_mean_C is None:
+        return False
+    moved = scale is None or layer.scale_C is None or not torch.equal(scale.cpu(), layer.scale_C.cpu())
+    copied = torch.equal(mean.cpu(), layer.running_mean_C.cpu())
+    behind = updates is not None and layer.updates < int(updates) / 2
+    return moved and (copied or behind)
+
+
+def ranks(evidence: Evidence) -> Finding | None:
+    """Ranks that keep statistics of their own."""
+    states = evidence.history.ranks
+    worst, where = 0.0, ""
+    for name in evidence.layers if len(states) > 1 else ():
+        present = [own for state in states if (own := running_moments(state, name)) is not None]
+        apart = max((mean_shift(present[0], other) for other in present[1:]), default=0.0)
+        if apart > worst:
+            worst, where = apart, name
+    if worst <= RANK_SHIFT:
+        return None
+    return Finding(
+        f"the {len(states)} ranks keep different statistics: means of {where} up to {worst:.2f} standard deviations "
+        "apart"
+    )
+
+
+def updates(evidence: Evidence) -> Finding | None:
+    """More updates of the statistics than optimizer steps (activation checkpointing, gradient accumulation)."""
+    steps = evidence.history.steps
+    if not steps:
+        return None
+    times = {n: layer.updates / steps / max(1, evidence.calls[n]) for n, layer in evidence.layers.items()}
+    # Slow statistics that have not settled would be slower still with fewer updates: `stale` reports them.
+    many = [n for n, t in times.items() if t > UPDATES_PER_STEP and evidence.layers[n].settled]
+    if not many:
+        return None
+    k = times[many[0]]
+    momentum = evidence.layers[many[0]].momentum
+    text = f"{listed(many)} updated {k:.1f} times per optimizer step (accumulation, or activation checkpointing)"
+    undo = f": momentum {1 - (1 - momentum) ** (1 / k):.3g} compensates for it" if momentum else ""
+    return Finding(text, "one update per step" + undo)
+
+
+def dropout(evidence: Evidence) -> Finding | None:
+    """Dropout in front of a batch norm: training sees another variance than evaluation (Li et al. 2019)."""
+    without, behind = evidence.train.layers(), []
+    for name, on in union(evidence.dropped).items():
+        running, off = evidence.layers[name].running, without.get(name)
+        if running is None or off is None:
+            continue
+        grown = log_variance_ratio(on, off)
+        # The statistics remember the variance with dropout: they are nearer to it than to that without.
+        remembers = log_variance_ratio(running, off) / grown > 0.5 if abs(grown) > 1e-6 else False
+        if abs(grown) > torch.tensor(DROPOUT_RATIO).log().item() and remembers:
+            behind.append((abs(grown), name, grown))
+    if not behind:
+        return None
+    _, name, grown = max(behind)
+    return Finding(
+        f"dropout in front of {listed([n for _, n, _ in behind])}: at {name} the variance is "
+        f"{torch.tensor(grown).exp().item():.2f} times that without, and the running variance follows it",
+        "use dropout only after the last batch norm; or compute the statistics without dropout",
+    )
+
+
+def stale(evidence: Evidence) -> Finding | None:
+    """Running statistics that lag behind the population that the weights now see."""
+    worst, text = 0.0, ""
+    population = evidence.train.layers()
+    for name, layer in evidence.layers.items():
+        if layer.running is None or name not in population:
+            continue
+        apart = distance(population[name], layer.running)
+        if apart.beyond_limit and max(apart) > worst:
+            window = f"momentum {layer.momentum}: about {1 / layer.momentum:.0f} updates" if layer.momentum else "all"
+            worst = max(apart)
+            text = (
+                f"{name}: running mean {apart.shift:.2f} standard deviations from the population's, variance ratio "
+                f"{_ratio_text(apart.ratio)}; its memory is {window} of {layer.updates}"
+            )
+    return Finding(text) if text else None
+
+
+def reuse(evidence: Evidence) -> Finding | None:
+    """One layer called several times per forward pass, on different distributions."""
+    reused = {name: calls for name, calls in evidence.calls.items() if calls > 1}
+    population, apart = evidence.train.population, {}
+    for name, calls in reused.items():
+        first, *others = [population[name, call] for call in range(calls) if (name, call) in population]
+        worst = Distance(
+            max(mean_shift(first, other) for other in others), max(variance_ratio(first, other) for other in others)
+        )
+        if worst.beyond_limit:
+            apart[name] = worst
+    if not apart:
+        return None
+    name, worst = max(apart.items(), key=lambda item: item[1].shift)
+    shares = ", ".join(f"{100 * share:.0f} %" for share in evidence.absent_shares(name))
+    rows = f"; rows of absent bodies per call: {shares}" if shares else ""
+    return Finding(
+        f"{listed(list(apart))} called {max(reused[n] for n in apart)} times per forward pass, on different "
+        f"distributions ({name}: means {worst.shift:.2f} standard deviations apart, variance ratio "
+        f"{_ratio_text(worst.ratio)}{rows}); training normalizes each call by its own statistics, evaluation uses one "
+        "mixture that fits neither"
+    )
+
+
+def padding(evidence: Evidence) -> Finding | None:
+    """Absent bodies or padding counted in the statistics, which the network does not need there."""
+    worst, where, share = 0.0, "", 0.0
+    for site, real in evidence.train.real.items():
+        everything = evidence.train.population[site]
+        absent = 1 - real.count / everything.count if everything.count else 0.0
+        if absent <= 0 or real.count == 0:
+            continue
+        apart = distance(everything, real)
+        in_shifts = max(apart.shift, apart.ratio / RATIO_LIMIT * SHIFT_LIMIT)
+        if in_shifts > worst:
+            worst, where, share = in_shifts, site[0], absent
+    if worst <= SHIFT_LIMIT:
+        return None
+    return Finding(f"{100 * share:.0f} % of the rows at {where} are absent or padding, and the statistics count them")
+
+
+def decay(evidence: Evidence) -> Finding | None:
+    """Weight decay on the scales of batch norms, which shrinks them to zero."""
+    scales = {n: layer.scale_C for n, layer in evidence.layers.items() if layer.scale_C is not None}
+    if not scales:
+        return None
+    dead = {n: (scale.abs() < DEAD_SCALE).double().mean().item() for n, scale in scales.items()}
+    name = max(dead, key=lambda n: dead[n])
+    if dead[name] < DEAD_SHARE:
+        return None
+    reason = "with weight decay on it" if name in evidence.history.decayed else "weight decay on it, or dead channels"
+    return Finding(
+        f"{100 * dead[name]:.0f} % of the scales of {name} are below {DEAD_SCALE:g} ({reason})",
+        "no weight decay on scales and shifts of norms (norm.decay off); train anew",
+    )
+
+
+def _ratio_text(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 1000 else "over 1000"

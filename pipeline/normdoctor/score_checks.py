@@ -1,0 +1,148 @@
+"""Checks that compare scores, and those of how the training batches are made up."""
+
+from __future__ import annotations
+
+import math
+
+from .collector import Seen
+from .evidence import Evidence
+from .finding import Finding, listed
+from .intervals import MIN_DIFFERENCE, STANDARD_ERRORS, paired, score_scale
+from .measure import LARGER
+from .moments import SHIFT_LIMIT, mean_shift
+from .sites import Site
+
+# Variance of batch means over that of shuffled batches, median over channels: the least that counts, and how many
+# standard errors of its logarithm (2.33: one in a hundred, if all channels varied as one).
+CORRELATED, CORRELATED_ERRORS = 2.0, 2.33
+# Batch means that differ by less than a thousandth of a standard deviation are rounding errors.
+ROUNDING_VARIANCE = 1e-6
+
+
+def mode(evidence: Evidence) -> Finding | None:
+    """Evaluation in training mode, or an evaluation that changes buffers."""
+    if evidence.stuck_modules:
+        text = f"eval() leaves {listed(evidence.stuck_modules)} in training mode"
+    elif evidence.changed_buffers:
+        text = f"an evaluation pass changes {listed(evidence.changed_buffers)}"
+    elif evidence.training_modules:
+        text = f"the model was passed in training mode: {listed(evidence.training_modules)}"
+    else:
+        return None
+    if "found_A" in evidence.score:
+        found = evidence.shown(evidence.mean("found_A"))
+        text += f" (as it is, it scores {found} on the training samples, and its output depends on the batch)"
+    return Finding(text)
+
+
+def correlated(evidence: Evidence) -> Finding | None:
+    """Training batches that are not random samples (sorted by class, windows of one recording)."""
+    found = {site: between_batches(evidence.given, evidence.train, site) for site in evidence.given.batches}
+    beyond = {site[0]: between[0] for site, between in found.items() if between and between[0] > between[1]}
+    if not beyond:
+        return None
+    where = max(beyond, key=lambda name: beyond[name])
+    return Finding(
+        f"the loader's batches are not random samples: the variance of their means at {where} is {beyond[where]:.1f} "
+        "times that of shuffled batches",
+        "reshuffle the training samples each epoch, and recompute the statistics",
+    )
+
+
+def between_batches(given: Seen, train: Seen, site: Site) -> tuple[float, float] | None:
+    """Compare how much the means of the loader's own batches and of shuffled batches vary.
+
+    The logarithm of a variance of n means has variance 2 / (n - 1): with few batches, chance alone goes far.
+
+    Returns:
+        The ratio of the variances (median over channels), and its limit; None where there are too few batches.
+    """
+    own, shuffled = given.batches[site], train.batches.get(site)
+    whole = train.population.get(site)
+    passes = given.passes[site], train.passes[site]
+    if shuffled is None or whole is None or min(passes) < 2:
+        return None
+    error = math.sqrt(sum(2 / (n - 1) for n in passes))
+    between = own.variance_C + (own.mean_C - whole.mean_C).square()
+    expected = shuffled.variance_C.clamp(min=ROUNDING_VARIANCE * whole.variance_C + 1e-12)
+    return (between / expected).median().item(), max(CORRELATED, math.exp(CORRELATED_ERRORS * error))
+
+
+def leakage(evidence: Evidence) -> Finding | None:
+    """A network that reads its batch: the loader's own batches score better than the same samples shuffled."""
+    given, mixed = evidence.score.get("given"), evidence.score.get("mixed")
+    if given is None or mixed is None or len(given) != len(mixed):
+        return None
+    gain = paired(mixed, given)
+    if not gain.significant:
+        return None
+    return Finding(
+        f"by batch statistics the loader's own batches score {evidence.points(gain.mean)} more than the same samples "
+        "shuffled: the network reads from the batch what it should read from the sample",
+        "shuffle, normalize over all ranks (SyncBatchNorm), or use a norm of single samples; then train anew",
+        gain=gain,
+    )
+
+
+def lone(evidence: Evidence) -> Finding | None:
+    """A batch of one sample left over."""
+    if evidence.sizes[1] == 0 or evidence.size == 1 or not evidence.layers:
+        return None
+    return Finding(
+        f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}: each updates the "
+        "running statistics with the same weight",
+        "drop_last=True, or batches whose sizes differ by one at most",
+    )
+
+
+def small(evidence: Evidence) -> Finding | None:
+    """Too few samples per training batch: its statistics are noise, and the score depends on its size."""
+    large = evidence.score.get("large")
+    if large is None or len(large) != len(evidence.score["B"]):
+        return None
+    gain = paired(evidence.score["B"], large)
+    if abs(gain.mean) <= gain.threshold:
+        return None
+    least = min(evidence.values_per_statistic(site) for site in evidence.train.batches)
+    return Finding(
+        f"batches of {evidence.size}, at least {least:.0f} values per statistic: the same samples score "
+        f"{evidence.points(gain.mean)} more by batch statistics in batches of {LARGER * evidence.size}",
+        "larger batches, statistics over all ranks, or a norm of single samples (gn)",
+        gain=gain,
+    )
+
+
+def shift(evidence: Evidence) -> Finding | None:
+    """Evaluation samples whose layer inputs are distributed differently from those of the training samples."""
+    if evidence.held_out is None or "D" not in evidence.score:
+        return None
+    train, held = evidence.train.layers(), evidence.held_out.layers()
+    shifts = {name: mean_shift(train[name], held[name]) for name in train if name in held}
+    if not shifts:
+        return None
+    name = max(shifts, key=lambda n: shifts[n])
+    gain = paired(evidence.score["C"], evidence.score["D"])
+    if shifts[name] <= SHIFT_LIMIT and not gain.significant:
+        return None
+    text = f"the inputs of {name} are shifted by {shifts[name]:.2f} standard deviations on the evaluation samples"
+    for division, groups in evidence.groups.items():
+        if len(groups) > 1:
+            far = max(groups, key=lambda g: groups[g].shift)
+            text += f"; farthest {division} {far}: {groups[far].shift:.2f}, score {evidence.shown(groups[far].score)}"
+    return Finding(text, gain=gain)
+
+
+def overfit(evidence: Evidence) -> Finding | None:
+    """A difference between B and D, in which normalization has no part: generalization."""
+    if "D" not in evidence.score or not len(evidence.score["D"]):
+        return None
+    b, d = evidence.score["B"].double(), evidence.score["D"].double()
+    loss = (b.mean() - d.mean()).item()
+    error = (b.var() / len(b) + d.var() / max(1, len(d))).sqrt().item()  # other samples: they cannot be paired
+    if not loss > max(MIN_DIFFERENCE * score_scale(b), STANDARD_ERRORS * error):
+        return None
+    return Finding(
+        f"{evidence.points(loss)} between training and evaluation samples remain with the same kind of statistics",
+        "more or more varied data, augmentation, a smaller network, weight decay; for a run folder, --fine-tune 20 "
+        "tests whether the scale of its input is the reason",
+    )
