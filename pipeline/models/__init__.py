@@ -9,39 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.bodies import PERSONS
+from pipeline import settings
 from pipeline.models.cnn import Cnn
 from pipeline.models.ctrgcn import CtrGcn
 from pipeline.models.hcn import Hcn
 from pipeline.models.plan import Bones, Plan
 from pipeline.models.stgcn import StGcn
 from pipeline.norms import NormConfig, norm_factory
+from pipeline.settings import Choice, Range
 
 MODELS: dict[str, Callable[[Plan], nn.Module]] = {"cnn": Cnn, "hcn": Hcn, "stgcn": StGcn, "ctrgcn": CtrGcn}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and what in it is not normalization."""
+    """Network, and its settings apart from normalization."""
 
-    name: str = "cnn"
-    """Network: cnn, hcn, stgcn or ctrgcn."""
-    dropout: float = 0.5
-    """Share of the hidden units dropped in training."""
-    width: float = 1.0
+    name: Annotated[str, Choice(MODELS)] = "cnn"
+    """Network."""
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.5
+    """Probability of zeroing a hidden unit in training."""
+    width: Annotated[float, Range(gt=0, le=16)] = 1.0
     """Factor of all numbers of channels; 1: as published."""
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise ValueError(f"model.name {self.name!r} is unknown; choose one of {', '.join(MODELS)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout {self.dropout} is outside [0, 1)")
-        if not 0 < self.width <= 16:
-            raise ValueError(f"model.width {self.width} is outside (0, 16]")
+        settings.check(self, "model.")
 
 
 def build_model(
@@ -53,12 +50,20 @@ def build_model(
     bones: Bones = (),
     stream: str = "joint",
 ) -> nn.Module:
-    """The network for clips of `frames` x `joints` and `classes` classes.
+    """Build the network for clips of `frames` x `joints` and `classes` classes.
 
-    `bones`: (parent, child) of each, as the data file has them; graph networks and bone streams refuse to do without.
+    Args:
+        model: Network and its settings.
+        norm: Normalization.
+        frames: Frames per clip (T).
+        joints: Joints per body (V).
+        classes: Number of logits (K).
+        bones: (parent, child) of each bone, as the data file has them.
+        stream: Name in STREAMS, or several joined by +.
+
+    Raises:
+        ValueError: The network cannot be built for these sizes, or it needs bones and there are none.
     """
-    if norm.persons not in PERSONS:
-        raise ValueError(f"norm.persons {norm.persons!r} is unknown; choose one of {', '.join(PERSONS)}")
     plan = Plan(
         norm=norm_factory(norm),
         persons=norm.persons,

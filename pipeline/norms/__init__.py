@@ -8,9 +8,11 @@ of studies follow from the registry. Shared parts: `kind` (Kind), `factory` (the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
+from pipeline import settings
 from pipeline.norms.batch_instance import BIN
 from pipeline.norms.batch_renorm import BATCH_RENORM
 from pipeline.norms.bn import BN, SYNC_BN, BatchNorm
@@ -28,10 +30,12 @@ from pipeline.norms.kind import Kind
 from pipeline.norms.layer import LN
 from pipeline.norms.normalizer_free import NF, clip_gradients
 from pipeline.norms.rms import RMS
+from pipeline.settings import Choice, Range
 
 __all__ = [
     "INPUTS",
     "NORMS",
+    "PERSONS_MODES",
     "RECALIBRATE",
     "BatchNorm",
     "Kind",
@@ -63,67 +67,61 @@ NORMS: dict[str, Kind] = {
     "bin": BIN,
 }
 
+MOMENTUM_ZERO = "at 0 the running statistics would keep their initial values"
 RECALIBRATE = ("never", "final", "each")
+PERSONS_MODES = (
+    "loop",
+    "fold",
+    "masked",
+    "per_person",
+)  # keys of models.bodies.PERSONS, which imports this
 
 
 @dataclass(frozen=True)
 class NormConfig:
-    """What is between convolution and ReLU, and which bodies share its statistics."""
+    """Normalization layer, and which bodies share its statistics."""
 
-    kind: str = "bn"
-    """Normalization layer, a name in NORMS: bn, gn, ln, ..., or none."""
-    persons: str = "masked"
-    """Which bodies share a call: loop, fold, masked or per_person (pipeline/models/bodies.py)."""
+    kind: Annotated[str, Choice(NORMS)] = "bn"
+    """Normalization layer behind convolutions and hidden linear layers."""
+    persons: Annotated[str, Choice(PERSONS_MODES)] = "masked"
+    """Bodies that share a call: one call per body slot (loop), one for all slots (fold), one for the bodies that are
+    present (masked), or one per slot with statistics of its own (per_person)."""
     mask_max: bool = False
     """Keep absent bodies out of the maximum over bodies in loop, fold and per_person too (masked always does)."""
-    input: str = "none"
-    """Norm of the coordinates: none, c (each over all joints), vc (each of each joint), mvc (also of each body slot);
-    and each _masked."""
-    momentum: float = 0.1
+    input: Annotated[str, Choice(INPUTS)] = "none"
+    """Norm of the coordinates: one set of statistics per coordinate (c), per coordinate and joint (vc), or per
+    coordinate, joint and body slot (mvc). In _masked absent bodies and frames do not enter the statistics."""
+    momentum: Annotated[float, Range(gt=0, le=1, why=MOMENTUM_ZERO)] = 0.1
     """Weight of the newest batch in the running statistics, in (0, 1] (torch's convention; 1 - Keras's)."""
-    eps: float = 1e-5
-    """Added to the variance."""
-    groups: int = 8
+    eps: Annotated[float, Range(gt=0)] = 1e-5
+    """Constant added to the variance."""
+    groups: Annotated[int, Range(ge=1)] = 8
     """Groups of channels (gn, ws_gn, evonorm_s0)."""
     sync: bool = True
-    """Batch statistics over all ranks (False: each rank its own, and rank 0's are saved). sync_bn insists on True."""
-    ghost: int = 16
-    """Rows a statistic is taken over in training, at least (ghost_bn)."""
-    renorm_r: float = 3.0
+    """Take batch statistics over all ranks. If false, each rank takes its own, and those of rank 0 are saved."""
+    ghost: Annotated[int, Range(ge=2)] = 16
+    """Smallest number of rows per statistic in training (ghost_bn)."""
+    renorm_r: Annotated[float, Range(ge=1)] = 3.0
     """Largest ratio of batch to running standard deviation that is corrected (batch_renorm; 1: none)."""
-    renorm_d: float = 5.0
+    renorm_d: Annotated[float, Range(ge=0)] = 5.0
     """Largest shift of the mean that is corrected, in running standard deviations (batch_renorm; 0: none)."""
-    renorm_steps: int = 1000
+    renorm_steps: Annotated[int, Range(ge=0)] = 1000
     """Updates over which both bounds grow from those of plain BatchNorm (batch_renorm)."""
-    freeze_after: int = 0
-    """Updates after which frozen_bn stops following the batches (0: at once, for a state that was loaded)."""
-    clip: float = 0.01
-    """Adaptive gradient clipping: largest ratio of a unit's gradient to its weights, as norms (nf)."""
-    recalibrate: str = "never"
-    """When running statistics are replaced by the population's of the training probe: never, final, each (epoch)."""
+    freeze_after: Annotated[int, Range(ge=0)] = 0
+    """Updates after which the running statistics are frozen (frozen_bn). 0: at once, for a state that is loaded."""
+    clip: Annotated[float, Range(gt=0)] = 0.01
+    """Adaptive gradient clipping: largest ratio of the norm of a unit's gradient to the norm of its weights (nf)."""
+    recalibrate: Annotated[str, Choice(RECALIBRATE)] = "never"
+    """Epochs after which the population statistics of the training probe replace the running ones: never, the last one
+    (final), or each."""
     decay: bool = False
     """Apply optim.weight-decay to the parameters of norms too."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kind", NORMS), ("input", INPUTS), ("recalibrate", RECALIBRATE)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"norm.{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
-        if not 0 < self.momentum <= 1:
-            raise ValueError(
-                f"norm.momentum {self.momentum} is outside (0, 1]; at 0 the running statistics would stay at their "
-                "initial values for ever"
-            )
-        smallest = {"groups": 1, "ghost": 2, "renorm_r": 1, "renorm_d": 0, "renorm_steps": 0, "freeze_after": 0}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"norm.{name.replace('_', '-')} {getattr(self, name)} must be {least} or more")
-        for name in ("eps", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"norm.{name} {getattr(self, name)} must be above 0")
+        settings.check(self, "norm.")
         if NORMS[self.kind].synchronized and not self.sync:
             raise ValueError(
-                f"norm.kind {self.kind} with norm.sync off contradicts itself; for a rank's own use norm.kind bn"
+                f"norm.kind {self.kind} with norm.sync off contradicts itself; for statistics per rank use norm.kind bn"
             )
 
 

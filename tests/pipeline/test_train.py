@@ -163,9 +163,9 @@ def test_a_changed_data_file_is_refused(data_file: Path, tmp_path: Path, answer:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--norm.kind", "batchnorm"], ["norm.kind", "choose one of none"]),
+        (["--norm.kind", "batchnorm"], ["--norm.kind", "'batchnorm'", "'none', 'bn', 'sync_bn'"]),
         (["--norm.momentum", "0"], ["norm.momentum", "outside (0, 1]"]),
-        (["--norm.persons", "both"], ["norm.persons", "loop, fold, masked"]),
+        (["--norm.persons", "both"], ["--norm.persons", "'both'", "'loop', 'fold', 'masked', 'per_person'"]),
         (["--input.protocol", "xview"], ["no protocol 'xview'", "xsub"]),
         (["--norm.momentm", "0.1"], ["norm.momentum"]),
         (["--train.epochs", "many"], ["epochs"]),

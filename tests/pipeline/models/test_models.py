@@ -19,7 +19,7 @@ from pipeline.models.plan import Plan
 from pipeline.models.stgcn import AdaptiveGraph
 from pipeline.normdoctor.collector import population
 from pipeline.normdoctor.sites import batch_norms
-from pipeline.norms import INPUTS, NORMS, NormConfig, norm_factory
+from pipeline.norms import INPUTS, NORMS, PERSONS_MODES, NormConfig, norm_factory
 from preprocessing import ntu
 
 FRAMES, JOINTS, CLASSES = 16, 10, 5
@@ -415,10 +415,9 @@ def test_a_network_says_what_it_cannot_be_built_for(model: str, changes: dict[st
         MODELS[model](plan(**changes))
 
 
-def test_an_unknown_persons_mode_names_the_allowed_ones() -> None:
-    """The remedy is in the message."""
-    with pytest.raises(ValueError, match=r"norm.persons 'both' is unknown; choose one of loop, fold, masked"):
-        small(persons="both")
+def test_every_persons_mode_is_a_setting() -> None:
+    """In the same order, which the help and the error message show."""
+    assert tuple(PERSONS) == PERSONS_MODES
 
 
 def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
