@@ -15,7 +15,10 @@ QUIET = (
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps",
     "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
 )  # fmt: skip
-WATCH = "<script>window.onerror = (error) => { document.documentElement.dataset.failed = error; };</script>"
+WATCH = """<script>
+addEventListener("error", (event) => { document.documentElement.dataset.failed = event.message; });
+addEventListener("unhandledrejection", (event) => { document.documentElement.dataset.failed = event.reason; });
+</script>"""
 
 
 @cache

@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.doctor import page, probes
+from pipeline.doctor import probes
 from pipeline.doctor.patient import diagnose_run
 from pipeline.doctor.repair import destination, fix_run
 from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, Suspicion
+from pipeline.pages import diagnosis as pages
 from pipeline.tracking import report
 from preprocessing import exits, files
+from preprocessing.pages import Provenance
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def main() -> int:
         print(f"written: {command.run / 'doctor.json'}")
         report.record_diagnosis(run, answer, command.wandb)
         if command.html is not None:
-            files.publish_text(command.html, page.page(run.name, answer))
+            files.publish_text(
+                command.html, pages.page(run.name, answer, Provenance.of("pipeline.doctor", sys.argv[1:]))
+            )
             print(command.html.resolve())
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return exits.report(error)

@@ -1,4 +1,4 @@
-"""page.py: one self-contained page that a browser draws, with the figures that the runs have."""
+"""page: the command, and its page in a browser."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline import page
-from pipeline.run_folder import Run
-from preprocessing.hdf5 import open_file
-from tests.browser import rendered
+from pipeline.pages.classes import PLAYED, confused_pairs
+from pipeline.pages.finished import read_run
+from tests.browser import loads, watched
 
 STUDY = {
     "trials": [
@@ -22,11 +22,11 @@ STUDY = {
         {"trial": 1, "norm.kind": "<b>", "optim.lr": 0.1, "val": None, "epoch": None, "error": "x"},
     ]
 }
-WATCH = """<script>
-window.onerror = (error) => { document.documentElement.dataset.failed = error; };
+# The least number of frames in which any player was seen.
+FRAMES = """<script>
 const seen = [];
 setInterval(() => {
-  document.querySelectorAll("figure.clip canvas").forEach((one, n) => (seen[n] ??= new Set()).add(one.dataset.frame));
+  document.querySelectorAll("figure.player").forEach((one, n) => (seen[n] ??= new Set()).add(one.dataset.frame));
   document.documentElement.dataset.seen = Math.min(...seen.map((frames) => frames.size));
 }, 50);
 </script>"""
@@ -40,7 +40,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page over both runs, the doctor's word on one, and a study."""
+    """The page over two runs, a diagnosis of one, and a study."""
     folder = tmp_path_factory.mktemp("page")
     for name in ("none", "bn-loop"):
         shutil.copytree(runs / name, folder / name)
@@ -53,32 +53,28 @@ def made(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def watched(made: Path, folder: Path, old: str = "", new: str = "") -> str:
-    """The page's DOM in a browser, with a script that notes errors and counts the frames each clip was drawn in."""
-    page = folder / "watched.html"
-    text = (made / "report.html").read_text().replace(old, new)
-    page.write_text(text.replace("<head>", f"<head>{WATCH}", 1))
-    return rendered(page, folder / "profile")
-
-
 def test_a_browser_draws_it_without_an_error(made: Path, tmp_path: Path) -> None:
-    """Plots are drawn, every clip moves, no script failed, the study's text stays text."""
-    dom = watched(made, tmp_path)
+    """Plots are drawn, every clip moves, no script fails, the study's text stays text."""
+    dom = watched(made / "report.html", tmp_path, more=FRAMES)
     assert "data-failed" not in dom
-    assert dom.count('class="main-svg"') >= 4
+    assert 'data-drawn="5"' in dom
+    assert dom.count('class="main-svg"') >= 5
     assert int(re.search(r'data-seen="(\d+)"', dom).group(1)) > 3
     assert "&lt;b&gt;" in dom
 
 
-def test_the_browser_check_sees_a_broken_page(made: Path, tmp_path: Path) -> None:
-    """Negative control: without its data the skeleton's script fails, and that is noticed."""
-    assert "data-failed" in watched(made, tmp_path, "<script type='application/json'", "<i ")
+@pytest.mark.parametrize(
+    ("old", "new"), [('<script type="application/json">', "<i>"), ("Plotly.react(", "Plotly.noPlot(")]
+)
+def test_the_browser_check_sees_a_broken_page(made: Path, tmp_path: Path, old: str, new: str) -> None:
+    """Negative control: without its data a player fails, without plotly's function a figure does."""
+    assert "data-failed" in watched(made / "report.html", tmp_path, old, new)
 
 
-def test_nothing_is_fetched(made: Path) -> None:
-    """No element that loads anything from elsewhere."""
-    text = re.sub(r"<script>.*?</script>", "", (made / "report.html").read_text(), flags=re.S)
-    assert not re.search(r"(src|href)\s*=|@import|url\(", text)
+def test_nothing_is_fetched_and_the_page_is_small(made: Path) -> None:
+    """No element loads anything from elsewhere; plotly is deflated."""
+    assert loads(made / "report.html") == []
+    assert (made / "report.html").stat().st_size < 2_300_000
 
 
 def test_what_happened_why_and_what_fixes_it_stand_first(made: Path) -> None:
@@ -89,17 +85,17 @@ def test_what_happened_why_and_what_fixes_it_stand_first(made: Path) -> None:
     top = text[text.index("<h1>") : text.index("The doctor")]
     assert f"{100 * summary['train']['top1']:.0f} % → {100 * summary['test']['top1']:.0f} %" in top
     assert f"{100 * summary['gap']['normalization']:.1f} points" in top
-    assert doctor["causes"][0]["check"] in top
-    before, after = (100 * doctor["causes"][0][key] for key in ("before", "after"))
-    assert f"{before:.0f} % → {after:.0f} %" in top
+    cause = doctor["causes"][0]
+    assert f"Cause: {cause['check']}, {100 * cause['recovered']:.0f} % of it." in top
+    assert f"{100 * cause['before']:.0f} % → {100 * cause['after']:.0f} %" in top
+    assert text.index("What happened") < text.index("<figure")
+    assert f"<p><b>bn-loop</b>: {doctor['verdict'][:20]}" in text
 
 
-def test_a_comparison_of_other_clips_says_so(runs: Path) -> None:
-    """The run without norm was judged on test, the one with it on val."""
-    plain, sick = (page.read_run(runs / name) for name in ("none", "bn-loop"))
-    assert "other clips" not in page.answer([plain, sick])
-    sick.summary["eval"], sick.summary["val"] = "val", {"top1": 0.5}
-    assert "on <b>test</b>, other clips" in page.answer([plain, sick])
+def test_the_footer_has_the_command_as_typed(made: Path) -> None:
+    folder = made
+    expected = f"python -m pipeline.page {folder}/none {folder}/bn-loop --study {folder}/study --out {folder}/report"
+    assert f"<code>{expected}.html</code>" in (made / "report.html").read_text()
 
 
 def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: Path) -> None:
@@ -108,41 +104,40 @@ def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: P
     bare = shutil.copytree(runs / "none", tmp_path / "none", ignore=shutil.ignore_patterns("doctor.json"))
     assert command(bare, "--out", out).returncode == 0
     assert "Run python -m pipeline.doctor" in out.read_text()
+    assert "No run has a doctor.json yet." in out.read_text()
 
 
-def test_the_classes_of_the_best_run_by_hand(runs: Path) -> None:
-    """Accuracies and pairs are those of the matrix; the lowest class stands first; a run without one has no section."""
-    run = page.read_run(runs / "none")
-    names = ["wave", "<jump>", "sit"]
-    run.summary["confusion"] = [[3, 1, 0], [0, 0, 2], [0, 0, 5]]
-    assert page.confused_pairs(run, names) == [("<jump>", "sit", 2, 2), ("wave", "<jump>", 1, 4)]
-    table = page.class_table(run, names)
-    places = [table.index(text) for text in ("&lt;jump&gt;<td>0.0<td>2", "wave<td>75.0<td>4", "sit<td>100.0<td>5")]
-    assert places == sorted(places)
-    figure = page.confusion_figure(run, names)
-    assert figure.data[0].z[0].tolist() == [75, 25, 0]
-    run.summary.pop("confusion")
-    assert page.classes_section([run], Run(runs / "none").data) == ""
-
-
-def test_the_confusion_figure_leaves_out_classes_that_do_not_occur(runs: Path) -> None:
-    """Neither a clip's nor an answer's; one that only an answer names stays, its row empty."""
-    run = page.read_run(runs / "none")
-    run.summary["confusion"] = [[3, 0, 0, 1], [0, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
-    shown = page.confusion_figure(run, ["walk", "sit", "run", "fall"]).data[0]
-    assert list(shown.x) == list(shown.y) == ["walk", "run", "fall"]
-    assert shown.z.tolist() == [[75, 0, 25], [0, 100, 0], [0, 0, 0]]
+def test_names_with_markup_stay_text(runs: Path, tmp_path: Path) -> None:
+    """A run's name in HTML, in the figures' data and in what plotly makes of it."""
+    name = "<img src=x onerror=alert(1)>'\"&amp;"
+    folder = shutil.copytree(runs / "bn-loop", tmp_path / name)
+    out = tmp_path / "page.html"
+    result = command(folder, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "<img" not in out.read_text()
+    dom = watched(out, tmp_path)
+    assert "data-failed" not in dom
+    assert "<img" not in dom
+    drawn = re.findall(r"<text[^>]*>([^<]*img[^<]*)</text>", dom)
+    assert drawn, "the run's name is a label of a figure"
+    assert all(text.startswith("&lt;img src=x onerror=alert(1)&gt;'\"&amp;amp;") for text in drawn)
 
 
 def test_the_page_shows_the_classes_that_the_summary_counts(made: Path) -> None:
-    """Every class with its accuracy on the test clips."""
-    text = (made / "report.html").read_text()
-    best = max(("none", "bn-loop"), key=lambda name: page.read_run(made / name).eval_top1)
-    counts = page.read_run(made / best).summary["confusion"]
-    section = text[text.index("The classes: ") :]
-    assert section.startswith(f"The classes: {best} on test clips")
+    """Every class with its accuracy on the test clips, and a player for each of the most frequent confusions."""
+    text = re.sub(r">\s+<", "><", (made / "report.html").read_text())
+    best = max(("none", "bn-loop"), key=lambda name: read_run(made / name).eval_top1)
+    counts = read_run(made / best).summary["confusion"]
+    section = text[text.index("<h2>The classes: ") :]
+    assert section.startswith(f"<h2>The classes: “{best}” on test clips")
     for k, row in enumerate(counts):
-        assert f"swing {k}<td>{100 * row[k] / sum(row):.1f}<td>{sum(row)}" in section
+        cells = f'<td class="right">{100 * row[k] / sum(row):.1f}</td><td class="right">{sum(row)}</td>'
+        assert f'<th scope="row" class="left">swing {k}</th>{cells}' in section
+    pairs = confused_pairs(np.array(counts), [f"swing {k}" for k in range(4)])[:PLAYED]
+    assert pairs
+    for pair in pairs:
+        assert f"{pair.label}, and {pair.predicted}, which it is mistaken for in {pair.times} of {pair.clips}" in text
+    assert text.count('<figure class="player"') == len(pairs) + 1
 
 
 @pytest.mark.parametrize(
@@ -163,10 +158,10 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, arguments: list[str
 
 
 def test_a_run_that_a_page_cannot_show_is_named(runs: Path, tmp_path: Path) -> None:
-    """Trained on other data than the first; judged on no clips; its ledger lost."""
+    """Trained on other data than the first; evaluated on no clips; its ledger lost."""
     changes: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
         "other": ("config.json", lambda config: config.update(data_sha256="0"), "was trained on another file"),
-        "unjudged": ("summary.json", lambda summary: summary.update(test={}), "was judged on no clips"),
+        "unseen": ("summary.json", lambda summary: summary.update(test={}), "was evaluated on no clips"),
         "lost": ("summary.json", lambda summary: summary.pop("train"), "has lost its ledger.jsonl"),
     }
     for name, (file, change, words) in changes.items():
@@ -180,32 +175,6 @@ def test_a_run_that_a_page_cannot_show_is_named(runs: Path, tmp_path: Path) -> N
         assert result.stderr.count("\n") == 1
 
 
-def test_runs_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
-    """By their folders; else they would stand on each other in the figures."""
-    folders = [tmp_path / seed / "run" for seed in ("s0", "s1")]
-    for folder in folders:
-        shutil.copytree(runs / "none", folder)
-    read = [page.read_run(folder) for folder in folders]
-    assert [run.name for run in page.told_apart(read, folders)] == ["s0/run", "s1/run"]
-    assert page.told_apart(read[:1], folders[:1]) == read[:1]
-
-
-def test_a_study_of_arms_is_no_search(tmp_path: Path) -> None:
-    """Its rows are arms and seeds, and the test split judges them."""
-    rows = [{"arm": arm, "seed": seed, "test": 0.5} for arm in ("none", "bn") for seed in (0, 1)]
-    (tmp_path / "results.json").write_text(json.dumps({"arms": [{"arm": "none"}, {"arm": "bn"}], "trials": rows}))
-    table = page.study_table(tmp_path)
-    assert "<h2>The study: 2 arms in 4 rows" in table
-    assert "search" not in table
-    assert table.count("<td>50.0") == 4
-
-
-def test_a_study_without_trials_is_said_to_have_none(tmp_path: Path) -> None:
-    """Stopped before its first ended."""
-    (tmp_path / "results.json").write_text('{"trials": []}')
-    assert "no trials yet" in page.study_table(tmp_path)
-
-
 def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
     """Exit 2 and the file's name."""
     run = shutil.copytree(runs / "none", tmp_path / "run")
@@ -217,37 +186,7 @@ def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
     assert result.stderr.strip().count("\n") == 0
 
 
-def test_the_clip_it_plays_is_one_with_everybody_in_it(data_file: Path) -> None:
-    """Two bodies, if any clip has two."""
-    file = open_file(data_file)
-    clip = played(page.moving(file, page.best_tracked(file), ""))
-    assert len(clip["bodies"]) == 2
-    assert {len(body["joints"]) for body in clip["bodies"]} == {clip["frames"]}
-
-
-def played(figure: str) -> dict[str, Any]:
-    """The clip of a figure."""
-    clip: dict[str, Any] = json.loads(re.search(r"json'>(.*?)</script>", figure).group(1))
-    return clip
-
-
-def test_the_pairs_that_are_taken_for_each_other_move_side_by_side(made: Path, data_file: Path) -> None:
-    """A clip of each class of the three most frequent pairs, each the middle one of its class in length."""
-    text = (made / "report.html").read_text()
-    file = open_file(data_file)
-    best = max(("none", "bn-loop"), key=lambda name: page.read_run(made / name).eval_top1)
-    pairs = page.confused_pairs(page.read_run(made / best), list(file.class_names))[: page.PLAYED]
-    assert pairs
-    for true, said, _, _ in pairs:
-        assert f"<figcaption>{true}</figcaption>" in text
-        assert f"<figcaption>{said}, what {true} is taken for</figcaption>" in text
-    label = list(file.class_names).index(pairs[0][0])
-    lengths = sorted(file.clips["frames"][file.clips["label"] == label])
-    assert file.clips["frames"][page.typical(file, label)] == lengths[len(lengths) // 2]
-    assert text.count("<figure class=clip>") == 2 * len(pairs) + 1
-
-
-def test_a_full_disk_is_told_and_leaves_no_page(runs: Path, full_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_page(runs: Path, full_disk: Path) -> None:
     result = command(runs / "none", "--out", full_disk / "report.html")
     assert (result.returncode, len(result.stderr.splitlines())) == (7, 1), result.stderr
     assert "No space left on device" in result.stderr

@@ -1,19 +1,22 @@
-"""page.py: reports of a search and of a study, drawn by a browser without an error, with the right figures."""
+"""Pages of a search and of a study: their values by hand, and a browser that draws them without an error."""
 
+import base64
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
-from tests.browser import rendered
-from tuning import page, results
+from pipeline.pages.figures import GREEN, GREY
+from tests.browser import loads, watched
+from tuning import figures, page, results
 from tuning.arms import Arm, Arms
 from tuning.ledger import Outcome, Task
 from tuning.space import draw
 
-WATCH = "<script>window.onerror = (error) => { document.documentElement.dataset.failed = error; };</script>"
 ARMS = Arms("BatchNorm <loop>", {"BatchNorm <loop>": Arm(), "masked": Arm(), "no norm": Arm()})
 TEST = {"BatchNorm <loop>": (0.30, 0.26, 0.31), "masked": (0.75, 0.70, 0.77), "no norm": (0.5, 0.1, 0.3)}
 
@@ -69,55 +72,159 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def watched(made: Path, folder: Path, more: str = "") -> str:
-    """The page's DOM in a browser that notes errors."""
-    copy = folder / "watched.html"
-    copy.write_text(made.read_text().replace("<head>", f"<head>{WATCH}{more}", 1))
-    return rendered(copy, folder / "profile")
-
-
 @pytest.mark.parametrize(("name", "figures"), [("study", 3), ("search", 4)])
 def test_a_browser_draws_it_without_an_error(
     name: str, figures: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Every figure is drawn; nothing in the text becomes an element."""
-    dom = watched(request.getfixturevalue(name), tmp_path)
+    """Every figure is drawn; nothing in the text becomes an element; nothing is fetched."""
+    made = request.getfixturevalue(name)
+    dom = watched(made, tmp_path)
     assert "data-failed" not in dom
-    assert len(re.findall(r'class="plotly-graph-div[^"]*js-plotly-plot"|class="js-plotly-plot', dom)) >= figures
+    assert f'data-drawn="{figures}"' in dom
     assert dom.count('class="main-svg"') >= figures
     assert "<loop>" not in dom
-    assert "<b>none</b>" not in dom
+    assert "memory: <b>" not in dom
+    assert loads(made) == []
 
 
 def test_the_browser_check_sees_a_broken_page(study: Path, tmp_path: Path) -> None:
     """Negative control."""
-    assert "data-failed" in watched(study, tmp_path, "<script>nobody();</script>")
-
-
-def test_nothing_is_fetched(study: Path, search: Path) -> None:
-    """No element that loads anything from elsewhere."""
-    for made in (study, search):
-        text = re.sub(r"<script.*?</script>", "", made.read_text(), flags=re.S)
-        assert not re.search(r"(src|href)\s*=|@import|url\(", text)
+    assert "data-failed" in watched(study, tmp_path, more="<script>nobody();</script>")
 
 
 def test_what_helps_and_what_is_not_shown_to_stand_first(study: Path) -> None:
     """Masked by 45 points, with little spread; without norm by 1, with much."""
     text = study.read_text()
     assert "<h1>1 of 2 arms help; “masked” by +45 points</h1>" in text
-    helps, rest = (text[text.index(head) :].split("</div>")[0] for head in ("What helps", "Not shown to help"))
-    assert "masked <b>+45.0</b>" in helps
-    assert "no norm <b>+1.0</b>" in rest
-    assert "75" not in rest
+    start, helps, rest = page.boxes(results.study_document(ARMS, arms())["arms"], "test", ARMS.baseline)
+    assert (start.figure, start.text) == ("100 % → 29 %", "training → test accuracy of “BatchNorm <loop>”, mean of 3")
+    assert helps.items == (("masked", "+45.0"),)
+    assert rest.items == (("no norm", "+1.0"),)
+
+
+def row(arm: str, effect: float | None = 0.1, p: float | None = 0.01, **more: Any) -> dict[str, Any]:
+    """A row of the arms' table."""
+    keys = ("train", "val", "test", *"ABCD", "normalization_gap")
+    means = dict.fromkeys(keys, 0.5) | {f"{key}_std": 0.125 for key in keys}
+    effects = {"effect": effect, "interval": None if effect is None else (effect - 0.05, effect + 0.05), "p": p}
+    return {"arm": arm, "n": 3, "failed": 0, "p_holm": p, **means, **effects, **more}
+
+
+@pytest.mark.parametrize(
+    ("others", "title"),
+    [
+        ([], "No arm has a seed in common with the baseline yet"),
+        ([row("a", p=0.05)], "No arm is shown to be better than “base” on val"),
+        ([row("a", effect=-0.1)], "No arm is shown to be better than “base” on val"),
+        ([row("a", p=None)], "No arm is shown to be better than “base” on val"),
+        ([row("a", p=0.049), row("b", 0.2)], "2 of 2 arms help; “b” by +20 points"),
+    ],
+)
+def test_headlines_of_a_study(others: list[dict[str, Any]], title: str) -> None:
+    assert page.headline([row("base", None), *others], "val", "base") == title
+
+
+def test_the_table_marks_the_baseline_and_has_intervals_and_holm() -> None:
+    table = page.arms_table([row("base", None, None), row("a", p=0.0123, failed=2)], "test", "base")
+    assert [one.marked for one in table.rows] == ["baseline", ""]
+    shown = [[c.show(v) for c, v in zip(table.columns, one.cells, strict=True)] for one in table.rows]
+    assert shown[1] == [
+        "a", "3", "50.0 ± 12.5", "50.0 ± 12.5", "50.0 ± 12.5", "+10.0", "+5.0 to +15.0", "0.012", "0.012",
+        "50.0", "50.0", "50.0", "50.0", "50.0", "2",
+    ]  # fmt: skip
+    assert shown[0][5:9] == [""] * 4
+    titles = [column.title for column in page.arms_table([row("base")], "val", "base").columns]
+    assert "test" not in titles
+
+
+def test_arms_of_equal_bits_say_so() -> None:
+    _, helps, rest = page.boxes([row("base", None), row("a", 0.0, 1.0, identical=True)], "val", "base")
+    assert rest.items == (("a (same bits)", "+0.0"),)
+    assert helps.text == "Nothing that these seeds can show."
+
+
+def test_the_forest_is_sorted_and_green_where_an_arm_helps() -> None:
+    rows = [row("base", None), row("good", 0.3), row("<b>", -0.1)]
+    (trace,) = figures.forest_figure(rows, "val", "base", {"good"}).spec["data"]
+    assert trace["y"] == ["&lt;b&gt;", "good"]
+    assert trace["marker"]["color"] == [GREY, GREEN]
+    assert trace["error_x"]["array"] == pytest.approx([5, 5])
+    assert trace["error_x"]["arrayminus"] == pytest.approx([5, 5])
+
+
+def test_curves_are_means_over_seeds() -> None:
+    traces = figures.arm_curves_figure(arms()).spec["data"]
+    assert [trace["name"] for trace in traces] == ["BatchNorm &lt;loop&gt;", "masked", "no norm"]
+    assert traces[1]["y"] == pytest.approx([37, 74])
+
+
+def test_gaps_leave_out_arms_without_seeds() -> None:
+    spec = figures.gap_figure([row("a", A=0.25, B=0.75, D=None), row("none yet") | {"n": 0}]).spec
+    bar, *points = spec["data"]
+    assert (bar["x"], bar["y"]) == ([25, 75], ["a", "a"])
+    assert [point["x"] for point in points] == [[25], [75], [50], [None]]
+
+
+def test_a_search_shows_its_best_trials_with_all_their_settings(search: Path) -> None:
+    good = sorted((o for o in trials(30) if o.outcome != "failed"), key=lambda o: -o.last["val"])
+    settings = good[0].task.settings
+    title = page.search_headline(good, 30)
+    assert title == (
+        f"Best of 30 settings: {100 * good[0].last['val']:.1f} % on held-out subjects, "
+        f"norm {settings['norm.kind']}, persons {settings['norm.persons']}"
+    )
+    assert f"<h1>{title}</h1>" in search.read_text()
+    best, second, third = page.search_boxes(good)
+    assert len(best.items) == len(settings)
+    assert ("order", settings["input.order"]) in best.items
+    assert (best.tone, second.tone, third.tone) == ("good", "plain", "plain")
+    table = page.trials_table(good)
+    assert [one.cells[0] for one in table.rows] == [outcome.task.name for outcome in good]
+    stopped = next(one for one in table.rows if one.cells[0] == "0003")
+    assert stopped.cells[1] == "1 (stopped)"
+    assert "1 stopped early by ASHA, 1 failed" in search.read_text()
+
+
+def test_a_setting_that_did_not_matter_is_a_dash() -> None:
+    """Of choices; on logarithmic axes it lies at the least value."""
+    good = [outcome for outcome in trials(30) if outcome.outcome == "finished"]
+    (trace,) = figures.parallel_figure(good).spec["data"]
+    by_label = {dimension["label"]: dimension for dimension in trace["dimensions"]}
+    groups = by_label["groups"]
+    assert groups["ticktext"][0] == "–"
+    drawn = [outcome.task.settings.get("norm.groups") for outcome in good]
+    texts = dict(zip(groups["tickvals"], groups["ticktext"], strict=True))
+    assert [texts[value] for value in _numbers(groups["values"])] == ["–" if v is None else str(v) for v in drawn]
+    momentum = by_label["momentum"]
+    known = [o.task.settings["norm.momentum"] for o in good if "norm.momentum" in o.task.settings]
+    assert min(_numbers(momentum["values"])) == pytest.approx(math.log10(min(known)))
+    assert momentum["ticktext"][0] == f"{min(known):.2g}"
+
+
+def _numbers(values: Any) -> list[float]:
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
+    return list(values)
 
 
 def test_the_learning_rate_is_what_mattered() -> None:
-    """Found by PED-ANOVA among settings that do not, conditional ones included; few trials are no error."""
+    """Found by PED-ANOVA among settings that do not matter, conditional ones included."""
     good = [outcome for outcome in trials(60) if outcome.outcome == "finished"]
-    shares = page.importance(good)
+    shares = figures.importance(good)
     assert next(iter(shares)) == "optim.lr"
     assert shares["optim.lr"] > 0.5
-    assert "No importance" in page._importance(good[:1]) or "plotly" in page._importance(good[:1])
+    plot, note = figures.importance_figure(good)
+    assert note == ""
+    assert plot is not None
+    assert plot.alt.startswith("Most important: optim.lr,")
+    assert plot.spec["data"][0]["y"][-1] == "lr"
+
+
+def test_few_trials_have_no_importance() -> None:
+    good = [outcome for outcome in trials(60) if outcome.outcome == "finished"]
+    assert figures.importance_figure(good[:20])[0] is not None
+    expected = "Importance of settings: needs 20 trials, 19 have a result."
+    assert figures.importance_figure(good[:19]) == (None, expected)
 
 
 def test_a_search_without_a_good_trial_has_a_page(tmp_path: Path) -> None:
@@ -126,3 +233,4 @@ def test_a_search_without_a_good_trial_has_a_page(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     assert "No trial has finished yet" in text
     assert "memory: &lt;b&gt;none&lt;/b&gt; left (2 attempts)" in text
+    assert re.search(r'epochs</th>\s*<td class="left">2</td>', text), "settings of the command"

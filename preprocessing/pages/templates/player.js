@@ -11,6 +11,7 @@ class SkeletonPlayer {
     this.body.append(this.choice(), this.panels, this.controls(), this.note, this.facts);
     root.append(this.body);
     this.show(0);
+    if ("autoplay" in root.dataset && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }
 
   // A menu of clips, where there are several.
