@@ -104,7 +104,7 @@ def running(proc: Path = Path("/proc/loadavg")) -> int:
 def kernels_note(config: Config, device: torch.device) -> str:
     """Why a training that our GPU kernels are for goes without them, and what to do; empty if it does not."""
     wanted = config.train.precision == "bf16" and config.train.channels_last and not config.train.compile
-    why = availability.hindrance() if device.type == "cuda" and wanted else ""
+    why = availability.unavailable_reason() if device.type == "cuda" and wanted else ""
     return why and (
         f"kernels: torch's alone, which large batches are slower with, since Triton cannot make ours here ({why}). It "
         "needs a C compiler and Python's headers (apt-get install gcc python3-dev)"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline import norms, optim
 from pipeline.data.clips import Batch, Clips, epoch_batches
 from pipeline.evaluation import accuracies
-from pipeline.models.bodies import rows_of_real_bodies
+from pipeline.models.bodies import present_rows
 from pipeline.normdoctor import Diagnosis, History, decayed_scales, diagnose
 from pipeline.normdoctor.evidence import Groups
 from pipeline.run_folder import Run
@@ -51,7 +51,7 @@ def correct(logits_NK: Tensor, batch: Batch) -> Tensor:
 
 def rows(batch: Batch, x: Tensor, call: int) -> Tensor | None:
     """Rows of a layer's input that are real bodies."""
-    return rows_of_real_bodies(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
+    return present_rows(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
 
 
 def divisions(file: SkeletonFile) -> Groups:

@@ -1,1 +1,1 @@
-"""Triton kernels, each beside the plain formula that it must equal."""
+"""Triton kernels. The tests compare each with the torch operations that it replaces."""

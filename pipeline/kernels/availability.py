@@ -1,7 +1,6 @@
-"""When a GPU computes by kernels of our own, in Triton: those of `pipeline.kernels`.
+"""Conditions under which the Triton kernels of `pipeline.kernels` replace torch operations.
 
-Beside each stand torch's operations that say the same. Triton comes with torch's build for a GPU, so a module of
-kernels is loaded where it is first used.
+Triton comes only with torch's GPU builds, so a module of kernels is imported where it is first used.
 """
 
 from __future__ import annotations
@@ -12,41 +11,41 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-LARGE = 2**24  # elements, 320 bodies of 64 channels, 32 frames, 25 joints
-BFLOAT16 = (8, 0)  # compute capability from which on a GPU has it
+MIN_ELEMENTS = 2**24  # 320 bodies of 64 channels, 32 frames, 25 joints
+MIN_CAPABILITY = (8, 0)  # lowest compute capability with bfloat16
 
 
-def takes_kernels(x: Tensor) -> bool:
-    """Whether our kernels take features x: many (B, C, T, V) in channels_last and bfloat16 or float16, on a GPU.
+def use_kernels(x: Tensor) -> bool:
+    """Return whether our kernels process features x: large, (B, C, T, V), channels_last, bfloat16 or float16, on a GPU.
 
-    Few wait for the launching of kernels, not for the kernels, and ours are more than torch's and slower to launch. Not
-    in what torch compiles, which fuses its own operations with what is around them.
+    Small batches are launch-bound, and our kernels are more and slower to launch than torch's. Compiled code keeps
+    torch's operations, which the compiler fuses with their neighbours.
     """
     return (
         x.is_cuda
         and x.dim() == 4
         and x.dtype in (torch.bfloat16, torch.float16)
-        and x.numel() >= LARGE
+        and x.numel() >= MIN_ELEMENTS
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
-        and not hindrance()
+        and not unavailable_reason()
     )
 
 
 @cache
-def hindrance() -> str:
-    """Why there can be no kernels of our own on this GPU, found out by making a small one; empty if there can.
+def unavailable_reason() -> str:
+    """Return the reason why our kernels cannot run on this GPU, found by running a small one; empty if they can.
 
-    Triton builds what launches a kernel with a C compiler and Python's headers, which an image may lack.
+    Triton compiles its launcher with a C compiler and Python's headers, which a container image may lack.
     """
     if find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        if torch.cuda.get_device_capability() < BFLOAT16:
+        if torch.cuda.get_device_capability() < MIN_CAPABILITY:
             return "this GPU has no bfloat16"
-        from pipeline.kernels.graph import mix
+        from pipeline.kernels.graph import aggregate
 
-        mix(torch.ones(1, 1, device="cuda"), torch.ones(1, 1, 1, device="cuda", dtype=torch.bfloat16))
-    except Exception as error:  # of the compiler, of Triton, of the driver: torch's operations need none of them
+        aggregate(torch.ones(1, 1, device="cuda"), torch.ones(1, 1, 1, device="cuda", dtype=torch.bfloat16))
+    except Exception as error:  # compiler, Triton or driver: torch's operations need none of them
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""

@@ -1,8 +1,8 @@
 """Batch norm in training of features x (B, C, T, V) in channels_last: a matrix of R = B T V rows and C columns.
 
-Forward is a sum and a map over the matrix, and so is backward: eight times it is read or written, at three quarters of
-a copy's speed or more. Torch's own kernels for this order take 1.5 to 2.3 times as long (`python tests/bench/gpu.py
---part kernels`). No sum depends on which block of threads comes first, so two runs give the same bits.
+Forward and backward each take one reduction and one map; the matrix is read or written eight times in all. Torch's own
+kernels for this memory order take 1.5 to 2.3 times as long (`python tests/bench/gpu.py --part kernels`). The order of
+summation is fixed, so two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import language as tl
 
-TILE = 4096  # elements that a block of threads holds at a time
-WIDEST = 64  # channels of a tile
-PARTS = 512  # blocks of threads that share a sum over rows: four for each of a large GPU's processors
+TILE = 4096  # elements per tile
+MAX_CHANNELS = 64  # channels of a tile
+PARTS = 512  # thread blocks that share a sum over rows: four per multiprocessor of a large GPU
 WARPS = {"num_warps": 8}
-FEW = {"ROWS": 256, "CHANNELS": 16}  # a tile of the sum over parts
+PARTS_TILE = {"ROWS": 256, "CHANNELS": 16}  # a tile of the sum over parts
 
-# Batches hold now more, now fewer bodies: none has a kernel compiled for its numbers.
-of_any_size = triton.jit(do_not_specialize=["rows", "span", "parts"])
+# The number of bodies changes from batch to batch: do not compile a kernel for each number.
+any_size_jit = triton.jit(do_not_specialize=["rows", "span", "parts"])
 
 
 @triton.jit
 def _channels(CHANNELS: tl.constexpr):
-    """Those of this block."""
+    """Channels of this thread block."""
     return tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
 
 
 @triton.jit
 def _tile(first, last, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Where ROWS rows from `first` on, before `last`, lie in memory, and which of them are there; channels by block."""
+    """Offsets of ROWS rows from `first`, in this block's channels, and the mask of rows before `last`."""
     row_R = first + tl.arange(0, ROWS)
     c_C = _channels(CHANNELS)
     return row_R.to(tl.int64)[:, None] * channels + c_C[None, :], (row_R < last)[:, None] & (c_C < channels)[None, :]
 
 
 @triton.jit
-def _columns(of_C, channels, CHANNELS: tl.constexpr):
-    """This block's values of a value per channel, (1, CHANNELS) in float32."""
+def _load_columns(of_C, channels, CHANNELS: tl.constexpr):
+    """Load this block's values of a vector over channels, (1, CHANNELS) in float32."""
     c_C = _channels(CHANNELS)
     return tl.load(of_C + c_C, mask=c_C < channels, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
-def _keep(of_C, value_C, channels, CHANNELS: tl.constexpr):
-    """Write this block's values of a value per channel."""
+def _store_columns(of_C, value_C, channels, CHANNELS: tl.constexpr):
+    """Store this block's values of a vector over channels."""
     c_C = _channels(CHANNELS)
     tl.store(of_C + c_C, value_C, mask=c_C < channels)
 
 
-@of_any_size
-def _moments(x, mean_PC, spread_PC, rows, channels, span, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Mean and sum of squared differences from it of one part of the rows: Welford 1962 down each row of the tile.
+@any_size_jit
+def _moments(x, mean_PC, m2_PC, rows, channels, span, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Mean and sum of squared deviations (M2) of one part of the rows: Welford 1962 along each row of the tile.
 
-    Then the tile's rows are pooled (Chan et al. 1979); E[x^2] - E[x]^2 would cancel.
+    The rows of the tile are then pooled (Chan et al. 1979); E[x^2] - E[x]^2 would cancel.
     """
     part = tl.program_id(0)
     first, last = part * span, tl.minimum(part * span + span, rows)
     mean = tl.zeros([ROWS, CHANNELS], tl.float32)
-    spread = tl.zeros([ROWS, CHANNELS], tl.float32)
+    m2 = tl.zeros([ROWS, CHANNELS], tl.float32)
     count = tl.zeros([ROWS, 1], tl.float32)
     for start in range(first, last, ROWS):
         at, there = _tile(start, last, channels, ROWS, CHANNELS)
@@ -70,59 +70,59 @@ def _moments(x, mean_PC, spread_PC, rows, channels, span, ROWS: tl.constexpr, CH
         count += (start + tl.arange(0, ROWS) < last).to(tl.float32)[:, None]
         off = tl.where(there, value - mean, 0.0)
         mean += off * (1 / tl.maximum(count, 1.0))
-        spread += off * (value - mean)
+        m2 += off * (value - mean)
     level_C = tl.sum(count * mean, 0) / tl.sum(count)
     away = mean - level_C[None, :]
-    _keep(mean_PC + part * channels, level_C, channels, CHANNELS)
-    _keep(spread_PC + part * channels, tl.sum(spread + count * away * away, 0), channels, CHANNELS)
+    _store_columns(mean_PC + part * channels, level_C, channels, CHANNELS)
+    _store_columns(m2_PC + part * channels, tl.sum(m2 + count * away * away, 0), channels, CHANNELS)
 
 
-@of_any_size
+@any_size_jit
 def _pooled(
-    mean_PC, spread_PC, mean_C, variance_C, running_mean_C, running_var_C, momentum, rows, channels, span, parts,
+    mean_PC, m2_PC, mean_C, variance_C, running_mean_C, running_var_C, momentum, rows, channels, span, parts,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Mean and biased variance of all rows from those of the parts (Chan et al. 1979); running ones move to them."""
+    """Mean and biased variance of all rows from the parts (Chan et al. 1979); update the running statistics."""
     level = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, parts, ROWS):
         at, there = _tile(start, parts, channels, ROWS, CHANNELS)
         count = tl.minimum(rows - (start + tl.arange(0, ROWS)) * span, span).to(tl.float32)[:, None]
         level += tl.load(mean_PC + at, mask=there, other=0.0) * count
     mean = tl.sum(level, 0) / rows
-    spread = tl.zeros([ROWS, CHANNELS], tl.float32)
+    m2 = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, parts, ROWS):
         at, there = _tile(start, parts, channels, ROWS, CHANNELS)
         count = tl.minimum(rows - (start + tl.arange(0, ROWS)) * span, span).to(tl.float32)[:, None]
         away = tl.where(there, tl.load(mean_PC + at, mask=there, other=0.0) - mean[None, :], 0.0)
-        spread += tl.load(spread_PC + at, mask=there, other=0.0) + count * away * away
-    squares = tl.sum(spread, 0)
-    _keep(mean_C, mean, channels, CHANNELS)
-    _keep(variance_C, squares / rows, channels, CHANNELS)
-    old_mean = tl.sum(_columns(running_mean_C, channels, CHANNELS), 0)
-    old_var = tl.sum(_columns(running_var_C, channels, CHANNELS), 0)
-    _keep(running_mean_C, old_mean + momentum * (mean - old_mean), channels, CHANNELS)
-    _keep(running_var_C, old_var + momentum * (squares / (rows - 1) - old_var), channels, CHANNELS)
+        m2 += tl.load(m2_PC + at, mask=there, other=0.0) + count * away * away
+    squares = tl.sum(m2, 0)
+    _store_columns(mean_C, mean, channels, CHANNELS)
+    _store_columns(variance_C, squares / rows, channels, CHANNELS)
+    old_mean = tl.sum(_load_columns(running_mean_C, channels, CHANNELS), 0)
+    old_var = tl.sum(_load_columns(running_var_C, channels, CHANNELS), 0)
+    _store_columns(running_mean_C, old_mean + momentum * (mean - old_mean), channels, CHANNELS)
+    _store_columns(running_var_C, old_var + momentum * (squares / (rows - 1) - old_var), channels, CHANNELS)
 
 
-@of_any_size
+@any_size_jit
 def _normalized(
     x, y, mean_C, variance_C, weight_C, bias_C, rows, channels, eps, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias."""
     at, there = _tile(tl.program_id(0) * ROWS, rows, channels, ROWS, CHANNELS)
-    scale = _columns(weight_C, channels, CHANNELS) / tl.sqrt(_columns(variance_C, channels, CHANNELS) + eps)
-    centred = tl.load(x + at, mask=there, other=0.0).to(tl.float32) - _columns(mean_C, channels, CHANNELS)
-    tl.store(y + at, centred * scale + _columns(bias_C, channels, CHANNELS), mask=there)
+    scale = _load_columns(weight_C, channels, CHANNELS) / tl.sqrt(_load_columns(variance_C, channels, CHANNELS) + eps)
+    centred = tl.load(x + at, mask=there, other=0.0).to(tl.float32) - _load_columns(mean_C, channels, CHANNELS)
+    tl.store(y + at, centred * scale + _load_columns(bias_C, channels, CHANNELS), mask=there)
 
 
-@of_any_size
+@any_size_jit
 def _gradient_sums(
     dy, x, mean_C, plain_PC, centred_PC, rows, channels, span, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """Sums of dy and of dy (x - mean) over one part of the rows."""
     part = tl.program_id(0)
     first, last = part * span, tl.minimum(part * span + span, rows)
-    mean = _columns(mean_C, channels, CHANNELS)
+    mean = _load_columns(mean_C, channels, CHANNELS)
     plain = tl.zeros([ROWS, CHANNELS], tl.float32)
     centred = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(first, last, ROWS):
@@ -131,59 +131,59 @@ def _gradient_sums(
         value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
         plain += gradient
         centred += gradient * (value - mean)
-    _keep(plain_PC + part * channels, tl.sum(plain, 0), channels, CHANNELS)
-    _keep(centred_PC + part * channels, tl.sum(centred, 0), channels, CHANNELS)
+    _store_columns(plain_PC + part * channels, tl.sum(plain, 0), channels, CHANNELS)
+    _store_columns(centred_PC + part * channels, tl.sum(centred, 0), channels, CHANNELS)
 
 
-@of_any_size
+@any_size_jit
 def _parameter_gradients(
     plain_PC, centred_PC, variance_C, shift_C, scale_C, channels, eps, parts,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of shift and scale, the sums of dy and of dy xhat over all rows, from those of the parts."""
+    """Gradients of shift and scale (sums of dy and of dy xhat over all rows) from the sums of the parts."""
     plain = tl.zeros([ROWS, CHANNELS], tl.float32)
     centred = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, parts, ROWS):
         at, there = _tile(start, parts, channels, ROWS, CHANNELS)
         plain += tl.load(plain_PC + at, mask=there, other=0.0)
         centred += tl.load(centred_PC + at, mask=there, other=0.0)
-    deviation = tl.sqrt(tl.sum(_columns(variance_C, channels, CHANNELS), 0) + eps)
-    _keep(shift_C, tl.sum(plain, 0), channels, CHANNELS)
-    _keep(scale_C, tl.sum(centred, 0) / deviation, channels, CHANNELS)
+    deviation = tl.sqrt(tl.sum(_load_columns(variance_C, channels, CHANNELS), 0) + eps)
+    _store_columns(shift_C, tl.sum(plain, 0), channels, CHANNELS)
+    _store_columns(scale_C, tl.sum(centred, 0) / deviation, channels, CHANNELS)
 
 
-@of_any_size
+@any_size_jit
 def _gradient(
     dy, x, dx, mean_C, variance_C, weight_C, shift_C, scale_C, rows, channels, eps,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """dx = weight / s (dy - mean dy - xhat mean(dy xhat)), s = sqrt(variance + eps) (Ioffe & Szegedy 2015, sec. 3)."""
     at, there = _tile(tl.program_id(0) * ROWS, rows, channels, ROWS, CHANNELS)
-    inverse = 1 / tl.sqrt(_columns(variance_C, channels, CHANNELS) + eps)
-    level = _columns(shift_C, channels, CHANNELS) / rows
-    slope = _columns(scale_C, channels, CHANNELS) / rows * inverse
+    inverse = 1 / tl.sqrt(_load_columns(variance_C, channels, CHANNELS) + eps)
+    level = _load_columns(shift_C, channels, CHANNELS) / rows
+    slope = _load_columns(scale_C, channels, CHANNELS) / rows * inverse
     gradient = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
-    centred = tl.load(x + at, mask=there, other=0.0).to(tl.float32) - _columns(mean_C, channels, CHANNELS)
-    through = _columns(weight_C, channels, CHANNELS) * inverse * (gradient - level - centred * slope)
+    centred = tl.load(x + at, mask=there, other=0.0).to(tl.float32) - _load_columns(mean_C, channels, CHANNELS)
+    through = _load_columns(weight_C, channels, CHANNELS) * inverse * (gradient - level - centred * slope)
     tl.store(dx + at, through, mask=there)
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Normalised by the batch's own moments, with the gradient that flows through them."""
+    """Normalization by the batch's own moments, with the gradient through them."""
 
     @staticmethod
     def forward(
         context: Any, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *how: float
     ) -> Tensor:
         momentum, eps = how
-        channels, rows, tile, blocks, parts, span = _shared_out(x)
-        mean_PC, spread_PC = _empty(x, parts, channels), _empty(x, parts, channels)
+        channels, rows, tile, blocks, parts, span = _launch_sizes(x)
+        mean_PC, m2_PC = _empty(x, parts, channels), _empty(x, parts, channels)
         mean_C, variance_C = _empty(x, channels), _empty(x, channels)
         y = torch.empty_like(x)
-        _moments[parts, blocks](x, mean_PC, spread_PC, rows, channels, span, **tile)
-        _pooled[1, triton.cdiv(channels, FEW["CHANNELS"])](
-            mean_PC, spread_PC, mean_C, variance_C, running_mean, running_var, momentum, rows, channels, span, parts,
-            **FEW,
+        _moments[parts, blocks](x, mean_PC, m2_PC, rows, channels, span, **tile)
+        _pooled[1, triton.cdiv(channels, PARTS_TILE["CHANNELS"])](
+            mean_PC, m2_PC, mean_C, variance_C, running_mean, running_var, momentum, rows, channels, span, parts,
+            **PARTS_TILE,
         )  # fmt: skip
         _normalized[triton.cdiv(rows, tile["ROWS"]), blocks](
             x, y, mean_C, variance_C, weight, bias, rows, channels, eps, **tile
@@ -197,13 +197,13 @@ class _BatchNorm(torch.autograd.Function):
     def backward(context: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean_C, variance_C = context.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
-        channels, rows, tile, blocks, parts, span = _shared_out(x)
+        channels, rows, tile, blocks, parts, span = _launch_sizes(x)
         plain_PC, centred_PC = _empty(x, parts, channels), _empty(x, parts, channels)
         shift_C, scale_C = torch.empty_like(weight), torch.empty_like(weight)
         dx = torch.empty_like(x)
         _gradient_sums[parts, blocks](dy, x, mean_C, plain_PC, centred_PC, rows, channels, span, **tile)
-        _parameter_gradients[1, triton.cdiv(channels, FEW["CHANNELS"])](
-            plain_PC, centred_PC, variance_C, shift_C, scale_C, channels, context.eps, parts, **FEW
+        _parameter_gradients[1, triton.cdiv(channels, PARTS_TILE["CHANNELS"])](
+            plain_PC, centred_PC, variance_C, shift_C, scale_C, channels, context.eps, parts, **PARTS_TILE
         )
         _gradient[triton.cdiv(rows, tile["ROWS"]), blocks](
             dy, x, dx, mean_C, variance_C, weight, shift_C, scale_C, rows, channels, context.eps, **tile
@@ -215,11 +215,11 @@ def _empty(x: Tensor, *shape: int) -> Tensor:
     return x.new_empty(shape, dtype=torch.float32)
 
 
-def _shared_out(x: Tensor) -> tuple[int, int, dict[str, int], int, int, int]:
-    """Channels, rows, a tile, tiles beside each other, parts of a sum over rows, rows of a part."""
+def _launch_sizes(x: Tensor) -> tuple[int, int, dict[str, int], int, int, int]:
+    """Return channels, rows, tile sizes, tiles per row, parts of a sum over rows, and rows per part."""
     channels = x.shape[1]
     rows = x.numel() // channels
-    wide = min(WIDEST, triton.next_power_of_2(channels))
+    wide = min(MAX_CHANNELS, triton.next_power_of_2(channels))
     high = TILE // wide
     span = triton.cdiv(triton.cdiv(rows, PARTS), high) * high
     tile = {"ROWS": high, "CHANNELS": wide} | WARPS
@@ -229,9 +229,19 @@ def _shared_out(x: Tensor) -> tuple[int, int, dict[str, int], int, int, int]:
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
 ) -> Tensor:
-    """x (B, C, T, V), channels_last, of 2 values per channel at least, by its own moments; the running ones move.
+    """Normalize x by its own moments and update the running statistics in place. A second derivative is an error.
 
-    In x's type; moments, sums and arithmetic are in float32. A second derivative is an error.
+    Args:
+        x: (B, C, T, V) in channels_last, with at least 2 values per channel.
+        weight: Scale (C,).
+        bias: Shift (C,).
+        running_mean: (C,), moved towards the batch's mean by `momentum`.
+        running_var: (C,), moved towards the batch's unbiased variance by `momentum`.
+        momentum: Weight of this batch.
+        eps: Added to the variance.
+
+    Returns:
+        Tensor like x, in x's type; moments, sums and arithmetic are in float32.
     """
     y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)
     return y

@@ -1,7 +1,7 @@
-"""MODELS: name -> class. A model receives a norm factory and a persons mode, never a layer's name.
+"""MODELS: name -> class. A model receives a norm factory and a persons mode, never the name of a norm.
 
-To add a model: one file here, one line in MODELS. Its constructor takes a Plan (plan.py): the norm factory, the persons
-mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK.
+To add a model: one file here and one entry in MODELS. Its constructor takes a Plan (plan.py): the norm factory, the
+persons mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK.
 """
 
 from __future__ import annotations
@@ -80,19 +80,19 @@ def build_model(
 
 
 def compile_trunk(model: nn.Module) -> None:
-    """Have torch compile what a network does to bodies in training, once for any number of them.
+    """Compile the trunk of a network for training, once for any number of bodies. `model` is changed in place.
 
-    Which bodies are there is known only on the device, so a graph of the whole network would break there, and in parts
-    be compiled anew with each batch. Evaluation stays as it is: it looks at layers, and compiled code would not notice.
+    Which bodies are present is known only on the device, so a graph of the whole network would break there, and parts
+    of it would be compiled again for each batch. Evaluation stays eager: it hooks layers, which compiled code ignores.
     """
-    plain = type(model).trunk  # type: ignore[attr-defined]
-    fast = torch.compile(plain)
+    eager = type(model).trunk  # type: ignore[attr-defined]
+    compiled = torch.compile(eager)
 
     def trunk(self: nn.Module, x_BCTV: Tensor, slot: int) -> Tensor:
         if not self.training:
-            return plain(self, x_BCTV, slot)  # type: ignore[no-any-return]
+            return eager(self, x_BCTV, slot)  # type: ignore[no-any-return]
         torch._dynamo.maybe_mark_dynamic(x_BCTV, 0)
-        return fast(self, x_BCTV, slot)  # type: ignore[no-any-return]
+        return compiled(self, x_BCTV, slot)  # type: ignore[no-any-return]
 
-    # A method, not a closure over the model: a copy of the network then has the copy's weights.
+    # A method, not a closure over the model: a copy of the network then uses its own weights.
     model.trunk = MethodType(trunk, model)  # type: ignore[assignment]

@@ -1,8 +1,7 @@
-"""What all models share about bodies: which bodies go through the trunk in one call, and the maximum or mean over them.
+"""The bodies of a clip: `PERSONS` (which bodies share a call of the trunk), and the maximum or mean over bodies.
 
-PERSONS is the question this project comes from. A trunk with BatchNorm that is called once a body normalises each
-call by its own statistics in training, and by one mixture of them in evaluation. For a norm whose rows do not share
-statistics loop, fold and per_person are one function.
+A trunk with BatchNorm that is called once per body normalizes each call by its own statistics in training, and by one
+mixture of them in evaluation. For a norm without batch statistics loop, fold and per_person are the same function.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Pool = Callable[[Tensor, Tensor | None], Tensor]  # features (N, M, ...), presen
 
 
 class Persons(Protocol):
-    """A way to get one clip's features from its bodies: features (N, ...) of x_NCTVM and present_NM.
+    """Compute features (N, ...) of clips x_NCTVM with present_NM, from the features of their bodies.
 
-    `mask_max` keeps absent bodies out of `pool`, which is over bodies.
+    `mask_max` keeps absent bodies out of `pool`, which reduces over bodies.
     """
 
     def __call__(  # noqa: D102
@@ -31,59 +30,72 @@ class Persons(Protocol):
     ) -> Tensor: ...
 
 
-def strongest(features: Tensor, present_NM: Tensor | None) -> Tensor:
-    """Element-wise maximum over the bodies of features (N, M, ...), of those present only where that is given.
+def max_over_bodies(features: Tensor, present_NM: Tensor | None) -> Tensor:
+    """Return the element-wise maximum over bodies of features (N, M, ...).
 
-    A clip without any body yields zeros.
+    Args:
+        features: Features of each body.
+        present_NM: Bodies that take part, or None for all. A clip without any body yields zeros.
     """
     if present_NM is None:
         return features.amax(dim=1)
-    best = features.masked_fill(~_over(present_NM, features), float("-inf")).amax(dim=1)
-    return best.masked_fill(~_over(present_NM.any(dim=1), best), 0.0)
+    best = features.masked_fill(~_broadcast(present_NM, features), float("-inf")).amax(dim=1)
+    return best.masked_fill(~_broadcast(present_NM.any(dim=1), best), 0.0)
 
 
-def average(features: Tensor, present_NM: Tensor | None) -> Tensor:
-    """Mean over the bodies of features (N, M, ...), over those present only where that is given.
+def mean_over_bodies(features: Tensor, present_NM: Tensor | None) -> Tensor:
+    """Return the mean over bodies of features (N, M, ...).
 
-    A clip without any body yields zeros.
+    Args:
+        features: Features of each body.
+        present_NM: Bodies that take part, or None for all. A clip without any body yields zeros.
     """
     if present_NM is None:
         return features.mean(dim=1)
-    total = features.masked_fill(~_over(present_NM, features), 0.0).sum(dim=1)
-    return total / _over(present_NM.sum(dim=1).clamp(min=1), total)
+    total = features.masked_fill(~_broadcast(present_NM, features), 0.0).sum(dim=1)
+    return total / _broadcast(present_NM.sum(dim=1).clamp(min=1), total)
 
 
-def _over(flag: Tensor, x: Tensor) -> Tensor:
+def _broadcast(flag: Tensor, x: Tensor) -> Tensor:
     return flag.reshape(*flag.shape, *[1] * (x.dim() - flag.dim()))
 
 
-def loop(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest) -> Tensor:
-    """The same layers, called once a body slot (the question's network)."""
+def loop(
+    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
+) -> Tensor:
+    """Call the same layers once per body slot."""
     features = [trunk(x_NCTVM[..., slot], 0) for slot in range(x_NCTVM.shape[-1])]
     return pool(torch.stack(features, dim=1), present_NM if mask_max else None)
 
 
-def fold(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest) -> Tensor:
-    """One call over all N*M body slots, absent bodies included."""
+def fold(
+    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
+) -> Tensor:
+    """Call the layers once over all N*M body slots, absent bodies included."""
     x_BCTV = x_NCTVM.movedim(-1, 1).flatten(0, 1)
     return pool(trunk(x_BCTV, 0).unflatten(0, present_NM.shape), present_NM if mask_max else None)
 
 
-def masked(trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True, pool: Pool = strongest) -> Tensor:
-    """One call over the bodies that are there: absent ones weigh nothing and never enter the pool.
+def masked(
+    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True, pool: Pool = max_over_bodies
+) -> Tensor:
+    """Call the layers once over the bodies that are present, which alone enter the pool.
 
-    They are left out of the call, so this holds for every norm without its knowing, and costs less time.
+    Absent bodies never reach the trunk: so they enter the statistics of no norm, and cost no time.
     """
-    there = present_NM.nonzero(as_tuple=True)
-    features = trunk(x_NCTVM.movedim(-1, 1)[there], 0)
+    present = present_NM.nonzero(as_tuple=True)
+    features = trunk(x_NCTVM.movedim(-1, 1)[present], 0)
     full = features.new_zeros(*present_NM.shape, *features.shape[1:])
-    return pool(full.index_put(there, features), present_NM)
+    return pool(full.index_put(present, features), present_NM)
 
 
 def per_person(
-    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = strongest
+    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
 ) -> Tensor:
-    """One call a body slot, each with statistics of its own (after Chang et al. 2019, DSBN, arXiv 1906.03950)."""
+    """Call the layers once per body slot, each slot with its own statistics.
+
+    After Chang et al. 2019, DSBN, arXiv 1906.03950.
+    """
     features = [trunk(x_NCTVM[..., slot], slot) for slot in range(x_NCTVM.shape[-1])]
     return pool(torch.stack(features, dim=1), present_NM if mask_max else None)
 
@@ -97,7 +109,7 @@ PERSONS: dict[str, Persons] = {
 
 
 class SlotNorms(nn.ModuleList):
-    """The norms of one place in the trunk: one for all body slots, or one a slot with a shared scale and shift."""
+    """The norms of one place in the trunk: one for all body slots, or one per slot with a shared scale and shift."""
 
     def __init__(self, norm: Norm, channels: int, persons: str) -> None:
         layers: list[Any] = [norm(channels) for _ in range(BODIES if persons == "per_person" else 1)]
@@ -108,17 +120,20 @@ class SlotNorms(nn.ModuleList):
         super().__init__(layers)
 
     def forward(self, x: Tensor, slot: int) -> Tensor:
-        """Normalise x (B, C, ...) by the statistics of a slot."""
+        """Normalize x (B, C, ...) by the statistics of a slot."""
         layer: nn.Module = self[slot]
         result: Tensor = layer(x)
         return result
 
 
-def rows_of_real_bodies(present_NM: Tensor, rows: int, call: int) -> Tensor | None:
-    """Which rows of a layer's input are real bodies, from its number of rows and the number of the call.
+def present_rows(present_NM: Tensor, rows: int, call: int) -> Tensor | None:
+    """Return which rows of a layer's input are present bodies, or None if the input has no absent rows.
 
-    N rows: call m holds slot m (loop; in per_person and mvc the layer's own slot). N*M rows: folded. Anything else
-    (masked leaves absent bodies out; layers behind the pool) has no absent rows: None.
+    Args:
+        present_NM: Bodies that are present.
+        rows: Rows of the layer's input. N: one body slot (loop, per_person, mvc). N*M: all slots (fold). Any other
+            number: absent bodies were left out (masked), or the layer is behind the pool.
+        call: Number of the call in the forward pass, which is the body slot if there are N rows.
     """
     clips, bodies = present_NM.shape
     if rows == clips and call < bodies:

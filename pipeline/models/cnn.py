@@ -1,4 +1,4 @@
-"""The question's network: three convolutions over (T, V), the maximum over two bodies, two linear layers."""
+"""A small CNN: three convolutions over (T, V), the maximum over two bodies, two linear layers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HIDDEN = 512
 
 
 class Cnn(nn.Module):
-    """Per body three times (3x3 convolution, norm, ReLU, 2x2 max-pool); max over bodies; linear 512, norm, ReLU, K.
+    """Three times (3x3 convolution, norm, ReLU, 2x2 max-pool) per body; maximum over bodies; linear 512, norm, ReLU, K.
 
-    Some norms bring an activation of their own instead of ReLU, some change the weights in front; both are `norm`'s.
+    Some norms replace the ReLU by an activation of their own, and some standardize the weights in front of them.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -44,14 +44,19 @@ class Cnn(nn.Module):
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features of B bodies, (B, 128, T/8, V/8)."""
+        """Return features of B bodies, (B, 128, T/8, V/8)."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            # ReLU after the maximum: the same numbers and gradients (it is monotone), on a quarter of the places.
+            # ReLU behind the max-pool: numbers and gradients are equal (it is monotone), on a quarter of the elements.
             x_BCTV = self.activation(torch.max_pool2d(norm(convolution(x_BCTV), slot), 2))
         return x_BCTV
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """Logits (N, K) of clips x_NCTVM in metres; present_NMT says in which frames a body was tracked."""
+        """Return logits (N, K).
+
+        Args:
+            x_NCTVM: Coordinates in metres.
+            present_NMT: Frames in which each body was tracked.
+        """
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)

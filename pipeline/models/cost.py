@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, and the operations of one clip."""
+"""Cost of a network: number of parameters, and floating-point operations per clip."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pipeline.data import BODIES
 
 
 def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:
-    """`params`, and `flops` of the forward pass of one clip with two bodies, `flops_one_body` of one with a lone body.
+    """Count parameters and the operations of one forward pass; the model is not changed.
 
-    Products and sums are counted apart (a multiply-add is two), in matrix products and convolutions, as torch's counter
-    does; many papers count a multiply-add once. The model is not changed.
+    A multiply-add counts as two operations, as in torch's counter; many papers count it once. Only matrix products and
+    convolutions are counted.
+
+    Returns:
+        `params`; `flops` of one clip with two bodies; `flops_one_body` of one clip with one body.
     """
     device = next(model.parameters()).device
     copied = copy.deepcopy(model).eval()
@@ -31,8 +34,8 @@ def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:
 
 
 def describe(costs: dict[str, int]) -> str:
-    """The figures in one line."""
+    """Return the cost in one line."""
     return (
-        f"{costs['params'] / 1e6:.3f} M parameters, {costs['flops'] / 1e9:.3f} GFLOPs a clip of two bodies "
+        f"{costs['params'] / 1e6:.3f} M parameters, {costs['flops'] / 1e9:.3f} GFLOPs per clip of two bodies "
         f"({costs['flops_one_body'] / 1e9:.3f} of one)"
     )

@@ -1,6 +1,6 @@
-"""What graph networks share: the skeleton's adjacency, the temporal branches, the block and the stack of ten blocks.
+"""Shared parts of graph networks: adjacency, multi-scale temporal convolution, block, and the stack of ten blocks.
 
-Shapes: B bodies, C channels, T frames, V joints; slot: whose statistics the norms use (bodies.py).
+Shapes: B bodies, C channels, T frames, V joints; slot: the body slot whose statistics the norms use (bodies.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.data import BODIES
 from pipeline.data.streams import Stream
-from pipeline.models.bodies import PERSONS, SlotNorms, average
+from pipeline.models.bodies import PERSONS, SlotNorms, mean_over_bodies
 from pipeline.models.plan import Bones, Plan
 
 SUBSETS = 3
@@ -24,11 +24,14 @@ KERNEL = 5
 
 
 def adjacency(bones: Bones, joints: int) -> Tensor:
-    """A_KVV: from joint v to joint w in subset k: itself, w's parent, w's children. x_BCTV @ A[k] passes messages.
+    """Return the normalized adjacency A_KVV from joint v to joint w in subset k: w itself, w's parent, w's children.
 
-    Each joint receives the mean of its subset (columns sum to 1, or to 0 where the subset is empty). The "spatial
-    configuration" of Yan et al. 2018 (ST-GCN, arXiv 1801.07455, section 3.3) with the root of the bones as centre of
-    gravity. ValueError for bones that are missing or name other joints.
+    x_BCTV @ A[k] passes messages: each joint receives the mean of its subset, so columns sum to 1 (to 0 if the subset
+    is empty). This is the "spatial configuration" of Yan et al. 2018 (ST-GCN, arXiv 1801.07455, section 3.3) with the
+    root of the bones as centre of gravity.
+
+    Raises:
+        ValueError: There are no bones, or a bone names a joint that does not exist.
     """
     if not bones:
         raise ValueError("graph networks need bones, and this data file has none: give the array file an entry bones")
@@ -36,22 +39,24 @@ def adjacency(bones: Bones, joints: int) -> Tensor:
     a_KVV[0] = torch.eye(joints)
     for parent, child in bones:
         if not (0 <= parent < joints and 0 <= child < joints) or parent == child:
-            raise ValueError(f"bone ({parent}, {child}) is none between {joints} joints")
+            raise ValueError(f"invalid bone ({parent}, {child}): joints must be 0 to {joints - 1}, and differ")
         a_KVV[1, parent, child] = 1
         a_KVV[2, child, parent] = 1
     return a_KVV / a_KVV.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-class Convolved(nn.Module):
-    """A convolution over time, and the norm behind it."""
+class ConvNorm(nn.Module):
+    """A 1x1 convolution with a stride in time, and the norm behind it."""
 
-    def __init__(self, plan: Plan, inside: int, outside: int, stride: int = 1) -> None:
+    def __init__(self, plan: Plan, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = plan.norm.parametrize(nn.Conv2d(inside, outside, 1, stride=(stride, 1)), drop_bias=True)
-        self.norms = SlotNorms(plan.norm, outside, plan.persons)
+        self.convolution = plan.norm.parametrize(
+            nn.Conv2d(in_channels, out_channels, 1, stride=(stride, 1)), drop_bias=True
+        )
+        self.norms = SlotNorms(plan.norm, out_channels, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Normalised features, not yet activated."""
+        """Return normalized features, not yet activated."""
         y_BCTV: Tensor = self.norms(self.convolution(x_BCTV), slot)
         return y_BCTV
 
@@ -62,49 +67,51 @@ def _dilated(channels: int, stride: int, dilation: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, (KERNEL, 1), stride=(stride, 1), padding=padding, dilation=(dilation, 1))
 
 
-class TemporalBranches(nn.Module):
-    """Four views of time side by side: two dilated convolutions, a maximum, and the frame itself.
+class MultiScaleTemporalConv(nn.Module):
+    """Multi-scale temporal convolution of four branches: two dilated convolutions, a max-pool and a 1x1 convolution.
 
     Liu et al. 2020 (MS-G3D, arXiv 2003.14111, section 3.4) as trimmed by Chen et al. 2021 (CTR-GCN, arXiv 2107.12213,
-    section 3.5). The three branches' bottlenecks are one convolution, and the four results share one norm.
+    section 3.5). One convolution holds the bottlenecks of the first three branches, and one norm follows all four.
     """
 
     def __init__(self, plan: Plan, channels: int, stride: int) -> None:
         super().__init__()
         part = channels // BRANCHES
-        self.bottleneck = Convolved(plan, channels, (BRANCHES - 1) * part)
+        self.bottleneck = ConvNorm(plan, channels, (BRANCHES - 1) * part)
         self.activation = plan.norm.activation()
         self.dilated = nn.ModuleList(
             plan.norm.parametrize(_dilated(part, stride, dilation), drop_bias=True) for dilation in DILATIONS
         )
-        self.highest = nn.MaxPool2d((3, 1), stride=(stride, 1), padding=(1, 0))
+        self.max_pool = nn.MaxPool2d((3, 1), stride=(stride, 1), padding=(1, 0))
         self.frame = plan.norm.parametrize(nn.Conv2d(channels, part, 1, stride=(stride, 1)), drop_bias=True)
         self.norms = SlotNorms(plan.norm, channels, plan.persons)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features (B, C, ceil(T / stride), V), normalised, not yet activated."""
-        *parts, last = self.activation(self.bottleneck(x_BCTV, slot)).chunk(BRANCHES - 1, dim=1)
-        views = [branch(part) for branch, part in zip(self.dilated, parts, strict=True)]
-        y_BCTV: Tensor = self.norms(torch.cat([*views, self.highest(last), self.frame(x_BCTV)], dim=1), slot)
+        """Return features (B, C, ceil(T / stride), V), normalized, not yet activated."""
+        *first_two, third = self.activation(self.bottleneck(x_BCTV, slot)).chunk(BRANCHES - 1, dim=1)
+        branches = [branch(part) for branch, part in zip(self.dilated, first_two, strict=True)]
+        y_BCTV: Tensor = self.norms(torch.cat([*branches, self.max_pool(third), self.frame(x_BCTV)], dim=1), slot)
         return y_BCTV
 
 
-class Block(nn.Module):
-    """Over the joints, over time, and past both: act(temporal(act(norm(spatial(x)) + x')) + x'')."""
+class GraphBlock(nn.Module):
+    """Graph convolution, temporal convolution and skip connections: act(temporal(act(norm(spatial(x)) + x')) + x'')."""
 
-    def __init__(self, plan: Plan, spatial: nn.Module, inside: int, outside: int, stride: int, skip: bool) -> None:
+    def __init__(
+        self, plan: Plan, spatial: nn.Module, in_channels: int, out_channels: int, stride: int, skip: bool
+    ) -> None:
         super().__init__()
         self.spatial = spatial
-        self.norms = SlotNorms(plan.norm, outside, plan.persons)
-        self.temporal = TemporalBranches(plan, outside, stride)
+        self.norms = SlotNorms(plan.norm, out_channels, plan.persons)
+        self.temporal = MultiScaleTemporalConv(plan, out_channels, stride)
         self.activation = plan.norm.activation()
-        self.fit = Convolved(plan, inside, outside) if inside != outside else None
-        same = inside == outside and stride == 1
+        self.fit = ConvNorm(plan, in_channels, out_channels) if in_channels != out_channels else None
+        same = in_channels == out_channels and stride == 1
         self.skip = skip
-        self.around = Convolved(plan, inside, outside, stride) if skip and not same else None
+        self.around = ConvNorm(plan, in_channels, out_channels, stride) if skip and not same else None
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features (B, outside, ceil(T / stride), V)."""
+        """Return features (B, out_channels, ceil(T / stride), V)."""
         inner = self.norms(self.spatial(x_BCTV), slot)
         inner = self.activation(inner + (x_BCTV if self.fit is None else self.fit(x_BCTV, slot)))
         y_BCTV = self.temporal(inner, slot)
@@ -117,7 +124,7 @@ class Block(nn.Module):
 class GraphNetwork(nn.Module):
     """Ten blocks over the skeleton's graph; mean over joints and frames, mean over bodies, one linear layer.
 
-    `spatial` makes what a block does over the joints: adjacency, channels in, channels out -> module over x_BCTV.
+    `spatial` makes a block's graph convolution: plan, adjacency, input channels, output channels -> module over x_BCTV.
     """
 
     def __init__(self, plan: Plan, spatial: Callable[[Plan, Tensor, int, int], nn.Module]) -> None:
@@ -127,28 +134,32 @@ class GraphNetwork(nn.Module):
         self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         a_KVV = adjacency(plan.bones, plan.joints)
         blocks: list[nn.Module] = []
-        inside = self.stream.channels
+        in_channels = self.stream.channels
         for published, stride in BLOCKS:
-            outside = plan.channels(published, 8 * BRANCHES)
-            blocks.append(
-                Block(plan, spatial(plan, a_KVV, inside, outside), inside, outside, stride, skip=bool(blocks))
-            )
-            inside = outside
+            out_channels = plan.channels(published, 8 * BRANCHES)
+            convolution = spatial(plan, a_KVV, in_channels, out_channels)
+            blocks.append(GraphBlock(plan, convolution, in_channels, out_channels, stride, skip=bool(blocks)))
+            in_channels = out_channels
         self.blocks = nn.ModuleList(blocks)
         self.dropout = nn.Dropout(plan.dropout)
-        self.classify = nn.Linear(inside, plan.classes)
+        self.classify = nn.Linear(in_channels, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features of B bodies, (B, C)."""
+        """Return features of B bodies, (B, C)."""
         for block in self.blocks:
             x_BCTV = block(x_BCTV, slot)
         return x_BCTV.mean(dim=(2, 3))
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """Logits (N, K) of clips x_NCTVM in metres; present_NMT says in which frames a body was tracked."""
+        """Return logits (N, K).
+
+        Args:
+            x_NCTVM: Coordinates in metres.
+            present_NMT: Frames in which each body was tracked.
+        """
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
-        features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1), self.mask_max, average)
+        features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1), self.mask_max, mean_over_bodies)
         logits: Tensor = self.classify(self.dropout(features))
         return logits

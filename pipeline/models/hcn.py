@@ -1,7 +1,7 @@
-"""The co-occurrence network: joints become channels, so that each convolution sees all of them at once.
+"""HCN, the co-occurrence network: joints become channels, so that each convolution sees all joints at once.
 
-Li et al. 2018 (HCN, arXiv 1804.06055), with the published sizes at width 1. A norm and an activation follow every
-convolution, where the paper, which has no norm, activates only some.
+Li et al. 2018 (arXiv 1804.06055), with the published sizes at width 1. A norm and an activation follow every
+convolution; the paper has no norms and activates only some convolutions.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from pipeline.data.streams import Stream, motion
 from pipeline.models.bodies import PERSONS, SlotNorms
 from pipeline.models.plan import Plan
 
-POINT, COORDINATES, TOGETHER, PAIRED, FIFTH, SIXTH, HIDDEN = 64, 32, 32, 64, 128, 256, 256
+CONV1, CONV2, CONV3, CONV4, CONV5, CONV6, FC7 = 64, 32, 32, 64, 128, 256, 256  # output channels of the layers
 HALVINGS = 4
 
 
 class Branch(nn.Module):
-    """Positions or motion of a body: features of each joint, then of all joints together."""
+    """One input branch (positions or motion): features of each joint, then of all joints together."""
 
-    def __init__(self, plan: Plan, inside: int) -> None:
+    def __init__(self, plan: Plan, in_channels: int) -> None:
         super().__init__()
-        point, coordinates, together, paired = map(plan.channels, (POINT, COORDINATES, TOGETHER, PAIRED))
+        conv1, conv2, conv3, conv4 = map(plan.channels, (CONV1, CONV2, CONV3, CONV4))
         convolutions = (
-            nn.Conv2d(inside, point, 1),
-            nn.Conv2d(point, coordinates, (3, 1), padding=(1, 0)),
-            nn.Conv2d(plan.joints, together, 3, padding=1),
-            nn.Conv2d(together, paired, 3, padding=1),
+            nn.Conv2d(in_channels, conv1, 1),
+            nn.Conv2d(conv1, conv2, (3, 1), padding=(1, 0)),
+            nn.Conv2d(plan.joints, conv3, 3, padding=1),
+            nn.Conv2d(conv3, conv4, 3, padding=1),
         )
         self.convolutions = nn.ModuleList(map(plan.norm.parametrize, convolutions))
         self.norms = nn.ModuleList(
-            SlotNorms(plan.norm, channels, plan.persons) for channels in (point, coordinates, together, paired)
+            SlotNorms(plan.norm, channels, plan.persons) for channels in (conv1, conv2, conv3, conv4)
         )
         self.activation = plan.norm.activation()
         self.dropout = nn.Dropout2d(plan.dropout)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features (B, 64, T/4, 8): the last axis was the channels of a joint."""
+        """Return features (B, 64, T/4, 8) of x_BCTV; the last axis held the channels of a joint."""
         for stage in range(2):
             x_BCTV = self.activation(self.norms[stage](self.convolutions[stage](x_BCTV), slot))
         y = x_BCTV.transpose(1, 3)  # (B, V, T, C)
@@ -49,7 +49,7 @@ class Branch(nn.Module):
 
 
 class Hcn(nn.Module):
-    """Two branches (positions, motion), two convolutions over both; max over bodies; linear 256, norm, ReLU, K."""
+    """Two branches (positions, motion), two convolutions over both; maximum over bodies; linear 256, norm, ReLU, K."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -60,23 +60,23 @@ class Hcn(nn.Module):
         self.stream = Stream(plan.stream, plan.bones, plan.joints)
         self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         self.branches = nn.ModuleList(Branch(plan, self.stream.channels) for _ in range(2))
-        paired, fifth, sixth = map(plan.channels, (PAIRED, FIFTH, SIXTH))
+        conv4, conv5, conv6 = map(plan.channels, (CONV4, CONV5, CONV6))
         self.convolutions = nn.ModuleList(
-            plan.norm.parametrize(nn.Conv2d(a, b, 3, padding=1)) for a, b in ((2 * paired, fifth), (fifth, sixth))
+            plan.norm.parametrize(nn.Conv2d(a, b, 3, padding=1)) for a, b in ((2 * conv4, conv5), (conv5, conv6))
         )
-        self.norms = nn.ModuleList(SlotNorms(plan.norm, channels, plan.persons) for channels in (fifth, sixth))
+        self.norms = nn.ModuleList(SlotNorms(plan.norm, channels, plan.persons) for channels in (conv5, conv6))
         self.drop_channels = nn.Dropout2d(plan.dropout)
-        hidden = plan.channels(HIDDEN)
-        # The coordinates' axis must survive four halvings, whatever the width.
-        self.columns = max(1, plan.channels(COORDINATES) // least)
-        self.hidden = plan.norm.parametrize(nn.Linear(sixth * (plan.frames // least) * self.columns, hidden))
+        hidden = plan.channels(FC7)
+        # The axis of conv2's channels must survive four halvings, whatever the width.
+        self.columns = max(1, plan.channels(CONV2) // least)
+        self.hidden = plan.norm.parametrize(nn.Linear(conv6 * (plan.frames // least) * self.columns, hidden))
         self.hidden_norm = plan.norm(hidden)
         self.activation = plan.norm.activation()
         self.dropout = nn.Dropout(plan.dropout)
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Features of B bodies, (B, 256, T/16, 2), from positions and motion in (B, 2 C, T, V)."""
+        """Return features of B bodies, (B, 256, T/16, 2), of positions and motion in (B, 2 C, T, V)."""
         parts = zip(self.branches, x_BCTV.chunk(2, dim=1), strict=True)
         y = torch.cat([branch(part, slot) for branch, part in parts], dim=1)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
@@ -85,7 +85,12 @@ class Hcn(nn.Module):
         return y
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """Logits (N, K) of clips x_NCTVM in metres; present_NMT says in which frames a body was tracked."""
+        """Return logits (N, K).
+
+        Args:
+            x_NCTVM: Coordinates in metres.
+            present_NMT: Frames in which each body was tracked.
+        """
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)

@@ -1,4 +1,4 @@
-"""All that a model is built from: the sizes of the data, the norm, and what else its settings leave open."""
+"""`Plan`: everything a model is built from: the norm, the settings of the model, and the sizes of the data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.norms import Norm
 
 @dataclass(frozen=True)
 class Plan:
-    """What a constructor of MODELS receives. A model names no norm: `norm` makes the layers that it asks for."""
+    """Argument of a constructor of MODELS. A model names no norm: it asks `norm` for layers."""
 
     norm: Norm
     persons: str
     """Name in PERSONS."""
     mask_max: bool
-    """Keep absent bodies out of the pool over bodies, whatever `persons` is."""
+    """Keep absent bodies out of the pool over bodies in every persons mode."""
     dropout: float
     width: float
     """Factor of the numbers of channels."""
@@ -29,5 +29,5 @@ class Plan:
     """Name in STREAMS, or several joined by +."""
 
     def channels(self, published: int, multiple: int = 8) -> int:
-        """A published number of channels times the width, rounded to a `multiple` (groups and branches need one)."""
+        """Return a published number of channels times the width, as a `multiple` that groups and branches divide."""
         return max(multiple, round(published * self.width / multiple) * multiple)

@@ -31,12 +31,12 @@ class StatisticsLayer(Protocol):
     slot: int | None
     """The body slot whose rows alone reach the layer; None: the number of the call tells."""
     by_moments_alone: bool
-    """Whether `by_batch(x)` equals `given(x, mean, variance)` by the moments of x."""
+    """Whether `normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
 
-    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+    def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
         """Return the output for x (B, C, ...) by these statistics."""
 
-    def by_batch(self, x: Tensor) -> Tensor:
+    def normalize_by_batch(self, x: Tensor) -> Tensor:
         """Return the output in training for x (B, C, ...), by the batch's own statistics."""
 
 
@@ -54,7 +54,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 def has_formula(layer: nn.Module) -> TypeGuard[StatisticsLayer]:
     """Return whether a layer answers for itself, rather than being torch's own."""
-    return hasattr(layer, "given") and hasattr(layer, "by_batch")
+    return hasattr(layer, "normalize_by") and hasattr(layer, "normalize_by_batch")
 
 
 def by_moments_alone(layer: _BatchNorm) -> bool:
@@ -73,7 +73,7 @@ def output_by(layer: _BatchNorm, x: Tensor, statistics: tuple[Tensor, Tensor] | 
     None: by the statistics of the batch, as in training.
     """
     if has_formula(layer):
-        return layer.by_batch(x) if statistics is None else layer.given(x, *statistics)
+        return layer.normalize_by_batch(x) if statistics is None else layer.normalize_by(x, *statistics)
     mean, variance = moments(x)[:2] if statistics is None else statistics
     return normalize(x, mean, variance, layer.weight, layer.bias, layer.eps)
 

@@ -131,6 +131,6 @@ def norm_factory(config: NormConfig) -> Norm:
 
 
 def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Scales, shifts, gains and thresholds: every parameter of fewer than two dimensions but the layers' own biases."""
+    """Return scales, shifts, gains and thresholds: parameters of at most one dimension, without biases of layers."""
     biases = {id(m.bias) for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
     return [p for p in model.parameters() if p.dim() <= 1 and id(p) not in biases]

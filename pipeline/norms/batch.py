@@ -1,8 +1,8 @@
-"""Layers that normalise by statistics of the batch, and the moments they share.
+"""`BatchStatistics`: base class of the layers that normalize by statistics of the batch.
 
-Every one is a torch `_BatchNorm` (running_mean, running_var, num_batches_tracked, weight, bias), counts its statistics
-over the rows of all ranks, and answers `normdoctor.sites.StatisticsLayer`: what it gives for x by given statistics, and
-what by the batch's own, as in training. Evaluation and recalibration ask nothing else.
+Each is a torch `_BatchNorm` (running_mean, running_var, num_batches_tracked, weight, bias) with statistics over the
+rows of all ranks. Each implements `normdoctor.sites.StatisticsLayer`: the output by given statistics, and the output by
+the batch's own. Evaluation and recalibration need nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from pipeline import distributed
 from pipeline.normdoctor.moments import moments, normalize
 
 
-def pooled(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments of the union of the ranks' rows from each rank's own (law of total variance; Chan et al. 1979).
+def pool_over_ranks(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the moments of all ranks' rows from this rank's (law of total variance; Chan et al. 1979).
 
-    Of one set, (C,), (C,) and (), or of G sets at once, (G, C), (G, C) and (G,). Differences of means, never
-    E[x^2] - E[x]^2, which cancels in float32.
+    E[x^2] - E[x]^2 would cancel in float32; differences of means do not.
+
+    Args:
+        mean: (C,), or (G, C) for G sets at once.
+        variance: Biased; like mean.
+        count: Values per channel, () or (G,).
     """
     stacked = distributed.stack_over_ranks(torch.cat([mean, variance, count.unsqueeze(-1)], dim=-1))
     channels = mean.shape[-1]
@@ -32,10 +36,10 @@ def pooled(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tenso
 
 
 class BatchStatistics(_BatchNorm):
-    """What batch-statistics layers share. A subclass gives its formula in `given`, and `in_training` if that differs.
+    """Base class. A subclass defines its formula in `normalize_by`, and `training_output` if training differs.
 
-    In a world of several ranks (and with `sync`) the statistics cover the union of the ranks' rows, weighted by their
-    number: ranks may hold different numbers of rows, or none. Equal to one big batch (tests/pipeline/test_norms.py).
+    With several ranks (and `sync`) the statistics cover the rows of all ranks, as in one big batch: ranks may hold
+    different numbers of rows, or none.
     """
 
     running_mean: Tensor
@@ -43,9 +47,9 @@ class BatchStatistics(_BatchNorm):
     num_batches_tracked: Tensor
     momentum: float
     by_moments_alone = False
-    """Whether `by_batch(x)` is `given(x, mean, variance)` by the moments of x, and nothing else."""
+    """`normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
     slot: int | None = None
-    """The body slot whose rows alone this layer sees (per_person, mvc); None: the number of the call tells."""
+    """The body slot whose rows alone reach this layer (per_person, mvc). None: the number of the call is the slot."""
 
     def __init__(self, channels: int, momentum: float, eps: float, sync: bool = True) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
@@ -57,53 +61,53 @@ class BatchStatistics(_BatchNorm):
 
     @property
     def frozen(self) -> bool:
-        """Whether training uses the running statistics."""
+        """Return whether training uses the running statistics."""
         return False
 
     @property
-    def over_ranks(self) -> bool:
-        """Whether statistics are those of several ranks together."""
+    def synchronizes(self) -> bool:
+        """Return whether statistics cover several ranks."""
         return self.sync and distributed.world_size() > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised by the batch's statistics in training, by the running ones in evaluation."""
+        """Normalize x (B, C, ...) by the batch's statistics in training, by the running ones in evaluation."""
         self._check_input_dim(x)
         if not self.training:
-            return self.given(x, self.running_mean, self.running_var)
+            return self.normalize_by(x, self.running_mean, self.running_var)
         mean, variance, count = moments(x)
-        if self.over_ranks:
-            mean, variance, count = pooled(mean, variance, count)
+        if self.synchronizes:
+            mean, variance, count = pool_over_ranks(mean, variance, count)
         if count < 2:
-            return self.too_few(x, int(count))
-        y = self.in_training(x, mean, variance)
-        self.remember(mean, variance * (count / (count - 1)))
+            return self.handle_too_few_values(x, int(count))
+        y = self.training_output(x, mean, variance)
+        self.update_running_statistics(mean, variance * (count / (count - 1)))
         return y
 
-    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """This layer's output for x (B, C, ...) by these statistics."""
+    def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Return the output for x (B, C, ...) by these statistics."""
         return normalize(x, mean_C, variance_C, self.weight, self.bias, self.eps)
 
-    def in_training(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """This layer's output in training, where these are the batch's statistics."""
-        return self.given(x, mean_C, variance_C)
+    def training_output(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Return the output in training, given the batch's statistics."""
+        return self.normalize_by(x, mean_C, variance_C)
 
-    def by_batch(self, x: Tensor) -> Tensor:
-        """The output in training for a batch that this rank holds whole; buffers stay as they are."""
+    def normalize_by_batch(self, x: Tensor) -> Tensor:
+        """Return the output in training for a batch that this rank holds whole; buffers do not change."""
         mean, variance, count = moments(x)
         if count < 2:
-            return self.given(x, self.running_mean, self.running_var)
-        return self.in_training(x, mean, variance)
+            return self.normalize_by(x, self.running_mean, self.running_var)
+        return self.training_output(x, mean, variance)
 
-    def too_few(self, x: Tensor, count: int) -> Tensor:
-        """No rows on any rank (a batch without any body) pass unnoticed; one value has no variance and is refused."""
+    def handle_too_few_values(self, x: Tensor, count: int) -> Tensor:
+        """Accept a batch without rows (no clip has a body); reject one value per channel, which has no variance."""
         if count:
             raise ValueError(
                 f"{type(self).__name__} needs 2 values per channel in training, got 1 (input {tuple(x.shape)}); take a "
                 "larger train.batch-size, or a norm.kind without batch statistics (gn, ln)"
             )
-        return self.given(x, self.running_mean, self.running_var)
+        return self.normalize_by(x, self.running_mean, self.running_var)
 
-    def remember(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
+    def update_running_statistics(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
         """Move the running statistics towards these by `momentum`."""
         with torch.no_grad():
             self.running_mean.lerp_(mean_C.to(self.running_mean), self.momentum)

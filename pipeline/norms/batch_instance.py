@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class BatchInstanceNorm(BatchStatistics):
-    """y = (rho * BN(x) + (1 - rho) * IN(x)) * weight + bias, rho in [0, 1] learnt per channel (from 1: BatchNorm).
+    """y = (rho * BN(x) + (1 - rho) * IN(x)) * weight + bias, rho in [0, 1] learnt per channel (initially 1: BatchNorm).
 
-    Nam & Kim 2018, arXiv 1805.07925. The paper projects rho after each step; here the projection is in the formula and
-    its gradient passes straight through, so that rho can come back. On (B, C) IN(x) is 0, one value being its own mean.
+    Nam & Kim 2018, arXiv 1805.07925. The paper projects rho after each step. Here the formula clamps it with a
+    straight-through gradient, so that rho can return. On (B, C) IN(x) is 0: one value is its own mean.
     """
 
     def __init__(self, channels: int, momentum: float, eps: float, sync: bool = True) -> None:
         super().__init__(channels, momentum, eps, sync)
         self.rho = nn.Parameter(torch.ones(channels))
 
-    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """The mixture, its BatchNorm part by these statistics."""
+    def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Return the mixture, with the BatchNorm part by these statistics."""
         by_batch = normalize(x, mean_C, variance_C, None, None, self.eps)
         mean, variance = instance_moments(x)
         by_instance = (x - mean) * torch.rsqrt(variance + self.eps)

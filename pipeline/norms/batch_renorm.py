@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class BatchRenorm(BatchStatistics):
-    """In training y = ((x - mean_B) / s_B * r + d) * weight + bias, which is what the running statistics would give.
+    """y = ((x - mean_B) / s_B * r + d) * weight + bias in training: within the bounds, the output in evaluation.
 
     r = clip(s_B / s, 1/r_max, r_max), d = clip((mean_B - mean) / s, -d_max, d_max), no gradient through either, where
     s = sqrt(var + eps). Ioffe 2017, arXiv 1702.03275. r_max and d_max grow linearly from 1 and 0 (plain BatchNorm)
@@ -29,8 +29,8 @@ class BatchRenorm(BatchStatistics):
         super().__init__(channels, momentum, eps, sync)
         self.r_max, self.d_max, self.steps = r_max, d_max, steps
 
-    def in_training(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """Normalised by the batch, then corrected towards the running statistics within the bounds."""
+    def training_output(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Normalize by the batch, then correct towards the running statistics within the bounds."""
         with torch.no_grad():
             grown = (self.num_batches_tracked.to(mean_C) / max(1, self.steps)).clamp(max=1)
             r_max, d_max = 1 + (self.r_max - 1) * grown, self.d_max * grown

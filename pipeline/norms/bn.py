@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline import distributed
 from pipeline.kernels import availability
 from pipeline.normdoctor.moments import moments
-from pipeline.norms.batch import BatchStatistics, pooled
+from pipeline.norms.batch import BatchStatistics, pool_over_ranks
 from pipeline.norms.kind import Kind
 
 if TYPE_CHECKING:
@@ -21,49 +21,47 @@ if TYPE_CHECKING:
 class BatchNorm(BatchStatistics):
     """y = (x - mean) / sqrt(var + eps) * weight + bias over all dimensions but C, on any rank, any device.
 
-    Ioffe & Szegedy 2015, arXiv 1502.03167; over ranks Peng et al. 2018, arXiv 1711.07240. This is the CPU twin of
-    nn.SyncBatchNorm, which refuses CPU tensors; alone it is torch's own kernel, or on a GPU ours.
+    Ioffe & Szegedy 2015, arXiv 1502.03167; over ranks Peng et al. 2018, arXiv 1711.07240. Over ranks it
+    equals nn.SyncBatchNorm, which rejects CPU tensors. On one rank it runs torch's kernel, or ours on a GPU.
     """
 
     by_moments_alone = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised; by torch's kernels or ours, over several ranks by torch's between the exchanges."""
+        """Normalize x (B, C, ...) by torch's kernels or ours; with several ranks, by torch's between the exchanges."""
         self._check_input_dim(x)
-        if not self.training or (not self.over_ranks and x.numel() > x.shape[1]):
-            return (
-                self.by_kernels(x) if self.training and availability.takes_kernels(x) else _BatchNorm.forward(self, x)
-            )
-        if not self.over_ranks:
+        if not self.training or (not self.synchronizes and x.numel() > x.shape[1]):
+            return self.by_kernels(x) if self.training and availability.use_kernels(x) else _BatchNorm.forward(self, x)
+        if not self.synchronizes:
             return super().forward(x)
-        mean, variance, count = pooled(*_own_moments(x))
+        mean, variance, count = pool_over_ranks(*_own_moments(x))
         if count < 2:
-            return self.too_few(x, int(count))
-        self.remember(mean, variance * (count / (count - 1)))
+            return self.handle_too_few_values(x, int(count))
+        self.update_running_statistics(mean, variance * (count / (count - 1)))
         y: Tensor = _OverRanks.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
         return y
 
     def by_kernels(self, x: Tensor) -> Tensor:
-        """The output in training for a batch that this rank holds whole, by our kernel."""
+        """Return the output in training for a batch that this rank holds whole, by our kernel."""
         from pipeline.kernels.norm import batch_norm
 
         self.num_batches_tracked.add_(1)
         return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
 
-    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """This layer's output for x (B, C, ...) by these statistics, through which no gradient flows."""
+    def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Return the output for x (B, C, ...) by these statistics, without gradient through them."""
         mean_C, variance_C = mean_C.to(self.running_mean), variance_C.to(self.running_var)
         return nn.functional.batch_norm(x, mean_C, variance_C, self.weight, self.bias, False, 0.0, self.eps)
 
-    def by_batch(self, x: Tensor) -> Tensor:
-        """The output in training for a batch that this rank holds whole; buffers stay as they are."""
+    def normalize_by_batch(self, x: Tensor) -> Tensor:
+        """Return the output in training for a batch that this rank holds whole; buffers do not change."""
         if x.numel() < 2 * self.num_features:
-            return self.given(x, self.running_mean, self.running_var)
+            return self.normalize_by(x, self.running_mean, self.running_var)
         return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`moments` of this rank's rows by torch's kernel, without gradient."""
+    """Return the `moments` of this rank's rows by torch's kernel, without gradient."""
     with torch.no_grad():
         if not len(x):
             return moments(x)
@@ -74,10 +72,10 @@ def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _OverRanks(torch.autograd.Function):
-    """Normalise by statistics of all ranks' rows, with the gradient that flows through them.
+    """Normalization by statistics of all ranks' rows, with the gradient through them.
 
     dx = w / s (dy - mean dy - xhat mean(dy xhat)), the means over all ranks (Ioffe & Szegedy 2015, section 3). Torch's
-    kernel for given statistics has the first term and both sums; the rest is linear in x.
+    kernel for given statistics computes the first term and both sums; the rest is linear in x.
     """
 
     @staticmethod
@@ -102,7 +100,7 @@ class _OverRanks(torch.autograd.Function):
         slope = weight * scale * scale * all_hat
         level = weight * scale * all_plain - slope * mean
         if len(x):
-            # level + slope x by the kernel too: one pass, and its sums are as wide as those above.
+            # level + slope x by the same kernel: one pass, and sums of the same precision as above.
             nought = torch.zeros_like(mean)
             through.sub_(nn.functional.batch_norm(x, nought, nought + 1, slope, level, False, 0.0, 0.0))
         return through, sum_hat, plain, None, None, None, None
@@ -114,7 +112,7 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return BatchNorm(channels, config.momentum, config.eps, config.sync)
 
 
-# Over several GPUs both are nn.SyncBatchNorm, over several CPU ranks its equivalent (BatchNorm).
+# On several GPUs both are nn.SyncBatchNorm; on several CPU ranks the equivalent BatchNorm.
 BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True)
-# The same layer; only the settings differ: it insists on statistics over all ranks.
+# The same layer; it requires norm.sync, so that statistics cover all ranks.
 SYNC_BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True, synchronized=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DynamicTanh(nn.Module):
-    """y = tanh(alpha * x) * weight + bias: no statistics at all, alpha one learnt number (from 0.5).
+    """y = tanh(alpha * x) * weight + bias: no statistics; alpha is one learnt number (initially 0.5).
 
     Zhu et al. 2025, arXiv 2503.10622.
     """
@@ -27,7 +27,7 @@ class DynamicTanh(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) squashed."""
+        """Squash x (B, C, ...)."""
         return torch.tanh(self.alpha * x) * per_channel(self.weight, x) + per_channel(self.bias, x)
 
 

@@ -27,8 +27,8 @@ class EvoNormB0(BatchStatistics):
         super().__init__(channels, momentum, eps, sync)
         self.v = nn.Parameter(torch.ones(channels))
 
-    def given(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """The formula with this batch variance."""
+    def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        """Return the formula's value with this batch variance."""
         by_batch = per_channel(torch.sqrt(variance_C + self.eps), x)
         by_instance = per_channel(self.v, x) * x + torch.sqrt(instance_moments(x)[1] + self.eps)
         return x / torch.maximum(by_batch, by_instance) * per_channel(self.weight, x) + per_channel(self.bias, x)
@@ -48,7 +48,7 @@ class EvoNormS0(nn.Module):
         self.v = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised and activated."""
+        """Normalize and activate x (B, C, ...)."""
         _, variance = instance_moments(x.unflatten(1, (self.groups, -1)).flatten(2))
         spread = torch.sqrt(variance + self.eps).expand(-1, -1, x.shape[1] // self.groups).flatten(1)
         y = x * torch.sigmoid(per_channel(self.v, x) * x) / spread.reshape(*spread.shape, *[1] * (x.dim() - 2))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class FilterResponseNorm(nn.Module):
     """y = max(x / sqrt(mean_TV(x^2) + eps) * weight + bias, tau): filter response norm and its thresholded linear unit.
 
-    Singh & Krishnan 2020, arXiv 1911.09737. Nothing is centred, so tau, learnt per channel (from 0: ReLU), replaces the
-    activation. On (B, C) only weight, bias and tau.
+    Singh & Krishnan 2020, arXiv 1911.09737. Nothing is centred, so tau, learnt per channel (initially 0:
+    ReLU), replaces the activation. On (B, C) only weight, bias and tau.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -29,7 +29,7 @@ class FilterResponseNorm(nn.Module):
         self.tau = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised and activated."""
+        """Normalize and activate x (B, C, ...)."""
         if x.dim() > 2:
             x = x * torch.rsqrt(x.square().mean(list(range(2, x.dim())), keepdim=True) + self.eps)
         return torch.maximum(x * per_channel(self.weight, x) + per_channel(self.bias, x), per_channel(self.tau, x))

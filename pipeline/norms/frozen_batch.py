@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class FrozenBatchNorm(BatchStatistics):
-    """BatchNorm by its running statistics, in training too; scale and shift are not trained.
+    """BatchNorm by its running statistics in training too; scale and shift are not trained.
 
-    He et al. 2016's detectors, arXiv 1512.03385, A; for the last epochs Wu & Johnson 2021, arXiv 2105.07576, 3.3. The
-    first `after` updates it is a BatchNorm, so that it has statistics to freeze; with 0 it expects a state that was
-    loaded from `bn` (same names), and from scratch it is the identity.
+    He et al. 2016's detectors, arXiv 1512.03385, A; for the last epochs Wu & Johnson 2021, arXiv 2105.07576, 3.3.
+    During the first `after` updates it is a BatchNorm, so that there are statistics to freeze. With 0 it expects a
+    state that is loaded from `bn` (same names); without one it is nearly the identity.
     """
 
     def __init__(self, channels: int, momentum: float, eps: float, sync: bool, after: int) -> None:
@@ -29,15 +29,15 @@ class FrozenBatchNorm(BatchStatistics):
 
     @property
     def frozen(self) -> bool:
-        """Whether training uses the running statistics by now."""
+        """Return whether training already uses the running statistics."""
         return self.after == 0 or int(self.num_batches_tracked) >= self.after
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised."""
+        """Normalize x (B, C, ...)."""
         if self.training and not self.frozen:
             return super().forward(x)
         self._check_input_dim(x)
-        return self.given(x, self.running_mean, self.running_var)
+        return self.normalize_by(x, self.running_mean, self.running_var)
 
 
 def _layer(channels: int, config: NormConfig) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline import distributed
 from pipeline.normdoctor.moments import moments
-from pipeline.norms.batch import BatchStatistics, pooled
+from pipeline.norms.batch import BatchStatistics, pool_over_ranks
 from pipeline.norms.kind import Kind
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class GhostBatchNorm(BatchStatistics):
-    """BatchNorm in training over parts of the batch of `size` rows each, as if the batch were that small.
+    """BatchNorm in training over parts of the batch of at least `size` rows each.
 
-    Hoffer et al. 2017, arXiv 1705.08741. Parts are consecutive rows of the whole batch over all ranks, never fewer
-    than `size` (one part when the batch is smaller), sizes differing by one at most. The running statistics follow the
-    mean of the parts' means and variances.
+    Hoffer et al. 2017, arXiv 1705.08741. Parts are consecutive rows of the whole batch over all ranks. Their sizes
+    differ by at most one; a batch smaller than `size` is one part. The running statistics follow the mean of the parts'
+    means and variances, weighted by their numbers of values.
     """
 
     def __init__(self, channels: int, momentum: float, eps: float, sync: bool, size: int) -> None:
@@ -29,32 +29,32 @@ class GhostBatchNorm(BatchStatistics):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised part by part in training."""
+        """Normalize x (B, C, ...), in training part by part."""
         self._check_input_dim(x)
         if not self.training:
-            return self.given(x, self.running_mean, self.running_var)
+            return self.normalize_by(x, self.running_mean, self.running_var)
         rows = [len(x)]
-        if self.over_ranks:
+        if self.synchronizes:
             rows = distributed.stack_over_ranks(torch.tensor(float(len(x)), device=x.device)).long().tolist()
-        total, before = sum(rows), sum(rows[: distributed.rank()]) if self.over_ranks else 0
+        total, before = sum(rows), sum(rows[: distributed.rank()]) if self.synchronizes else 0
         parts = self.parts(x, total, before)
         mean, variance, count = (torch.stack(each) for each in zip(*map(moments, parts), strict=True))
-        if self.over_ranks:
-            mean, variance, count = pooled(mean, variance, count)
+        if self.synchronizes:
+            mean, variance, count = pool_over_ranks(mean, variance, count)
         if count.min() < 2:
-            return self.too_few(x, int(count.min()))
+            return self.handle_too_few_values(x, int(count.min()))
         share = (count / count.sum()).unsqueeze(1)
         unbiased = variance * (count / (count - 1)).unsqueeze(1)
-        self.remember((share * mean).sum(0), (share * unbiased).sum(0))
-        return torch.cat([self.given(*part) for part in zip(parts, mean, variance, strict=True)])
+        self.update_running_statistics((share * mean).sum(0), (share * unbiased).sum(0))
+        return torch.cat([self.normalize_by(*part) for part in zip(parts, mean, variance, strict=True)])
 
-    def by_batch(self, x: Tensor) -> Tensor:
-        """The output in training for a batch that this rank holds whole; buffers stay as they are."""
+    def normalize_by_batch(self, x: Tensor) -> Tensor:
+        """Return the output in training for a batch that this rank holds whole; buffers do not change."""
         parts = self.parts(x, len(x), 0)
-        return torch.cat([self.given(part, *moments(part)[:2]) for part in parts])
+        return torch.cat([self.normalize_by(part, *moments(part)[:2]) for part in parts])
 
     def parts(self, x: Tensor, total: int, before: int) -> list[Tensor]:
-        """The rows of x in each part of a batch of `total` rows, `before` of which lower ranks hold."""
+        """Return the rows of x in each part of a batch of `total` rows, `before` of which lower ranks hold."""
         count = max(1, total // self.size)
         edges = [min(max(part * total // count - before, 0), len(x)) for part in range(count + 1)]
         return [x[low:high] for low, high in zip(edges, edges[1:], strict=False)]

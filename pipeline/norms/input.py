@@ -1,4 +1,4 @@
-"""Normalization of the coordinates themselves, before the first convolution, as the graph networks do (`data_bn`)."""
+"""Normalization of the coordinates before the first convolution (`data_bn` of the graph networks)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
 
 
 class InputBatchNorm(BatchNorm):
-    """BatchNorm over rows whose number the data decide: a lone row goes by the running statistics."""
+    """BatchNorm over present rows: a single row, which has no variance, is normalized by the running statistics."""
 
     by_moments_alone = False
 
-    def too_few(self, x: Tensor, count: int) -> Tensor:
-        """By the running statistics, which stay as they are."""
-        return self.given(x, self.running_mean, self.running_var)
+    def handle_too_few_values(self, x: Tensor, count: int) -> Tensor:
+        """Normalize by the running statistics, which do not change."""
+        return self.normalize_by(x, self.running_mean, self.running_var)
 
 
 class InputNorm(nn.Module):
     """BatchNorm1d of coordinates over clips and frames.
 
-    vc: each of each joint, one set of V*C channels for all body slots (Yan et al. 2018, ST-GCN, arXiv 1801.07455);
-    mvc: a set a slot (Chen et al. 2021, CTR-GCN, arXiv 2107.12213). c: each over all joints, C channels: streams come
-    to one scale, but a joint that hardly moves is not blown up to the spread of a hand, its noise and its body's size
-    with it. Masked: bodies and frames that are absent weigh nothing and stay zero; otherwise the zeros that stand for
-    them are data like any other.
+    vc: V*C channels, one per joint and coordinate, shared by all body slots (Yan et al. 2018, ST-GCN, arXiv
+    1801.07455). mvc: the same per body slot (Chen et al. 2021, CTR-GCN, arXiv 2107.12213). c: C channels over all
+    joints: streams get one scale, but the noise of a joint that hardly moves is not amplified to the spread of a hand.
+    Masked: absent bodies and frames do not enter the statistics and stay zero; otherwise their zeros count as data.
     """
 
     def __init__(
         self, features: int, bodies: int, per_slot: bool, masked: bool, momentum: float, eps: float, sync: bool
     ) -> None:
-        """`features`: C, or V*C."""
+        """Make one BatchNorm over `features` (C, or V*C) channels, or one per body slot."""
         super().__init__()
         self.features, self.masked = features, masked
         layers = [InputBatchNorm(features, momentum, eps, sync) for _ in range(bodies if per_slot else 1)]
@@ -42,23 +41,23 @@ class InputNorm(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """x_NCTVM normalised, in the same shape."""
+        """Normalize x_NCTVM by the frames in present_NMT (if masked) or by all."""
         x_NMTVC = x_NCTVM.permute(0, 4, 2, 3, 1)
         step = x_NMTVC.shape[1] // len(self.layers)
-        one = self._present if self.masked else self._all
+        normalize = self._present if self.masked else self._all
         parts = [
-            one(layer, x_NMTVC[:, slot : slot + step], present_NMT[:, slot : slot + step])
+            normalize(layer, x_NMTVC[:, slot : slot + step], present_NMT[:, slot : slot + step])
             for slot, layer in enumerate(self.layers)
         ]
         return torch.cat(parts, dim=1).permute(0, 4, 2, 3, 1)
 
     def _all(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
         x_BTVC = x_NMTVC.flatten(0, 1)
-        x_BRD = x_BTVC.reshape(x_BTVC.shape[0], -1, self.features)  # no len(): an export would take it for a constant
+        x_BRD = x_BTVC.reshape(x_BTVC.shape[0], -1, self.features)  # not len(): the exporter would make it a constant
         return layer(x_BRD.transpose(1, 2)).transpose(1, 2).reshape(x_NMTVC.shape)
 
     def _present(self, layer: nn.Module, x_NMTVC: Tensor, present_NMT: Tensor) -> Tensor:
-        there = present_NMT.nonzero(as_tuple=True)  # once: a GPU is waited for each time
-        rows_RVC = x_NMTVC[there]
+        present = present_NMT.nonzero(as_tuple=True)  # once: each call waits for the GPU
+        rows_RVC = x_NMTVC[present]
         y_RVC = layer(rows_RVC.reshape(-1, self.features)).reshape(rows_RVC.shape)
-        return y_RVC.new_zeros(x_NMTVC.shape).index_put(there, y_RVC)
+        return y_RVC.new_zeros(x_NMTVC.shape).index_put(present, y_RVC)

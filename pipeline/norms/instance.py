@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each row and channel of x (B, C, ...), with ones for the other axes.
+    """Return mean and biased variance of each row and channel of x (B, C, ...), with size 1 for the other axes.
 
-    A row of (B, C) has one value a channel: its mean is itself and its variance 0.
+    A row of (B, C) has one value per channel: its mean is itself and its variance 0.
     """
     axes = list(range(2, x.dim()))
     if not axes:
@@ -33,8 +33,8 @@ class InstanceNorm(nn.InstanceNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, T, V) normalised."""
-        if x.dim() == 2 or x.shape[0] == 0:  # not len(x), which an exporter takes for a constant
+        """Normalize x (B, C, T, V)."""
+        if x.dim() == 2 or x.shape[0] == 0:  # not len(x): the exporter would make it a constant
             return x * per_channel(self.weight, x) + per_channel(self.bias, x)
         return super().forward(x)
 

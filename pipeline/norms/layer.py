@@ -19,7 +19,7 @@ class ChannelLayerNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised."""
+        """Normalize x (B, C, ...)."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 

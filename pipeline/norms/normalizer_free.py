@@ -12,14 +12,14 @@ from pipeline.norms.identity import no_layer
 from pipeline.norms.kind import Kind
 from pipeline.norms.weights import WeightStandardization
 
-# sqrt(2 / (1 - 1/pi)): what a ReLU takes from the standard deviation of a normal variable is given back by the weights.
+# sqrt(2 / (1 - 1/pi)): inverse of the standard deviation of a ReLU of a standard normal variable.
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
 
 class ScaledWeightStandardization(WeightStandardization):
     """W <- gain * gamma * (W - mean) / (sqrt(var + eps) * sqrt(fan_in)), gain learnt per output unit, gamma the ReLU's.
 
-    So a unit's output has the variance of its input, without any activation being normalised. Brock et al. 2021,
+    The output of a unit then has the variance of its input, although no activation is normalized. Brock et al. 2021,
     arXiv 2101.08692, equation 1.
     """
 
@@ -29,15 +29,15 @@ class ScaledWeightStandardization(WeightStandardization):
         self.scale = RELU_GAIN / math.sqrt(weight[0].numel())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Weight (out, in, ...) standardised and scaled."""
+        """Standardize and scale a weight (out, in, ...)."""
         return super().forward(weight) * (self.gain * self.scale).reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def clip_gradients(model: nn.Module, factor: float, eps: float = 1e-3) -> None:
-    """Adaptive gradient clipping of the layers with scaled weights: g <- g * min(1, factor * max(|w|, eps) / |g|).
+    """Clip gradients adaptively in the layers with scaled weights: g <- g * min(1, factor * max(|w|, eps) / |g|).
 
-    Norms are those of each output unit; of a vector (gain, bias), the whole. Brock et al. 2021, arXiv 2102.06171,
-    equation 3; the last layer, which has no scaled weights, is left alone as in the paper. Call it between backward
+    Norms are taken per output unit; of a vector (gain, bias), over the whole. Brock et al. 2021, arXiv 2102.06171,
+    equation 3. As in the paper the last layer, which has no scaled weights, is not clipped. Call it between backward
     and step.
     """
     for layer in model.modules():

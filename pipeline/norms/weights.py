@@ -18,14 +18,14 @@ class WeightStandardization(nn.Module):
         self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Weight (out, in, ...) standardised."""
+        """Standardize a weight (out, in, ...)."""
         variance, mean = torch.var_mean(weight.flatten(1), dim=1, correction=0)
         shape = (-1, *[1] * (weight.dim() - 1))
         return (weight - mean.reshape(shape)) * torch.rsqrt(variance + self.eps).reshape(shape)
 
 
 def standardize(layer: nn.Module, form: type[WeightStandardization]) -> nn.Module:
-    """The convolution or linear layer with its weight replaced by a standardised one, computed at each use."""
+    """Standardize the weight of a convolution or linear layer at each use; the layer is changed in place."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     parametrize.register_parametrization(layer, "weight", form(weight))

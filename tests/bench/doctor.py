@@ -46,7 +46,7 @@ from pipeline.doctor import Diagnosis, History, diagnose  # noqa: E402
 from pipeline.doctor.patient import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
-from pipeline.models.bodies import rows_of_real_bodies  # noqa: E402
+from pipeline.models.bodies import present_rows  # noqa: E402
 from pipeline.normdoctor import layer_checks  # noqa: E402
 from pipeline.normdoctor.bench import default_forward, default_metric  # noqa: E402
 from pipeline.normdoctor.evidence import Evidence  # noqa: E402
@@ -654,7 +654,7 @@ def case(plan: Plan, data: Data, out: Path) -> Case:
 
 def rows(batch: tuple[Tensor, Tensor], x: Tensor, call: int) -> Tensor | None:
     """Rows of our networks' layers that are real bodies."""
-    return rows_of_real_bodies(present(batch[0]).any(-1), len(x), call) if x.dim() > 2 else None
+    return present_rows(present(batch[0]).any(-1), len(x), call) if x.dim() > 2 else None
 
 
 def accuracy(model: nn.Module, batches: Batches) -> float:

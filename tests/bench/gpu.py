@@ -116,7 +116,7 @@ def kernels(work: Path, options: argparse.Namespace, device: torch.device) -> No
         return
     from triton.testing import do_bench_cudagraph
 
-    from pipeline.kernels.graph import mix
+    from pipeline.kernels.graph import aggregate
     from pipeline.kernels.norm import batch_norm
 
     bodies, joints = round(1.2 * LARGE["batch_size"]), len(ntu.JOINT_NAMES)
@@ -132,7 +132,7 @@ def kernels(work: Path, options: argparse.Namespace, device: torch.device) -> No
             "norm, torch's": (norm, (x, mean, var, weight, bias)),
             "norm, ours": (partial(batch_norm, momentum=0.1, eps=1e-5), (x, weight, bias, mean, var)),
             "messages, torch's": (lambda a, z: a.to(z).expand(len(z), -1, -1) @ z, (a, z)),
-            "messages, ours": (mix, (a, z)),
+            "messages, ours": (aggregate, (a, z)),
         }
         copied = do_bench_cudagraph(x.clone, return_mode="median")
         print(f"features {tuple(x.shape)}, bf16, channels last, copied in {copied:.3f} ms", flush=True)

@@ -113,7 +113,7 @@ def test_missing_kernels_are_told_to_whom_they_are_missing(
     train: dict[str, Any], device: str, why: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, in bf16 and channels_last, with the remedy."""
-    monkeypatch.setattr(preflight.availability, "hindrance", lambda: why)
+    monkeypatch.setattr(preflight.availability, "unavailable_reason", lambda: why)
     config = from_dict({"data": "x.h5", "out": "x", "wandb": "off", "train": train})
     note = preflight.kernels_note(config, torch.device(device))
     assert ("apt-get install gcc python3-dev" in note and why in note) == told == bool(note)

@@ -14,7 +14,7 @@ from pipeline.norms import NormConfig, norm_factory
 pytest.importorskip("triton", reason="Triton is not made for this machine")
 
 
-from pipeline.kernels.graph import mix  # noqa: E402
+from pipeline.kernels.graph import aggregate  # noqa: E402
 from pipeline.kernels.norm import batch_norm  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # conftest.py asks for the interpreter there
@@ -74,7 +74,7 @@ def test_messages_are_the_product_with_each_row(sizes: tuple[int, ...]) -> None:
     a, z = drawn(outside, inside).half().float(), drawn(rows, inside, channels, dtype=torch.float16)
     dy = drawn(rows, outside, channels, dtype=torch.float16)
     found, exact = [], []
-    for results, function, kind in ((found, mix, None), (exact, torch.matmul, DOUBLE)):
+    for results, function, kind in ((found, aggregate, None), (exact, torch.matmul, DOUBLE)):
         leaves = [part.to(kind or part.dtype, copy=True).requires_grad_() for part in (a, z)]
         y = function(*leaves)
         y.backward(dy.to(y.dtype))
@@ -106,7 +106,7 @@ def both_ways(
             asked.append(wherever and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
             return asked[-1]
 
-        monkeypatch.setattr(availability, "takes_kernels", takes)
+        monkeypatch.setattr(availability, "use_kernels", takes)
         torch.manual_seed(0)
         network = make().to(DEVICE, memory_format=torch.channels_last)
         y = network(*given)
@@ -155,8 +155,8 @@ class Elsewhere:
 def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Triton can make them; the control of the test below."""
     for why, taken in (("", True), ("no compiler", False)):
-        monkeypatch.setattr(availability, "hindrance", lambda why=why: why)
-        assert availability.takes_kernels(Elsewhere()) is taken
+        monkeypatch.setattr(availability, "unavailable_reason", lambda why=why: why)
+        assert availability.use_kernels(Elsewhere()) is taken
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_others_do_not(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another device, type or order, or few."""
-    monkeypatch.setattr(availability, "hindrance", str)
-    assert not availability.takes_kernels(Elsewhere(**change))
+    monkeypatch.setattr(availability, "unavailable_reason", str)
+    assert not availability.use_kernels(Elsewhere(**change))
 
 
 def no_compiler(*_: object) -> None:
@@ -176,13 +176,13 @@ def no_compiler(*_: object) -> None:
 
 def test_what_hinders_kernels_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C compiler, an old GPU, no Triton: a reason of one line, never an exception."""
-    ask = availability.hindrance.__wrapped__
+    ask = availability.unavailable_reason.__wrapped__
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert ask() == "this GPU has no bfloat16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch, "ones", lambda *sizes, **_: torch.zeros(sizes, device=DEVICE))
     assert ask() == ""
-    monkeypatch.setattr("pipeline.kernels.graph.mix", no_compiler)
+    monkeypatch.setattr("pipeline.kernels.graph.aggregate", no_compiler)
     assert ask() == "RuntimeError: Failed to find C compiler."
     monkeypatch.setattr(availability, "find_spec", lambda name: None)
     assert ask() == "Triton is not installed"

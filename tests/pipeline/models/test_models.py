@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.doctor import diagnose
 from pipeline.models import MODELS, ModelConfig, build_model, compile_trunk
-from pipeline.models.bodies import PERSONS, average, strongest
+from pipeline.models.bodies import PERSONS, max_over_bodies, mean_over_bodies
 from pipeline.models.cost import cost, describe
-from pipeline.models.ctrgcn import RefinedGraph
+from pipeline.models.ctrgcn import RefinedGraphConv
 from pipeline.models.graph import adjacency
 from pipeline.models.plan import Plan
-from pipeline.models.stgcn import AdaptiveGraph
+from pipeline.models.stgcn import AdaptiveGraphConv
 from pipeline.normdoctor.collector import population
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.norms import INPUTS, NORMS, PERSONS_MODES, NormConfig, norm_factory
@@ -274,10 +274,10 @@ def test_pools_over_bodies_by_hand() -> None:
     """Features (N=2, M=2, C=2): body 2 of the first clip is absent, the second clip is empty."""
     features = torch.tensor([[[1.0, -2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
     present = torch.tensor([[True, False], [False, False]])
-    assert strongest(features, None).tolist() == [[3, 4], [7, 8]]
-    assert strongest(features, present).tolist() == [[1, -2], [0, 0]]
-    assert average(features, None).tolist() == [[2, 1], [6, 7]]
-    assert average(features, present).tolist() == [[1, -2], [0, 0]]
+    assert max_over_bodies(features, None).tolist() == [[3, 4], [7, 8]]
+    assert max_over_bodies(features, present).tolist() == [[1, -2], [0, 0]]
+    assert mean_over_bodies(features, None).tolist() == [[2, 1], [6, 7]]
+    assert mean_over_bodies(features, present).tolist() == [[1, -2], [0, 0]]
 
 
 def test_the_adjacency_of_a_small_tree_by_hand() -> None:
@@ -301,7 +301,7 @@ def plan(**changes: Any) -> Plan:
 def test_the_adaptive_graph_is_its_formula(kind: str) -> None:
     """Joint by joint: sum over subsets k and joints v of W_k x[v] (A_k + B_k)[v, w]; a bias where it has an effect."""
     torch.manual_seed(0)
-    layer = AdaptiveGraph(plan(norm=norm_factory(NormConfig(kind=kind))), adjacency(BONES, JOINTS), 6, 8)
+    layer = AdaptiveGraphConv(plan(norm=norm_factory(NormConfig(kind=kind))), adjacency(BONES, JOINTS), 6, 8)
     nn.init.normal_(layer.learnt_WP)
     x = torch.randn(2, 6, 3, JOINTS)
     assert (layer.convolution.bias is None) == (kind == "bn")
@@ -318,7 +318,7 @@ def test_the_adaptive_graph_is_its_formula(kind: str) -> None:
 def test_the_refined_graph_is_its_formula() -> None:
     """Pair of joints by pair of joints; features are averaged over time behind theta and phi, as the paper has it."""
     torch.manual_seed(0)
-    layer = RefinedGraph(plan(), adjacency(BONES, JOINTS), 8, 4)
+    layer = RefinedGraphConv(plan(), adjacency(BONES, JOINTS), 8, 4)
     nn.init.normal_(layer.alpha_K111)
     x = torch.randn(2, 8, 3, JOINTS)
 
@@ -406,7 +406,7 @@ def test_a_wider_network_has_more_parameters(model: str) -> None:
         ("cnn", {"frames": 4}, "cnn halves frames and joints three times"),
         ("hcn", {"frames": 12}, "hcn halves frames 4 times: it needs 16, got input.frames 12"),
         ("stgcn", {"bones": ()}, "graph networks need bones"),
-        ("ctrgcn", {"bones": ((0, 99),)}, r"bone \(0, 99\) is none between 10 joints"),
+        ("ctrgcn", {"bones": ((0, 99),)}, r"invalid bone \(0, 99\): joints must be 0 to 9, and differ"),
     ],
 )
 def test_a_network_says_what_it_cannot_be_built_for(model: str, changes: dict[str, Any], words: str) -> None:
