@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from preprocessing.engines import knock
+from preprocessing.engines import EngineError, knock
 from tuning.attempt import EPOCH_METRICS, Attempt
 from tuning.ledger import Outcome, Task
 from tuning.trial import RESULT
@@ -73,10 +73,6 @@ class TaskSource(Protocol):
 
     def on_end(self, outcome: Outcome) -> None:
         """Receive the outcome of a task that has ended."""
-
-
-class EngineError(RuntimeError):
-    """Ray cannot be used; the message is one line for the user."""
 
 
 def connect(address: str | None) -> None:
@@ -254,7 +250,7 @@ def _trainable() -> type:
 
     from ray import tune
 
-    class Training(tune.Trainable):
+    class TrialRunner(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
             self.spec = TrialSpec.from_json(config["spec"])
             self.attempt = Attempt(Path(config["folder"]) / config["name"], self.spec, config["limit"])
@@ -283,7 +279,7 @@ def _trainable() -> type:
         def load_checkpoint(self, checkpoint: Any) -> None:
             """Do nothing: the next attempt finds its own checkpoint."""
 
-    return Training
+    return TrialRunner
 
 
 def _searcher(live: _Live) -> Any:

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from pipeline.pages.figures import BLUE, COLOURS, GREEN, GREY, RED, Plot, epoch_axis, label, labels, plot
 from tuning.ledger import Outcome
-from tuning.space import SPACE, Choice
+from tuning.space import SPACE, Categorical
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 ENOUGH = 20  # trials from which the importance of settings is more than noise
@@ -122,7 +122,7 @@ def short(name: str) -> str:
 
 def _values(name: str) -> list[Any]:
     axis = SPACE[name]
-    return list(axis.values) if isinstance(axis, Choice) else []
+    return list(axis.values) if isinstance(axis, Categorical) else []
 
 
 def parallel_figure(good: list[Outcome]) -> Plot:
@@ -273,6 +273,6 @@ def importance(good: list[Outcome]) -> dict[str, float]:
 
 def _distribution(name: str) -> Any:
     axis = SPACE[name]
-    if isinstance(axis, Choice):
+    if isinstance(axis, Categorical):
         return optuna.distributions.CategoricalDistribution(axis.values)
     return optuna.distributions.FloatDistribution(axis.low, axis.high, log=True)

@@ -1,7 +1,7 @@
-"""What is searched: a name a setting (`section.field` of pipeline.config.Config), how it is drawn, and when it matters.
+"""SPACE: setting (`section.field` of pipeline.config.Config) -> how it is drawn, and under which condition.
 
-A setting that would change nothing is not drawn: momentum only where there is a running statistic, groups only where
-channels are grouped. To search something else: a line in SPACE, after the settings that its condition looks at.
+A setting without effect is not drawn: momentum needs a running statistic, groups need a layer that divides its
+channels. To search another setting, add a line to SPACE, after the settings that its condition reads.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ Drawn = Mapping[str, Any]  # settings drawn so far
 
 
 class Suggest(Protocol):
-    """What is asked of a trial of Optuna's."""
+    """The methods of `optuna.Trial` that `draw` uses."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of the choices."""
+        """Return one of the choices."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number within the bounds."""
+        """Return a number within the bounds."""
 
 
 def always(drawn: Drawn) -> bool:
-    """The condition of a setting that always matters."""
+    """Return True: the condition of a setting that always has an effect."""
     return True
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some values."""
+class Categorical:
+    """One of several values."""
 
     values: tuple[Any, ...]
     when: Callable[[Drawn], bool] = always
 
     def draw(self, name: str, trial: Suggest) -> Any:
-        """One of the values, as the sampler sees fit."""
+        """Return the sampler's choice."""
         return trial.suggest_categorical(name, self.values)
 
 
@@ -53,7 +53,7 @@ class LogUniform:
     when: Callable[[Drawn], bool] = always
 
     def draw(self, name: str, trial: Suggest) -> Any:
-        """A number within the bounds, as the sampler sees fit."""
+        """Return the sampler's choice, drawn on a logarithmic scale."""
         return trial.suggest_float(name, self.low, self.high, log=True)
 
 
@@ -66,29 +66,36 @@ def _has_running_statistics(drawn: Drawn) -> bool:
     return NORMS[drawn["norm.kind"]].running_statistics or drawn["norm.input"] != "none"
 
 
-SPACE: dict[str, Choice | LogUniform] = {
-    "norm.kind": Choice(tuple(NORMS)),
-    "norm.persons": Choice(tuple(PERSONS)),
-    "norm.input": Choice(INPUTS),
+SPACE: dict[str, Categorical | LogUniform] = {
+    "norm.kind": Categorical(tuple(NORMS)),
+    "norm.persons": Categorical(tuple(PERSONS)),
+    "norm.input": Categorical(INPUTS),
     "norm.momentum": LogUniform(0.003, 0.5, when=_has_running_statistics),
-    "norm.recalibrate": Choice(("never", "each"), when=_has_running_statistics),
-    "norm.groups": Choice((4, 8, 16, 32), when=_kind_has("groups")),
-    "norm.ghost": Choice((8, 16, 32), when=_kind_has("ghost")),
-    "norm.renorm_steps": Choice((100, 1000), when=_kind_has("renorm_steps")),
-    "norm.freeze_after": Choice((50, 200), when=_kind_has("freeze_after")),
+    "norm.recalibrate": Categorical(("never", "each"), when=_has_running_statistics),
+    "norm.groups": Categorical((4, 8, 16, 32), when=_kind_has("groups")),
+    "norm.ghost": Categorical((8, 16, 32), when=_kind_has("ghost")),
+    "norm.renorm_steps": Categorical((100, 1000), when=_kind_has("renorm_steps")),
+    "norm.freeze_after": Categorical((50, 200), when=_kind_has("freeze_after")),
     "norm.clip": LogUniform(0.003, 0.1, when=_kind_has("clip")),
-    "norm.mask_max": Choice((False, True), when=lambda drawn: drawn["norm.persons"] != "masked"),
-    "train.batch_size": Choice((16, 32, 64, 128, 256)),
+    "norm.mask_max": Categorical((False, True), when=lambda drawn: drawn["norm.persons"] != "masked"),
+    "train.batch_size": Categorical((16, 32, 64, 128, 256)),
     "optim.lr": LogUniform(1e-4, 1e-2),
-    "optim.weight_decay": Choice((0.0, 1e-4, 1e-2)),
-    "norm.decay": Choice((False, True), when=lambda drawn: drawn["optim.weight_decay"] > 0),
-    "model.dropout": Choice((0.0, 0.2, 0.5, 0.7)),
-    "input.order": Choice(ORDERS),
+    "optim.weight_decay": Categorical((0.0, 1e-4, 1e-2)),
+    "norm.decay": Categorical((False, True), when=lambda drawn: drawn["optim.weight_decay"] > 0),
+    "model.dropout": Categorical((0.0, 0.2, 0.5, 0.7)),
+    "input.order": Categorical(ORDERS),
 }
 
 
 def draw(trial: Suggest) -> dict[str, Any]:
-    """One set of settings, each drawn when its condition holds for those before it."""
+    """Draw one set of settings.
+
+    Args:
+        trial: The trial that suggests values.
+
+    Returns:
+        Flat settings; a setting whose condition does not hold for those before it is absent.
+    """
     drawn: dict[str, Any] = {}
     for name, axis in SPACE.items():
         if axis.when(drawn):

@@ -9,10 +9,12 @@ import torch
 from pipeline.config import Config, from_dict
 from pipeline.models import build_model
 from pipeline.norms import NORMS
-from tuning.space import SPACE, Choice, draw, nested
+from tuning.space import SPACE, Categorical, draw, nested
 
-VALUES = [(name, value) for name, how in SPACE.items() if isinstance(how, Choice) for value in how.values]
-BOUNDS = [(name, bound) for name, how in SPACE.items() if not isinstance(how, Choice) for bound in (how.low, how.high)]
+VALUES = [(name, value) for name, how in SPACE.items() if isinstance(how, Categorical) for value in how.values]
+BOUNDS = [
+    (name, bound) for name, how in SPACE.items() if not isinstance(how, Categorical) for bound in (how.low, how.high)
+]
 
 
 def draws(number: int) -> list[dict[str, Any]]:
@@ -46,6 +48,22 @@ def test_no_setting_is_drawn_that_would_change_nothing() -> None:
             assert (f"norm.{setting}" in drawn) == (setting in kind.settings)
         assert ("norm.mask_max" in drawn) == (drawn["norm.persons"] != "masked")
         assert ("norm.decay" in drawn) == (drawn["optim.weight_decay"] > 0)
+
+
+def test_each_setting_is_drawn_from_its_own_range() -> None:
+    """As Optuna records it: every value of a categorical one, and a logarithmic scale between the bounds."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn: dict[str, Any] = {}
+    for _ in range(100):
+        trial = study.ask()
+        draw(trial)
+        drawn |= trial.distributions
+    assert drawn.keys() == SPACE.keys()
+    for name, axis in SPACE.items():
+        if isinstance(axis, Categorical):
+            assert drawn[name].choices == axis.values
+        else:
+            assert (drawn[name].low, drawn[name].high, drawn[name].log) == (axis.low, axis.high, True)
 
 
 def test_every_draw_is_a_network_that_runs() -> None:
