@@ -23,7 +23,7 @@ from tuning.trial_spec import TrialSpec
 
 # What the commands answer with one line and an exit code.
 ERRORS = (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt)
-INTERRUPTED = "interrupted; the same command goes on"
+INTERRUPTED = "interrupted; the same command resumes it"
 AtLeast1 = Annotated[int, Range(ge=1)]
 # Names of options in older versions, when a rank was called a worker; they keep working.
 OLD_OPTIONS = {

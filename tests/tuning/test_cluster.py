@@ -48,6 +48,7 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @needs_root
+@pytest.mark.slow
 def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path: Path) -> None:
     """The head has no CPU for trials, so they run on the other node; a wrong token is refused; loopback only."""
     command = f"python -m tuning.search --data {data_file} --out {tmp_path / 'study'} --trials 2 --epochs 1 --frames 16"

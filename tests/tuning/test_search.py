@@ -12,18 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from preprocessing.hdf5 import open_file
 from tests.conftest import Answer
 from tuning import engine
-from tuning.experiment import duration_seconds
 from tuning.ledger import Outcome, StudyLedger, Task
-from tuning.progress import ProgressReporter
-from tuning.search import Search, main, tpe_source
+from tuning.search import main
 from tuning.space import SPACE
-from tuning.tpe import TpeSource
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 3
@@ -76,6 +73,7 @@ def test_every_trial_is_a_complete_wandb_run(study: Path) -> None:
         assert f'"run_group":"{study.name}"' in read.stdout
 
 
+@pytest.mark.slow
 def test_settings_without_a_trial_that_finishes_end_with_3(data_file: Path, tmp_path: Path) -> None:
     """Every trial fails: tried twice, recorded with its cause, no traceback of ours."""
     result = search(data_file, tmp_path / "study", "--trials", "1", "--epochs", "1", "--frames", "4", "--wandb", "off")
@@ -84,6 +82,44 @@ def test_settings_without_a_trial_that_finishes_end_with_3(data_file: Path, tmp_
     assert row["error"].startswith("settings: cnn halves frames")
     assert (row["val"], row["attempts"], row["outcome"]) == (None, 2, "failed")
     assert "Traceback" not in result.stderr
+
+
+def ended_search(data: Path, out: Path, *outcomes: Outcome) -> tuple[str, ...]:
+    """The options of a search of one epoch whose trials have all ended: Ray is not needed to resume it."""
+    identity = {"kind": "search", "data_sha256": open_file(data).content_sha256, "seed": 0, "epochs": 1, "frames": 16}
+    ledger = StudyLedger(out, identity)
+    for outcome in outcomes:
+        ledger.end(outcome)
+    return "--data", str(data), "--out", str(out), "--trials", str(len(outcomes)), "--epochs", "1", "--frames", "16"
+
+
+def searched(number: int, kind: str, val: float, outcome: str = "finished") -> Outcome:
+    """A trial of one epoch."""
+    settings = {"norm.kind": kind, "optim.lr": 0.00123, "norm.persons": "loop"}
+    curve = [{"epoch": 1, "val": val} | dict.fromkeys((*"ABCD", "normalization_gap"), 0.5)]
+    return Outcome(Task(f"{number:04d}", settings, 0), outcome, curve=curve)
+
+
+def test_a_search_without_a_finished_trial_ends_with_3(data_file: Path, tmp_path: Path, answer: Answer) -> None:
+    """A failed trial does not count, although it was evaluated before it failed."""
+    result = answer(main, *ended_search(data_file, tmp_path, searched(0, "bn", 0.5, "failed")))
+    assert (result.returncode, result.stdout.splitlines()) == (3, [f"0 of 1 trials finished; {tmp_path}/results.json"])
+
+
+def test_the_best_trials_are_printed_in_their_order(data_file: Path, tmp_path: Path, answer: Answer) -> None:
+    """At most five, with their settings; one that was stopped early counts."""
+    trials = [("bn", 0.1), ("gn", 0.3), ("ln", 0.5), ("in", 0.2), ("rms", 0.4), ("none", 0.05)]
+    outcomes = [
+        searched(number, kind, val, "stopped" if kind == "ln" else "finished")
+        for number, (kind, val) in enumerate(trials)
+    ]
+    result = answer(main, *ended_search(data_file, tmp_path, *outcomes))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[1:] == [
+        f"  val {val}.0 %  kind {kind}  lr 0.0012  persons loop"
+        for val, kind in ((50, "ln"), (40, "rms"), (30, "gn"), (20, "in"), (10, "bn"))
+    ]
+    assert result.stderr.startswith("resumed: 6 trials are done, 0 were under way\n")
 
 
 def lines(out: Path) -> list[dict]:
@@ -111,6 +147,7 @@ def trainings(out: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing(data_file: Path, tmp_path: Path) -> None:
     """A trial is killed, then the driver; what had ended stays as it was, the rest is done once each."""
     out = tmp_path / "study"
@@ -151,10 +188,10 @@ def test_an_interrupted_search_ends_with_130_and_leaves_no_trial_running(data_fi
     driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_for(lambda: any("ended" in line for line in lines(out)))
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=60)[1]
+    stderr = driver.communicate(timeout=60)[1]
     assert driver.returncode == 130
-    assert said.strip().endswith("error: interrupted; the same command goes on")
-    assert "Traceback" not in said
+    assert stderr.strip().endswith("error: interrupted; the same command resumes it")
+    assert "Traceback" not in stderr
     wait_for(lambda: not trainings(out), limit=30)
     assert sum("begun" in line for line in lines(out)) > sum("ended" in line for line in lines(out))
 
@@ -186,12 +223,12 @@ if __name__ == "__main__":
 def test_an_interrupt_that_a_finalizer_swallows_still_ends_the_search(tmp_path: Path) -> None:
     """Ray's objects have finalizers, and Ctrl-C comes when it comes."""
     (tmp_path / "driver.py").write_text(SWALLOWED)
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, tmp_path / "driver.py", tmp_path], capture_output=True, text=True, timeout=120,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert "Exception ignored in" in said.stderr
-    assert said.stdout.splitlines() == ["went on", "interrupted"], said.stderr
+    assert "Exception ignored in" in result.stderr
+    assert result.stdout.splitlines() == ["went on", "interrupted"], result.stderr
 
 
 @pytest.mark.parametrize(
@@ -199,8 +236,7 @@ def test_an_interrupt_that_a_finalizer_swallows_still_ends_the_search(tmp_path: 
     [
         (["--trials", "0"], "--trials 0 is too small: must be at least 1"),
         (["--wandb", "maybe"], "maybe"),
-        (["--budget", "2"], "--budget '2' is an invalid duration: write it as 90s, 30m or 2h."),
-        (["--gpus-per-trial", "0.5", "--ranks-per-trial", "2"], "ranks cannot share a GPU"),
+        (["--budget", "2"], "--budget '2' is an invalid duration"),
         (["--address", "127.0.0.1:9"], "no Ray cluster at 127.0.0.1:9"),
         (["--trails", "3"], "--trials"),
     ],
@@ -215,10 +251,11 @@ def test_a_mistake_gets_words_and_no_traceback(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_gone_is_not_waited_for(
     data_file: Path, tmp_path: Path, cluster_gone: int, answer: Answer
 ) -> None:
-    """Ray's file tells of it for ever. Without --address a search runs on this machine all the same."""
+    """Ray's file still names it. Without --address a search runs on this machine all the same."""
     sizes = ("--trials", "1", "--epochs", "1", "--frames", "16")
     asked = answer(main, "--data", data_file, "--out", tmp_path / "study", *sizes, "--address", "auto")
     assert asked.returncode == 2
@@ -227,8 +264,9 @@ def test_a_cluster_that_is_gone_is_not_waited_for(
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_ray_needs_no_short_scratch_folder(data_file: Path, tmp_path: Path) -> None:
-    """Sockets have short paths; TMPDIR of a batch system is long. What is given for Ray is the user's to shorten."""
+    """Paths of sockets are short, TMPDIR of a batch system is long. RAY_TMPDIR is the user's to shorten."""
     scratch = tmp_path / ("a_job_of_a_batch_system" * 4)
     scratch.mkdir()
     sizes = ("--trials", "1", "--epochs", "1", "--frames", "16", "--wandb", "off")
@@ -239,10 +277,10 @@ def test_ray_needs_no_short_scratch_folder(data_file: Path, tmp_path: Path) -> N
     assert "set RAY_TMPDIR to a folder with a short path" in result.stderr
 
 
-def test_an_address_in_the_environment_that_is_not_used_is_told(
+def test_an_address_in_the_environment_that_is_not_used_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a job was submitted without --address auto."""
+    """As after a job was submitted without --address auto."""
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # else the other tests would get what this one sets
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
@@ -256,55 +294,3 @@ def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, answe
     result = answer(main, "--data", tmp_path / "none.h5", "--out", tmp_path / "study")
     assert result.returncode == 2
     assert "build it with python -m preprocessing.build" in result.stderr
-
-
-def test_times_are_written_with_a_unit() -> None:
-    """Empty: none."""
-    assert [duration_seconds(text, "--budget") for text in ("", "90s", "30m", "1.5h")] == [None, 90, 1800, 5400]
-
-
-def source(data: Path, out: Path, **more: Any) -> TpeSource:
-    """A search's source of tasks, without Ray, taken up where the ledger is."""
-    settings = Search(data, out, **more)
-    return tpe_source(settings, StudyLedger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
-
-
-def outcome(task: Task, val: float) -> Outcome:
-    """It went through two epochs."""
-    return Outcome(task, "finished", curve=[{"epoch": 1, "val": val / 2}, {"epoch": 2, "val": val}])
-
-
-def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_file: Path, tmp_path: Path) -> None:
-    """After a kill with three trials begun and one ended."""
-    first = source(data_file, tmp_path, trials=6)
-    tasks = [first.next() for _ in range(3)]
-    first.on_end(outcome(tasks[1], 0.5))
-    again = source(data_file, tmp_path, trials=6)
-    rest = list(iter(again.next, None))
-    assert rest[:2] == [tasks[0], tasks[2]]
-    assert [task.name for task in rest] == ["0000", "0002", "0003", "0004", "0005"]
-    drawn = [json.dumps(task.settings) for task in [*tasks, *rest[2:]]]
-    assert len(set(drawn)) == 6
-
-
-def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:
-    """Not even one that was under way: it stays so."""
-    first = source(data_file, tmp_path, trials=6, budget="30m")
-    assert first.next() is not None
-    first.deadline = time.monotonic() - 1
-    assert first.next() is None
-    late = source(data_file, tmp_path, trials=6, budget="30m")
-    late.deadline = time.monotonic() - 1
-    assert late.next() is None
-    assert list(late.ledger.under_way) == ["0000"]
-
-
-def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
-    """Where only class order does well, most draws after a resume have class order; at random a third would."""
-    first = source(data_file, tmp_path, trials=40)
-    for task in iter(first.next, None):
-        first.on_end(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
-    again = source(data_file, tmp_path, trials=60)
-    orders = [task.settings["input.order"] for task in iter(again.next, None)]
-    assert len(orders) == 20
-    assert orders.count("class") >= 12

@@ -1,0 +1,58 @@
+"""tpe.py: a search's tasks without Ray - resumed, within the budget, learned from."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tuning.ledger import Outcome, StudyLedger, Task
+from tuning.progress import ProgressReporter
+from tuning.search import Search, tpe_source
+from tuning.tpe import TpeSource
+
+
+def source(data: Path, out: Path, **more: Any) -> TpeSource:
+    """A search's source of tasks, without Ray, taken up where the ledger is."""
+    settings = Search(data, out, **more)
+    return tpe_source(settings, StudyLedger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
+
+
+def outcome(task: Task, val: float) -> Outcome:
+    """It went through two epochs."""
+    return Outcome(task, "finished", curve=[{"epoch": 1, "val": val / 2}, {"epoch": 2, "val": val}])
+
+
+def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_file: Path, tmp_path: Path) -> None:
+    """After a kill with three trials begun and one ended."""
+    first = source(data_file, tmp_path, trials=6)
+    tasks = [first.next() for _ in range(3)]
+    first.on_end(outcome(tasks[1], 0.5))
+    again = source(data_file, tmp_path, trials=6)
+    rest = list(iter(again.next, None))
+    assert rest[:2] == [tasks[0], tasks[2]]
+    assert [task.name for task in rest] == ["0000", "0002", "0003", "0004", "0005"]
+    drawn = [json.dumps(task.settings) for task in [*tasks, *rest[2:]]]
+    assert len(set(drawn)) == 6
+
+
+def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:
+    """Not even one that was under way: it stays so."""
+    first = source(data_file, tmp_path, trials=6, budget="30m")
+    assert first.next() is not None
+    first.deadline = time.monotonic() - 1
+    assert first.next() is None
+    late = source(data_file, tmp_path, trials=6, budget="30m")
+    late.deadline = time.monotonic() - 1
+    assert late.next() is None
+    assert list(late.ledger.under_way) == ["0000"]
+
+
+def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
+    """Where only class order does well, most draws after a resume have class order; at random a third would."""
+    first = source(data_file, tmp_path, trials=40)
+    for task in iter(first.next, None):
+        first.on_end(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
+    again = source(data_file, tmp_path, trials=60)
+    orders = [task.settings["input.order"] for task in iter(again.next, None)]
+    assert len(orders) == 20
+    assert orders.count("class") >= 12
