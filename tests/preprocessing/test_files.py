@@ -1,6 +1,8 @@
 """A published file is whole or absent; a lock has one owner."""
 
 import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +93,54 @@ def test_a_lock_names_its_owner_and_ends_with_it(tmp_path: Path) -> None:
     with lock(path):
         pass
     assert not path.exists()
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def spy_fsync(descriptor: int) -> None:
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def spy_replace(source: Path, target: Path) -> None:
+        calls.append(("replace", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    publish_text(tmp_path / "a.txt", "text")
+    assert calls == [("fsync", f".a.txt.{os.getpid()}.tmp"), ("replace", "a.txt"), ("fsync", tmp_path.name)]
+
+
+def test_a_lock_file_removed_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its previous owner may remove it between our open and our lock: the lock of that file protects nothing."""
+    path, flock, calls = tmp_path / "lock", fcntl.flock, []
+
+    def slow_flock(descriptor: int, kind: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+            path.write_text("of another process")
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", slow_flock)
+    with lock(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert len(calls) == 2
+
+
+def test_only_what_killed_writers_of_the_same_file_left_is_swept(tmp_path: Path) -> None:
+    for name in (".a.h5.12.tmp", ".a.h5.lock", ".b.h5.12.tmp", "a.h5"):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.h5.lock", ".b.h5.12.tmp", "a.h5"]
+
+
+def test_an_output_must_have_its_suffix() -> None:
+    with pytest.raises(ValueError, match=r"--out a.skeleton must end in .h5"):
+        files.require_suffix("--out", Path("a.skeleton"), ".h5", ".hdf5")
+    files.require_suffix("--out", Path("a.hdf5"), ".h5", ".hdf5")
+    files.require_suffix("--out", None, ".h5")

@@ -56,23 +56,23 @@ def test_columns_that_nobody_reads_may_hold_anything(ntu_text: Text, person: Per
     assert parse(ntu_text([[(5, person())]], unused=token), "a").frames == 1
 
 
-@pytest.mark.parametrize("control", [byte for byte in range(32) if byte not in b"\t\n\r"])
 @pytest.mark.parametrize(
     ("line", "field", "number"),
     [(8, 2, b"1.5"), (8, 2, b"1e-400"), (4, 0, b"25"), (3, 0, b"5")],
     ids=["exact", "left to Python", "count", "body"],
 )
 def test_a_control_character_ends_no_number(
-    ntu_text: Text, person: Person, line: int, field: int, number: bytes, control: int
+    ntu_text: Text, person: Person, line: int, field: int, number: bytes
 ) -> None:
-    """A damaged disk leaves NUL; a number that it would end is a named fault, whoever reads the number."""
-    lines = ntu_text([[(5, person())]]).split(b"\n")
-    parts = lines[line - 1].split(b" ")
-    parts[field : field + 2] = [number + bytes([control]) + b"".join(parts[field + 1 : field + 2])]
-    lines[line - 1] = b" ".join(parts)
-    with pytest.raises(SkeletonError) as caught:
-        parse(b"\n".join(lines), "a")
-    assert caught.value.line == line
+    """Damaged disks leave NUL; a number that it would end is a named fault, whichever parser reads the number."""
+    for control in set(range(32)) - set(b"\t\n\r"):
+        lines = ntu_text([[(5, person())]]).split(b"\n")
+        parts = lines[line - 1].split(b" ")
+        parts[field : field + 2] = [number + bytes([control]) + b"".join(parts[field + 1 : field + 2])]
+        lines[line - 1] = b" ".join(parts)
+        with pytest.raises(SkeletonError) as caught:
+            parse(b"\n".join(lines), "a")
+        assert caught.value.line == line, control
 
 
 @given(st.lists(st.floats(-999, 999), min_size=75, max_size=75))
@@ -83,7 +83,23 @@ def test_every_number_is_read_as_python_reads_it(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["1e-5", "+.5", "5.", "1E2", "0.1234567890123456789012", "12345678901234567890e-18", "1e-400", "-0.0"]
+    "token",
+    [
+        "1e-5",
+        "+.5",
+        "5.",
+        "1E2",
+        "0.1234567890123456789012",
+        "12345678901234567890e-18",
+        "1e-400",
+        "-0.0",
+        "1.8446744073709551617",  # 2^64 + 1: the digits do not fit 64 bits
+        "9007199254740993e-15",
+        "9007199254740992e-15",  # beside 2^53, the largest integer that a double holds exactly
+        "123e-22",
+        "123e-23",
+        "0.00000000000000000000001e23",
+    ],
 )
 def test_unusual_spellings_of_numbers(ntu_text: Text, person: Person, token: str) -> None:
     content = ntu_text([[(5, person())]]).replace(b"\n25\n0.0 ", b"\n25\n" + token.encode() + b" ")

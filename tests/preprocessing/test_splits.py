@@ -5,7 +5,7 @@ import pytest
 
 from preprocessing import ntu
 from preprocessing.ntu import VAL_SUBJECTS
-from preprocessing.splits import Columns, CountError, Splits, array_splits, coverage, ntu_splits
+from preprocessing.splits import Columns, CountError, Splits, array_splits, coverage, hold_out, ntu_splits
 
 
 def columns(subjects: int, views: int, labels: int = 2) -> Columns:
@@ -107,7 +107,7 @@ def whole_benchmark(classes: int) -> dict[str, np.ndarray]:
     }
 
 
-def told(columns_: dict[str, np.ndarray], kept: np.ndarray) -> str:
+def described(columns_: dict[str, np.ndarray], kept: np.ndarray) -> str:
     named = Columns(*(columns_[key][kept] for key in ("label", "subject", "camera")))
     return coverage(columns_, kept, ntu_splits(columns_["setup"][kept], named))
 
@@ -115,7 +115,7 @@ def told(columns_: dict[str, np.ndarray], kept: np.ndarray) -> str:
 @pytest.mark.parametrize("classes", [60, 120])
 def test_a_whole_benchmark_has_the_published_counts(classes: int) -> None:
     every = whole_benchmark(classes)
-    text = told(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
+    text = described(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
     assert text.startswith(f"the whole of NTU RGB+D {classes}")
 
 
@@ -124,9 +124,50 @@ def test_a_whole_benchmark_with_one_misnamed_clip_is_refused(classes: int, colum
     every = whole_benchmark(classes)
     every[column][0] = value
     with pytest.raises(CountError, match="published are"):
-        told(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
+        described(every, np.arange(ntu.PUBLISHED_CLIPS[classes]))
 
 
-def test_a_part_of_a_benchmark_is_told_as_such() -> None:
+def test_a_part_of_a_benchmark_is_described_as_such() -> None:
     every = whole_benchmark(60)
-    assert told(every, np.arange(500)).startswith("500 of the 56578 clips of NTU RGB+D 60 (60 actions, 1 setup, 1 cam")
+    assert described(every, np.arange(500)).startswith(
+        "500 of the 56578 clips of NTU RGB+D 60 (60 actions, 1 setup, 1 cam"
+    )
+
+
+@pytest.mark.parametrize(("label", "classes"), [(59, 60), (60, 120)])
+def test_a_clip_of_action_61_belongs_to_the_larger_benchmark(label: int, classes: int) -> None:
+    every = {key: values[:3] for key, values in whole_benchmark(60).items()} | {"label": np.array([0, 1, label])}
+    assert f"clips of NTU RGB+D {classes} (3 actions" in described(every, np.arange(3))
+
+
+def of_subjects(subjects: list[int]) -> Columns:
+    """One clip per subject, all of one class and one view."""
+    return Columns(np.zeros(len(subjects), int), np.array(subjects), np.zeros(len(subjects), int))
+
+
+@pytest.mark.parametrize(
+    ("subjects", "val"),
+    [
+        ([8, 8, 1, 2, 4], [8]),
+        ([8, 8, 1, 9], [8]),  # half of the clips
+        ([8, 8, 8, 8, 9], [9]),  # preferred subject 8 has 80 % of the clips
+        ([1, 2, 4, 5, 9], [9]),  # no preferred subject
+    ],
+)
+def test_preferred_subjects_are_held_out_unless_they_are_most_of_train(subjects: list[int], val: list[int]) -> None:
+    columns_ = of_subjects(subjects)
+    held, rule = hold_out(np.arange(len(subjects)), columns_, preferred=(8,))
+    assert sorted(set(columns_.subject_N[held])) == val
+    assert rule == f"subject {val[0]} held out of train"
+
+
+def test_about_a_fifth_of_the_subjects_is_held_out_evenly() -> None:
+    columns_ = of_subjects(list(range(1, 14)))
+    held, _ = hold_out(np.arange(13), columns_)
+    assert columns_.subject_N[held].tolist() == [4, 8, 13]
+
+
+def test_without_subjects_and_views_every_fifth_clip_of_a_class_is_held_out() -> None:
+    columns_ = Columns(np.arange(20) % 2, np.zeros(20, int), np.zeros(20, int))
+    held, _ = hold_out(np.arange(20), columns_)
+    assert held.tolist() == [8, 9, 18, 19]

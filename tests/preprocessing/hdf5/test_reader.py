@@ -12,9 +12,17 @@ from preprocessing.hdf5.schema import ARRAYS, ATTRIBUTES, PROTOCOL
 from tests.preprocessing.hdf5.examples import T, write_to
 
 
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of the small file, written once."""
+    return write_to(tmp_path_factory.mktemp("intact") / "a.h5").read_bytes()
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write_to(tmp_path / "a.h5")
+def file(tmp_path: Path, intact: bytes) -> Path:
+    """A copy to damage."""
+    (tmp_path / "a.h5").write_bytes(intact)
+    return tmp_path / "a.h5"
 
 
 def damage(file: Path, name: str) -> None:

@@ -75,3 +75,40 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz", allow_pickle=True) as trusting:
         trusting["X"]
     assert (tmp_path / "sprung").exists(), "the trap works where pickles are loaded"
+
+
+def test_every_column_follows_its_clip_when_names_are_not_sorted(tmp_path: Path) -> None:
+    columns = {
+        "name": np.array(["d", "b", "a", "c"]), "label": np.array([3, 1, 0, 2]), "subject": np.array([40, 20, 10, 30]),
+        "view": np.array([4, 2, 1, 3]), "fold": np.array(["v", "t", "s", "u"]),
+        "split": np.array(["test", "train", "train", "val"]),
+    }  # fmt: skip
+    x = np.repeat(np.array([3, 1, 0, 2], np.float32), 3)[:, None, None, None] * np.ones((12, 1, 5, 3), np.float32) + 1
+    source = open_sources([save(tmp_path / "a.npz", X=x, **columns)])
+    assert [entry.name for entry in source.entries] == ["a", "b", "c", "d"]
+    assert [entry.origin for entry in source.entries] == [f"{tmp_path}/a.npz[{i}]" for i in (2, 1, 3, 0)]
+    assert [entry.read().tracks[0].joints_FV3[0, 0, 0] for entry in source.entries] == [1, 2, 3, 4]
+    assert source.columns["label"].tolist() == [0, 1, 2, 3]
+    assert source.columns["subject"].tolist() == [10, 20, 30, 40]
+    assert source.columns["camera"].tolist() == [1, 2, 3, 4]
+    assert source.given["fold"].tolist() == [1, 2, 3, 4]
+    assert source.given["split"].tolist() == ["train", "train", "val", "test"]
+    assert source.splits(np.arange(4)).parts["split"]["test"].tolist() == [3]
+
+
+def test_two_array_files_are_not_one_source(tmp_path: Path) -> None:
+    one, other = save(tmp_path / "a.npz"), save(tmp_path / "b.npz")
+    with pytest.raises(SourceError, match=r"a\.npz is an array file and must be the only source"):
+        open_sources([one, other])
+
+
+@pytest.mark.parametrize(
+    ("pair", "fits"), [([4, 0], True), ([0, 5], False), ([-1, 0], False), ([0, 1, 2], False), ([0.0, 1.0], False)]
+)
+def test_reference_joints_must_be_two_joints_of_the_skeleton(tmp_path: Path, pair: list, fits: bool) -> None:
+    path = save(tmp_path / "a.npz", spine=np.array(pair))
+    if fits:
+        assert open_sources([path]).landmarks.spine == tuple(pair)
+    else:
+        with pytest.raises(SourceError, match="spine must hold two joints, integers from 0 to 4"):
+            open_sources([path])
