@@ -1,11 +1,10 @@
-"""The norm doctor: why does BatchNorm evaluate badly, proven, and what helps.
+"""The norm doctor: find out why batch norms evaluate badly, prove it, and find what helps.
 
     python -m pipeline.doctor RUN
     diagnosis = diagnose(model, train_batches, eval_batches)
 
-Flow: `samples` (read a loader of any kind) -> `evidence` (measure) -> `checks` (pure functions of it) -> `remedies`
-(each proven by a re-evaluation) -> `diagnosis` (rank, and say it). `runs` makes a run folder of ours a patient, `fix`
-writes the repaired run, `training` trains copies of one on request, `page` is the report.
+`pipeline.normdoctor` does the work for any torch module; this package makes run folders its patients. `patient` loads
+a run folder, `repair` writes the repaired one, `probes` trains copies on request, `page` is the report.
 """
 
 from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, History, Suspicion, decayed_scales, diagnose

@@ -1,4 +1,4 @@
-"""A run folder of ours as the doctor's patient: its batches, which rows are real bodies, what its training did."""
+"""Make a run folder the doctor's patient: its batches, its rows of real bodies, the history of its training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIVISIONS = ("camera", "subject")
 
 @dataclass(frozen=True)
 class ClipBatches:
-    """Batches of some clips in a training order, the same at each iteration."""
+    """Batches of clips `index_N` in a training order, the same at each iteration."""
 
     clips: Clips
     index_N: Tensor
@@ -39,23 +39,23 @@ class ClipBatches:
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits of one of our models."""
+    """Return the logits (N, K) of one of our models."""
     logits: Tensor = model(batch.x_NCTVM, batch.present_NMT)
     return logits
 
 
 def correct(logits_NK: Tensor, batch: Batch) -> Tensor:
-    """Whether each clip's first choice is right."""
+    """Return whether each clip's first choice is right, (N,)."""
     return logits_NK.argmax(1) == batch.label_N
 
 
 def rows(batch: Batch, x: Tensor, call: int) -> Tensor | None:
-    """Rows of a layer's input that are real bodies."""
+    """Return which rows of a layer's input x (B, C, ...) are real bodies, (B,); None where rows are not bodies."""
     return present_rows(batch.present_NMT.any(dim=-1), len(x), call) if x.dim() > 2 else None
 
 
 def divisions(file: SkeletonFile) -> Groups:
-    """Camera and subject of each clip, where the file has more than one."""
+    """Return functions of a batch that give each clip's camera and subject, where the file has more than one."""
     tables = {name: torch.from_numpy(np.array(file.clips[name], dtype=np.int64)) for name in DIVISIONS}
     return {name: _Lookup(table_N) for name, table_N in tables.items() if len(table_N.unique()) > 1}
 
@@ -69,7 +69,13 @@ class _Lookup:
 
 
 def history(run: Run, model: nn.Module, clips: int) -> History:
-    """Optimizer steps, layers whose scale is decayed, and, for averaged weights, the network they are averages of."""
+    """Return the optimizer steps, the layers whose scale is decayed, and the source of averaged weights.
+
+    Args:
+        run: The run folder.
+        model: Its network.
+        clips: Number of clips that it was trained on.
+    """
     saved, config = run.checkpoint, run.config
     assert saved is not None
     scales = norms.norm_parameters(model) if config.norm.decay else []
@@ -80,26 +86,41 @@ def history(run: Run, model: nn.Module, clips: int) -> History:
     )
 
 
-def judged_on(run: Run, split: str) -> tuple[str, Tensor]:
-    """The split (auto: val when it was held out, else test) and its clips. ValueError when it has none."""
+def evaluated_on(run: Run, split: str) -> tuple[str, Tensor]:
+    """Return the split to evaluate on (auto: val when it was held out, else test) and its clips.
+
+    Raises:
+        ValueError: The split has no clips.
+    """
     splits = run.splits
     held_out = splits.held_out(run.config.input.fit)
     if split == "auto":
         split = "val" if len(held_out) else "test"
-    judged = held_out if split == "val" else splits.test
-    if not len(judged):
-        raise ValueError(f"{run.folder} has no {split} clips; name the other split")
-    return split, judged
+    index_N = held_out if split == "val" else splits.test
+    if not len(index_N):
+        raise ValueError(f"{run.folder} has no {split} clips: choose the other split")
+    return split, index_N
 
 
 def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
-    """The diagnosis of a run folder and the split it was evaluated on: val or test (auto: val when it was held out)."""
+    """Diagnose a run folder.
+
+    Args:
+        folder: The run folder; only read.
+        split: val, test, or auto (val when it was held out, else test).
+
+    Returns:
+        The diagnosis, and the split that it was evaluated on.
+
+    Raises:
+        ValueError: The folder is not a run folder, its data file is gone, or the split has no clips.
+    """
     run = Run(folder)
     config, clips, model = run.config, run.clips, run.network()
-    split, judged = judged_on(run, split)
+    split, index_N = evaluated_on(run, split)
     fitted = run.splits.fit(config.input.fit)
     size = max(1, config.train.batch_size // config.train.accumulate)
     train = ClipBatches(clips, accuracies.probe(fitted), config.input.frames, size, config.input.order)
-    held = ClipBatches(clips, judged, config.input.frames, size)
+    held = ClipBatches(clips, index_N, config.input.frames, size)
     known: dict[str, Any] = {"groups": divisions(run.data), "history": history(run, model, len(fitted))}
     return diagnose(model, train, held, forward=forward, metric=correct, rows=rows, **known), split

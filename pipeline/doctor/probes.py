@@ -1,6 +1,6 @@
-"""Short trainings of a copy of a run, for what no statistics can show: is the rate too high, would another norm do?
+"""Train copies of a run for a few epochs, to test what no statistics can show: a learning rate too high, another norm.
 
-The run itself is only read. Every training starts from the run's network, with a fresh optimizer, and is judged as
+The run itself is only read. Every training starts from the run's network with a fresh optimizer, and is measured as
 the other remedies are: evaluation accuracy before and after, on the same clips, with the interval of the gain.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline import network, optim
 from pipeline.config import Config
 from pipeline.data.clips import Clips, Splits
-from pipeline.doctor.patient import judged_on
+from pipeline.doctor.patient import evaluated_on
 from pipeline.evaluation import accuracies
 from pipeline.normdoctor.intervals import paired
 from pipeline.normdoctor.samples import random_state_kept
@@ -32,31 +32,36 @@ DROP = 0.1
 
 
 class NoStartError(ValueError):
-    """The run holds no start for a network of other settings."""
+    """The run's network is not a start for a network of these settings."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is changed for it, and what to do if it helps."""
+    """A short training with changed settings.
+
+    Attributes:
+        advice: What to do if it helps.
+        change: The run's settings -> those of the training.
+        applies: Whether it changes anything in a run of these settings.
+    """
 
     advice: str
     change: Callable[[Config], Config]
     applies: Callable[[Config], bool] = lambda config: True
-    """Whether it would change a run of these settings."""
 
 
 def at_rate(config: Config, lr: float, schedule: str) -> Config:
-    """The settings with another learning rate from first epoch to last."""
+    """Return the settings with another learning rate and schedule, without warmup."""
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr, schedule=schedule, warmup=0.0))
 
 
 def last_rate(config: Config) -> float:
-    """Learning rate in the middle of the last epoch."""
+    """Return the learning rate in the middle of the last epoch."""
     return optim.rate(config.optim, config.train.epochs - 0.5, config.train.epochs)
 
 
 def with_norm(**changed: Any) -> Callable[[Config], Config]:
-    """Changes the norm; the rate falls from the run's own to zero."""
+    """Return a change of the norm, in which the learning rate falls from the run's own to zero."""
     return lambda config: dataclasses.replace(
         at_rate(config, config.optim.lr, "cosine"), norm=dataclasses.replace(config.norm, freeze_after=0, **changed)
     )
@@ -68,7 +73,7 @@ LOWER_RATE = Training(
 )
 
 FINE_TUNES: dict[str, Training] = {
-    # What the epochs alone bring: the others are to be read against it.
+    # The gain of the epochs alone; the others are compared with it.
     "train_on": Training("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
     "freeze": Training(
         "freeze the statistics for the last epochs (norm.kind frozen_bn)",
@@ -76,14 +81,14 @@ FINE_TUNES: dict[str, Training] = {
         lambda config: config.norm.kind != "frozen_bn",
     ),
     "swap": Training(
-        "a norm of one sample (norm.kind gn), which no batch can mislead",
+        "a norm of single samples (norm.kind gn), which does not depend on the batch",
         with_norm(kind="gn"),
         lambda config: config.norm.kind != "gn",
     ),
-    # A scale for each joint's coordinate makes what hardly varies as loud as a hand: it fits every training clip, A and
-    # B are right, and no other statistics heal what was learnt by it.
+    # A scale per joint and coordinate amplifies joints that hardly move: the network fits every training clip by them,
+    # A and B agree, and no other statistics undo what it learned.
     "input": Training(
-        "one scale a coordinate for all joints (norm.input c_masked)",
+        "one scale per coordinate for all joints (norm.input c_masked)",
         with_norm(input="c_masked"),
         lambda config: config.norm.input not in ("c", "c_masked"),
     ),
@@ -92,21 +97,28 @@ FINE_TUNES: dict[str, Training] = {
 
 @random_state_kept()
 def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
-    """What a few epochs at a tenth of the last rate bring, and in words whether the rate was not decayed.
+    """Measure the gain of a few epochs at a tenth of the last learning rate.
 
-    Judged by batch statistics (D): running ones also catch up when the weights slow down, which is not learning.
+    The verdict goes by batch statistics (D): running ones also catch up when the weights slow down, which is not
+    learning.
+
+    Args:
+        folder: The run folder; only read.
+        split: The split to evaluate on (`evaluated_on`).
+        epochs: Epochs to train.
+
+    Returns:
+        `text`, the verdict; and the entries of `compared` where a copy was trained.
     """
     run = Run(folder)
     config, clips, splits, model = run.config, run.clips, run.splits, run.network()
     if last_rate(config) <= DROP * config.optim.lr:
-        text = (
-            f"learning rate decayed: {last_rate(config):.2g} in the last epoch, {config.optim.lr:.2g} before; no probe"
-        )
+        text = f"learning rate decayed: {last_rate(config):.2g} in the last epoch, {config.optim.lr:.2g} before"
         return {"text": text}
-    _, index_N = judged_on(run, split)
-    before = judged(config, clips, index_N, model)
+    _, index_N = evaluated_on(run, split)
+    before = measured(config, clips, index_N, model)
     lower = LOWER_RATE.change(config)
-    after = judged(config, clips, index_N, trained(lower, epochs, clips, splits, start(lower, clips, model)))
+    after = measured(config, clips, index_N, trained(lower, epochs, clips, splits, start(lower, clips, model)))
     entry = compared(LOWER_RATE, epochs, before, after)
     gains = entry["gain"]["D"]["significant"]
     verdict = "learning rate not decayed" if gains else "no sign of a learning rate too high"
@@ -117,22 +129,32 @@ def probe_rate(folder: Path, split: str, epochs: int) -> dict[str, Any]:
 
 @random_state_kept()
 def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any]]:
-    """Each of FINE_TUNES that has a start in this run: accuracies before and after, and whether C gains more than by
-    epochs alone. ValueError where there is nothing to change.
+    """Train a copy of a run in each way of FINE_TUNES that its network is a start for.
+
+    Args:
+        folder: The run folder; only read.
+        split: The split to evaluate on (`evaluated_on`).
+        epochs: Epochs of each training.
+
+    Returns:
+        Name -> entries of `compared`; `helps`: whether C gains more than by the epochs alone; `text`: in words.
+
+    Raises:
+        ValueError: The run has no norm to change.
     """
     run = Run(folder)
     config, clips, splits, model = run.config, run.clips, run.splits, run.network()
-    _, index_N = judged_on(run, split)
+    _, index_N = evaluated_on(run, split)
     starts: dict[str, nn.Module] = {}
     for name, way in FINE_TUNES.items():
         if way.applies(config):
             with suppress(NoStartError):
                 starts[name] = start(way.change(config), clips, model)
     if set(starts) == {"train_on"}:
-        raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale a coordinate")
-    before = judged(config, clips, index_N, model)
+        raise ValueError(f"{folder} has no norm to change: no layer with statistics, and one scale per coordinate")
+    before = measured(config, clips, index_N, model)
     after = {
-        name: judged(config, clips, index_N, trained(FINE_TUNES[name].change(config), epochs, clips, splits, begun))
+        name: measured(config, clips, index_N, trained(FINE_TUNES[name].change(config), epochs, clips, splits, begun))
         for name, begun in starts.items()
     }
     tried = {name: compared(FINE_TUNES[name], epochs, before, right) for name, right in after.items()}
@@ -144,15 +166,15 @@ def fine_tunes(folder: Path, split: str, epochs: int) -> dict[str, dict[str, Any
     return tried
 
 
-def judged(config: Config, clips: Clips, index_N: Tensor, model: nn.Module) -> dict[str, Tensor]:
-    """Which of the clips are right, (N,): C by running statistics, D by those of the batch."""
+def measured(config: Config, clips: Clips, index_N: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """Return which clips are right, (N,): C by running statistics, D by batch statistics."""
     ask = clips, index_N, config.input.frames, config.train.batch_size
     by = {"C": None, "D": batch_statistics if batch_norms(model) else None}
     return {name: accuracies.predict(model, *ask, source).correct_N.cpu() for name, source in by.items()}
 
 
 def compared(way: Training, epochs: int, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Any]:
-    """Accuracies before and after a training of a copy, and the gains."""
+    """Return the advice, the epochs, the accuracies C and D before and after, and their gains with intervals."""
     gains = {name: paired(before[name], after[name]) for name in before}
     return {
         "advice": way.advice,
@@ -164,20 +186,24 @@ def compared(way: Training, epochs: int, before: dict[str, Tensor], after: dict[
 
 
 def start(config: Config, clips: Clips, model: nn.Module) -> nn.Module:
-    """A copy of the network in the norms of these settings. An input norm of another kind begins anew. NoStartError
-    where nothing fits another norm.
+    """Return a copy of the network with the norms of these settings; an input norm of another kind is initialized.
+
+    Raises:
+        NoStartError: The new norm has parameters that the network lacks.
     """
     new = network.build(config, clips, clips.device)
     state, old = new.state_dict(), model.state_dict()
     kept = {name: x for name, x in old.items() if name in state and x.shape == state[name].shape}
     if lacking := sorted(name for name in set(state) - set(kept) if not name.startswith("input_norm.")):
-        raise NoStartError(f"norm.kind {config.norm.kind} has {lacking[0]}, which the run has not: no start for it")
+        raise NoStartError(
+            f"norm.kind {config.norm.kind} has {lacking[0]}, which the run lacks: it is not a start for it"
+        )
     new.load_state_dict(state | kept)
     return new
 
 
 def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn.Module) -> nn.Module:
-    """The network, in place, after so many epochs of these settings."""
+    """Train the network in place for some epochs of these settings, and return it in eval mode."""
     config = dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, ema=0.0),
@@ -189,6 +215,6 @@ def trained(config: Config, epochs: int, clips: Clips, splits: Splits, model: nn
 
 
 def moved(entry: dict[str, Any], name: str) -> str:
-    """An accuracy before and after, and the interval of the gain."""
+    """Return an accuracy before and after, and the interval of the gain, in words."""
     low, high = (100 * bound for bound in entry["gain"][name]["interval"])
     return f"{100 * entry['before'][name]:.1f} -> {100 * entry['after'][name]:.1f} % ({low:+.1f} to {high:+.1f})"

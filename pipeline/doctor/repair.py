@@ -1,8 +1,8 @@
-"""Write the repaired run: the same weights, other statistics, measured before and after. Nothing is retrained.
+"""Write the repaired run folder: the same weights, other statistics, measured before and after. Nothing is retrained.
 
-A repair is a change of who shares statistics (`norm.persons`) and a recalibration over the training clips: one that
-needs a set a call becomes a `per_person` network, one that leaves absent bodies out a `masked` one. Which repair is
-chosen is decided on training clips alone (A); the evaluation clips only say what it brought.
+A repair changes which bodies share statistics (`norm.persons`) and recalibrates over the training clips: a network that
+needs one set per call becomes a `per_person` one, a network that leaves absent bodies out a `masked` one. The choice is
+made on training clips alone (A); the evaluation clips only measure its effect.
 """
 
 from __future__ import annotations
@@ -26,8 +26,25 @@ from pipeline.normdoctor.sites import batch_norms
 from pipeline.run_folder import Run
 
 
+class Conversion(NamedTuple):
+    """A form in which a network of ours keeps the statistics of a remedy."""
+
+    persons: str | None
+    """Setting of norm.persons that shares statistics that way; None: the run's own."""
+    of: tuple[str, ...] | None = None
+    """Settings of norm.persons that it can be made from; None: all."""
+
+
+# Remedy of normdoctor.remedies -> how it is kept; simplest first.
+CONVERSIONS = {
+    "joint": Conversion(None),
+    "per_call": Conversion("per_person", of=("loop",)),
+    "masked": Conversion("masked", of=("loop", "fold")),
+}
+
+
 class Repair(NamedTuple):
-    """One way to repair a run: the network with its new statistics, its settings, and A (clips right, (N,))."""
+    """A network with its statistics, its settings, and which training clips it gets right."""
 
     name: str
     config: Config
@@ -36,27 +53,35 @@ class Repair(NamedTuple):
 
 
 def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
-    """Write the repaired run to `out` (FOLDER-fixed) and return what summary.json says of it; None: nothing helps.
+    """Write the repaired run folder. `folder` itself is only read.
 
-    The folder it was given is only read. ValueError when `out` is there already.
+    Args:
+        folder: The run folder to repair.
+        out: Where the repaired one goes; None: FOLDER-fixed.
+
+    Returns:
+        The entry "fix" of its summary.json, and `out`; None: no repair helps, and nothing is written.
+
+    Raises:
+        ValueError: `out` exists.
     """
     out = destination(folder, out)
     run = Run(folder)
     config, clips, splits, model = run.config, run.clips, run.splits, run.network()
-    sick, repairs = candidates(config, clips, splits, model)
-    chosen = choose(sick, repairs)
+    as_it_is, repairs = candidates(config, clips, splits, model)
+    chosen = choose(as_it_is, repairs)
     if chosen is None:
         return None
     before = train.final(config, clips, splits, model)
     fixed = dataclasses.replace(chosen.config, out=out)
     after = train.final(fixed, clips, splits, chosen.model)
-    gain = paired(sick.correct_N, chosen.correct_N)
+    gain = paired(as_it_is.correct_N, chosen.correct_N)
     entry = {
         "of": folder.name,
         "eval": after["eval"],
         "remedy": chosen.name,
         "gain_on_training_clips": {"mean": gain.mean, "interval": gain.interval},
-        "tried": {repair.name: repair.correct_N.double().mean().item() for repair in (sick, *repairs)},
+        "tried": {repair.name: repair.correct_N.double().mean().item() for repair in (as_it_is, *repairs)},
         "before": _figures(before),
         "after": _figures(after),
     }
@@ -66,51 +91,52 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
 
 
 def destination(folder: Path, out: Path | None = None) -> Path:
-    """Where the repaired run goes. ValueError when something is there already."""
+    """Return where the repaired run folder goes.
+
+    Raises:
+        ValueError: Something is there already.
+    """
     out = out or folder.with_name(f"{folder.name}-fixed")
     if out.exists():
-        raise ValueError(f"{out} exists; a repair overwrites nothing: delete it or name another --out")
+        raise ValueError(f"{out} exists, and a repair overwrites nothing: delete it or choose another --out")
     return out
 
 
 def candidates(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> tuple[Repair, list[Repair]]:
-    """The run as it is, and the repairs that are possible for it, simplest first."""
+    """Return the run as it is, and the repairs that are possible for it, simplest first."""
     probe_N = accuracies.probe(splits.fit(config.input.fit))
     sizes = config.input.frames, config.train.batch_size
 
-    def judged(name: str, settings: Config, network: nn.Module) -> Repair:
+    def measured(name: str, settings: Config, network: nn.Module) -> Repair:
         prediction = accuracies.predict(network, clips, probe_N, *sizes)
         return Repair(name, settings, network, prediction.correct_N.cpu())
 
-    sick = judged("as it is", config, model)
+    as_it_is = measured("as it is", config, model)
     if not batch_norms(model):
-        return sick, []
+        return as_it_is, []
     repairs = []
-    ways = {"joint": config.norm.persons}
-    if config.norm.persons == "loop":
-        ways |= {"per_call": "per_person"}
-    if config.norm.persons in ("loop", "fold"):
-        ways |= {"masked": "masked"}
-    for name, persons in ways.items():
-        settings = dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons=persons))
-        network = converted(model, settings, clips)
-        recalibrate(network, clips, probe_N, *sizes)
-        repairs.append(judged(name, settings, network))
-    return sick, repairs
+    for name, conversion in CONVERSIONS.items():
+        if conversion.of is None or config.norm.persons in conversion.of:
+            persons = conversion.persons or config.norm.persons
+            settings = dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons=persons))
+            network = converted(model, settings, clips)
+            recalibrate(network, clips, probe_N, *sizes)
+            repairs.append(measured(name, settings, network))
+    return as_it_is, repairs
 
 
-def choose(sick: Repair, repairs: list[Repair]) -> Repair | None:
-    """The simplest repair that no later one beats beyond its noise; None when none beats the run as it is."""
-    best = sick
+def choose(as_it_is: Repair, repairs: list[Repair]) -> Repair | None:
+    """Return the simplest repair that no later one beats significantly; None when none beats the run as it is."""
+    best = as_it_is
     for repair in repairs:
         gain: Difference = paired(best.correct_N, repair.correct_N)
         if gain.significant:
             best = repair
-    return None if best is sick else best
+    return None if best is as_it_is else best
 
 
 def converted(model: nn.Module, config: Config, clips: Clips) -> nn.Module:
-    """The same weights in a network with other sharing of statistics; new slots start from slot 0's."""
+    """Return the same weights in a network that shares statistics otherwise; new slots start from slot 0's."""
     if not any(isinstance(module, SlotNorms) for module in model.modules()):
         return copy.deepcopy(model)
     with torch.random.fork_rng():

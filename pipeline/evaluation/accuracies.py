@@ -29,19 +29,19 @@ TRAIN_PROBE = 2000
 
 
 class Prediction(NamedTuple):
-    """What a model said of clips, in the order they were asked for."""
+    """Logits and labels of clips, in the order that was asked for."""
 
     logits_NK: Tensor
     label_N: Tensor
 
     @property
     def correct_N(self) -> Tensor:
-        """Whether the first choice was right."""
+        """Which clips have the right first choice, (N,) bool."""
         return self.logits_NK.argmax(1) == self.label_N
 
     @property
     def top1(self) -> float:
-        """Share of clips whose first choice is right."""
+        """Top-1 accuracy, a fraction."""
         return self.correct_N.double().mean().item()
 
 
@@ -111,7 +111,7 @@ def probe(index_N: Tensor) -> Tensor:
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation of a network finds."""
+    """Accuracies of a network, and the state of its running statistics."""
 
     accuracies: dict[str, float]
     """A, B and, when there are held-out clips, C and D, as fractions."""

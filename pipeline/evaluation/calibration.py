@@ -1,4 +1,4 @@
-"""How sure a network may say it is: one temperature for its logits, and how far its confidence is off."""
+"""Calibration: one temperature for the logits, and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from torch import Tensor
 from pipeline.evaluation.accuracies import Prediction
 
 BINS = 15
-HOTTEST = 20.0  # the temperature is sought between 1/20 and 20
-HALVINGS = 40
+MAX_TEMPERATURE = 20.0  # the temperature is sought between 1/20 and 20
+BISECTIONS = 40
 
 
 def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
-    """T for which softmax(logits / T) makes the labels likeliest (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """Return the T that maximizes the likelihood of the labels under softmax(logits / T).
 
-    The likelihood is concave in 1 / T, so the place where its slope changes sign is found by halving an interval.
+
+    After Guo et al. 2017, arXiv 1706.04599, section 4.2. The likelihood is concave in 1 / T, so bisection finds where
+    its slope changes sign.
     """
     logits_NK = logits_NK.double()
     right_N = logits_NK.gather(1, label_N.unsqueeze(1)).squeeze(1)
-    low, high = -math.log(HOTTEST), math.log(HOTTEST)
-    for _ in range(HALVINGS):
+    low, high = -math.log(MAX_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         expected_N = ((logits_NK * math.exp(-middle)).softmax(1) * logits_NK).sum(1)
-        if (right_N - expected_N).mean() > 0:  # sharper would be likelier still
+        if (right_N - expected_N).mean() > 0:  # a lower T is likelier
             high = middle
         else:
             low = middle
@@ -34,7 +36,7 @@ def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
 
 
 def calibration_error(probability_NK: Tensor, label_N: Tensor) -> float:
-    """ECE: mean over clips of |accuracy - confidence| of the bin their confidence falls into, a fraction.
+    """Return the ECE: the mean over clips of |accuracy - confidence| of their confidence bin, a fraction.
 
     15 bins of equal width (Guo et al. 2017, equation 3).
     """
@@ -46,9 +48,12 @@ def calibration_error(probability_NK: Tensor, label_N: Tensor) -> float:
 
 
 def calibrate(val: Prediction | None, test: Prediction | None) -> dict[str, Any]:
-    """The temperature of the val clips, and ECE on val and test without it (`ece`) and with it (`ece_calibrated`).
+    """Choose a temperature on the val clips, and return it with the ECE on val and test.
 
     Without val clips the temperature stays 1: it is never chosen on test.
+
+    Returns:
+        `temperature`; `clips`, the number that it was chosen on; per split `ece` without it and `ece_calibrated`.
     """
     chosen = 1.0 if val is None else temperature(val.logits_NK, val.label_N)
     result: dict[str, Any] = {"temperature": chosen, "clips": 0 if val is None else len(val.label_N)}

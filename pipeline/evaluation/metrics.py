@@ -1,4 +1,4 @@
-"""Accuracies of logits."""
+"""Metrics of logits (N, K) and labels (N,)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
-    """top1, top5 (of min(5, K) choices) and mean_class (mean recall over the classes present), as fractions."""
+    """Return top1, top5 (of min(5, K) choices) and mean_class (mean recall over the classes present), as fractions."""
     best = logits_NK.topk(min(5, logits_NK.shape[1]), dim=1).indices
     hit_N5 = best == label_N.unsqueeze(1)
     right_N = hit_N5[:, 0].double()
@@ -22,7 +22,7 @@ def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
 
 
 def confusion(logits_NK: Tensor, label_N: Tensor) -> Tensor:
-    """(K, K) int64: how many clips of class k (row) got class j as their first choice (column)."""
+    """Return the confusion matrix (K, K) int64: clips by class (row) and first choice (column)."""
     classes = logits_NK.shape[1]
     pairs = label_N * classes + logits_NK.argmax(1)
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

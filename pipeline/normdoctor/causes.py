@@ -40,13 +40,13 @@ class Cause:
 
     @property
     def is_mode(self) -> bool:
-        """Whether the cause is the mode that the model was passed in, rather than its statistics."""
+        """True if the cause is the mode that the model was passed in, rather than its statistics."""
         return undoes_mode(CHECKS[self.check].remedy)
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A finding that no remedy proves: only training anew can, or it costs nothing measurable yet."""
+    """A finding that no remedy proves: only new training can, or it costs nothing measurable yet."""
 
     check: str
     evidence: str
@@ -55,7 +55,7 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class GeneralizationLoss:
-    """What lies between training and evaluation samples where normalization is not to blame: a shift, or overfitting.
+    """A loss on evaluation samples where normalization is not to blame: a shift, or overfitting.
 
     Fields as in `Cause`, but `recovered` is a share of D - C (0 where no remedy is tried).
     """
@@ -128,9 +128,9 @@ def suspicions(found: list[Fired], causes: list[Cause]) -> list[Suspicion]:
 
 
 def generalization_losses(evidence: Evidence, tried: Tried) -> list[GeneralizationLoss]:
-    """Return what REST finds; call it where there is no cause.
+    """Return the findings of REST, for a model without causes.
 
-    A finding with a remedy counts where that remedy helps and there is no normalization gap.
+    A finding with a remedy counts only where the remedy helps and the normalization gap is not significant.
     """
     losses = []
     for one in fired(REST, evidence):
@@ -147,7 +147,7 @@ def generalization_losses(evidence: Evidence, tried: Tried) -> list[Generalizati
 
 
 def unexplained_share(evidence: Evidence, causes: list[Cause], found: list[Fired], tried: Tried) -> float:
-    """Return the share of the normalization gap that the causes' remedies leave; 0 when there is no gap."""
+    """Return the share of the normalization gap that the causes' remedies leave; 0 without a gap."""
     if not evidence.normalization.significant:
         return 0.0
     known = {cause.check for cause in causes}

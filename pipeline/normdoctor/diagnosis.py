@@ -47,13 +47,13 @@ class Diagnosis:
     intervals: dict[str, list[float]]
     """95 % intervals of the normalization gap (B - A) and of D - C."""
     threshold: float
-    """What the normalization gap must exceed to count."""
+    """Smallest normalization gap that counts."""
     causes: list[Cause]
     suspicions: list[Suspicion]
     rest: list[GeneralizationLoss]
-    """What else lies between training and evaluation samples, where there is no cause."""
+    """Other losses on evaluation samples, where no cause was found."""
     unexplained: float
-    """Share of the normalization gap that no cause recovers; 0 when there is no gap."""
+    """Share of the normalization gap that no cause recovers; 0 without a gap."""
     recalibration: dict[str, dict[str, Any]]
     """Remedy -> scores A and C under its statistics, nothing retrained, and `gain`: the 95 % intervals of what they
     gain."""
@@ -64,7 +64,7 @@ class Diagnosis:
     groups: dict[str, dict[int, Group]]
     """Division -> group -> evaluation samples, C, shift of the first layer's input."""
     checks: dict[str, str]
-    """Every check: what it saw, empty where it saw nothing."""
+    """Check -> its evidence, empty where it found nothing."""
     samples: dict[str, int]
     """Samples measured on, train and eval."""
 

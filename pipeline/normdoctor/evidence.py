@@ -99,7 +99,7 @@ class Evidence:
 
     @property
     def threshold(self) -> float:
-        """What the normalization gap must exceed to count."""
+        """Smallest normalization gap that counts."""
         return self.normalization.threshold
 
     @cached_property
@@ -128,7 +128,7 @@ class Evidence:
 
     @property
     def is_share(self) -> bool:
-        """Whether the metric lies in [0, 1], as accuracy does."""
+        """True if the metric lies in [0, 1], as accuracy does."""
         return all(is_share(scores) for scores in self.score.values())
 
     def points(self, difference: float) -> str:

@@ -1,4 +1,4 @@
-"""Records of a check and of what it found."""
+"""Records: a check, and what it found."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ OF_THE_CHECK = "of the check"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check saw, in plain words."""
+    """The evidence that a check found."""
 
     evidence: str
+    """In plain words."""
     advice: str = ""
-    """What to do; empty: the remedy's advice."""
+    """Action to take; empty: the remedy's advice."""
     remedy: str | None = OF_THE_CHECK
-    """Name of the remedy that would prove it, where it is not the check's own; None: only training anew can."""
+    """Name of the remedy that would prove it, where it is not the check's own; None: only new training can."""
     gain: Difference | None = None
-    """What is at stake, where it was measured without a remedy."""
+    """Score at stake, where it was measured without a remedy."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Check:
     Attributes:
         run: A pure function of the evidence; None: it found nothing.
         label: What it looks for, in one sentence.
-        remedy: Name in `remedies.REMEDIES` of the remedy that proves it; None: only training anew can.
+        remedy: Name in `remedies.REMEDIES` of the remedy that proves it; None: only new training can.
         is_fact: Whether a finding is a fault even where it costs nothing measurable, or where no remedy proves it: it
             is then reported as a suspicion.
         supersedes: Checks that are no second cause where this one explains as much.
@@ -54,7 +55,7 @@ class Fired:
 
     @property
     def evidence(self) -> str:
-        """What was seen."""
+        """The evidence, in plain words."""
         return self.finding.evidence
 
     @property

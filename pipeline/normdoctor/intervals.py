@@ -27,12 +27,12 @@ class Difference:
     high: float
     """95 % interval of the paired percentile bootstrap (Efron & Tibshirani 1993, chapter 13)."""
     threshold: float
-    """What the mean must exceed to count: the largest of MIN_DIFFERENCE, STANDARD_ERRORS bootstrap standard errors and
+    """Smallest mean that counts: the largest of MIN_DIFFERENCE, STANDARD_ERRORS bootstrap standard errors and
     the weight of FEW_SAMPLES samples."""
 
     @property
     def significant(self) -> bool:
-        """Whether b is better than a by more than the threshold."""
+        """True if b is better than a by more than the threshold."""
         return self.mean > self.threshold
 
     @property
@@ -75,7 +75,7 @@ def paired(a_N: Tensor, b_N: Tensor, seed: int = 0) -> Difference:
 
 
 def score_scale(scores_N: Tensor) -> float:
-    """Return the scale that differences of a metric are judged by: 1 for scores in [0, 1], else their deviation."""
+    """Return the scale that differences of a metric are measured in: 1 for scores in [0, 1], else their deviation."""
     if is_share(scores_N):
         return 1.0
     # One score has no deviation: its size stands for it.

@@ -63,7 +63,7 @@ def buffers(evidence: Evidence) -> Finding | None:
 
 
 def _unusable(layer: Layer) -> str:
-    """Why a layer's running statistics cannot be used; empty where they can, or where it keeps none by choice."""
+    """Return why a layer's running statistics cannot be used; empty where they can, or where it keeps none."""
     mean, variance = layer.running_mean_C, layer.running_variance_C
     if mean is None or variance is None:
         return ""
@@ -89,7 +89,7 @@ def averaging(evidence: Evidence) -> Finding | None:
 
 
 def _is_of_the_source(layer: Layer, source: Mapping[str, Tensor], name: str) -> bool:
-    """Whether a layer's statistics are the source's own, or far behind them, while its scale is not the source's."""
+    """Return whether a layer's statistics are the source's, or far behind them, while its scale is not."""
     mean, scale = source.get(key_of(name, "running_mean")), source.get(key_of(name, "weight"))
     updates = source.get(key_of(name, "num_batches_tracked"))
     if mean is None or layer.running_mean_C is None:
@@ -227,7 +227,7 @@ def decay(evidence: Evidence) -> Finding | None:
     reason = "with weight decay on it" if name in evidence.history.decayed else "weight decay on it, or dead channels"
     return Finding(
         f"{100 * dead[name]:.0f} % of the scales of {name} are below {DEAD_SCALE:g} ({reason})",
-        "no weight decay on scales and shifts of norms (norm.decay off); train anew",
+        "no weight decay on scales and shifts of norms (norm.decay off); then train again",
     )
 
 

@@ -65,7 +65,7 @@ class Layer:
 
     @property
     def settled(self) -> bool:
-        """Whether the initial values are forgotten by now."""
+        """True if the initial values are forgotten by now."""
         return not self.momentum or (1 - self.momentum) ** self.updates < FORGOTTEN
 
     @property

@@ -1,4 +1,4 @@
-"""Measure: what the layers see, what they remember, and how scores depend on the statistics in use."""
+"""Measure the evidence: statistics at the call sites, and scores by running and by batch statistics."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def gather(
 
 
 class _AsEvaluated(NamedTuple):
-    """The model as everybody evaluates it, and in the mode it was handed over in."""
+    """The model in eval mode, and in the mode that it was passed in."""
 
     layers: dict[str, Layer]
     score: Scores
@@ -104,7 +104,7 @@ def with_found(plain: Scores, found: Scores) -> Scores:
 
 
 class _ByBatch(NamedTuple):
-    """What passes by batch statistics see."""
+    """Passes by batch statistics: scores, and statistics of the call sites."""
 
     score: Scores
     train: Seen
@@ -213,7 +213,7 @@ def _changed_buffers(bench: Bench) -> list[str]:
 
 
 def _with_dropout(bench: Bench) -> SiteMoments:
-    """What the call sites see when dropout is on, as in training; empty where it reaches none of them."""
+    """Statistics of the call sites with dropout on, as in training; empty where it reaches none of them."""
     layers = [m for m in bench.model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
     if not layers:
         return {}

@@ -106,7 +106,7 @@ class Moments:
 
     @property
     def finite(self) -> bool:
-        """Whether every number is finite."""
+        """True if every number is finite."""
         return bool(torch.isfinite(self.mean_C).all() and torch.isfinite(self.variance_C).all())
 
 
@@ -122,7 +122,7 @@ def variance_ratio(a: Moments, b: Moments) -> float:
 
 
 class Distance(NamedTuple):
-    """How far two sets of statistics are apart."""
+    """Distance between two sets of statistics."""
 
     shift: float
     """`mean_shift`."""
@@ -131,7 +131,7 @@ class Distance(NamedTuple):
 
     @property
     def beyond_limit(self) -> bool:
-        """Whether the two do not describe the same distribution."""
+        """True if the two do not describe the same distribution."""
         return self.shift > SHIFT_LIMIT or self.ratio > RATIO_LIMIT
 
 

@@ -19,7 +19,7 @@ DEFAULT_EPS = 1e-5
 
 @dataclass(frozen=True)
 class Remedy:
-    """How to undo a cause.
+    """A way to undo a cause.
 
     Attributes:
         label: What the model is normalized by, in a few words.

@@ -1,7 +1,7 @@
-"""Read a loader of any kind once, keep a bounded number of its samples, and put them into batches of any composition.
+"""Read a loader of any kind once, keep a bounded number of its samples, and collate them into any batches.
 
 The doctor needs the same samples several times, in shuffled batches and in the loader's own. A loader may be a list, a
-DataLoader or a generator, its batches tensors, tuples, named tuples, dicts or lists of these.
+DataLoader or a generator; its batches may be tensors, tuples, named tuples, dicts or lists of these.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ GIVEN = 16
 
 @dataclass(frozen=True)
 class Samples:
-    """What was kept of one loader, drawn evenly from all of it."""
+    """Samples kept of one loader, drawn uniformly from all of it."""
 
     kept: list[list[Any]]
-    """One list of leaves a sample; whole batches instead where these cannot be taken apart."""
+    """One list of leaves per sample; whole batches where these cannot be divided."""
     like: Any
-    """A batch whose structure every batch put together has."""
+    """A batch whose structure every collated batch takes."""
     given: list[Any]
     """Some batches as the loader gave them."""
     sizes: Counter[int]
     """Sizes of all batches of the loader."""
     apart: bool
-    """Whether batches could be taken apart: else every pass sees them as they were given."""
+    """True if batches can be divided into samples; else every pass sees them as they were given."""
 
     @property
     def size(self) -> int:
@@ -45,14 +45,14 @@ class Samples:
 
     @property
     def seen(self) -> int:
-        """Samples that the loader gave."""
+        """Number of samples that the loader gave."""
         return sum(size * count for size, count in self.sizes.items())
 
     def __len__(self) -> int:
         return len(self.kept) if self.apart else sum(size_of(batch) for batch in self.kept)
 
     def batches(self, seed: int = 0, size: int | None = None, limit: int | None = None) -> Iterator[tuple[Tensor, Any]]:
-        """(positions (n,), batch) in a shuffled composition, batch sizes differing by one at most."""
+        """Yield (positions (n,), batch), shuffled by `seed`; batch sizes differ by one at most."""
         if not self.apart:
             first = 0
             for batch in self.kept:
@@ -64,29 +64,29 @@ class Samples:
         yield from self.composed(order.tensor_split(-(-len(order) // (size or self.size))))
 
     def composed(self, compositions: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any]]:
-        """(positions, batch) for each list of positions (n,)."""
+        """Yield (positions, batch) for each list of positions (n,)."""
         for positions in compositions:
-            yield positions, self.together([self.kept[i] for i in positions.tolist()])
+            yield positions, self.collated([self.kept[i] for i in positions.tolist()])
 
-    def together(self, samples: list[list[Any]]) -> Any:
-        """One batch of these samples."""
+    def collated(self, samples: list[list[Any]]) -> Any:
+        """Collate samples into one batch."""
         return rebuilt(self.like, iter([merged(column) for column in zip(*samples, strict=True)]))
 
     @property
     def usual(self) -> list[Any]:
-        """The given batches of about the usual size: in a lone sample's batch, batch statistics mean nothing."""
+        """The given batches of more than half the usual size: batch statistics of one sample mean nothing."""
         return [batch for batch in self.given if 2 * size_of(batch) > self.size]
 
     def mixed(self) -> Iterator[tuple[Tensor, Any]]:
-        """The samples of the given batches in shuffled batches; positions count through `given`."""
+        """Yield the samples of the given batches in shuffled batches; positions count through `given`."""
         rows = [row for batch in self.usual for row in apart(batch)]
         draw = torch.Generator().manual_seed(1)
         order = torch.randperm(len(rows), generator=draw)
         for positions in order.tensor_split(max(1, len(self.usual))):
-            yield positions, self.together([rows[i] for i in positions.tolist()])
+            yield positions, self.collated([rows[i] for i in positions.tolist()])
 
     def as_given(self) -> Iterator[tuple[Tensor, Any]]:
-        """The given batches; positions count through them."""
+        """Yield the given batches; positions count through them."""
         first = 0
         for batch in self.usual:
             yield torch.arange(first, first + size_of(batch)), batch
@@ -94,9 +94,15 @@ class Samples:
 
 
 def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
-    """At most `limit` samples of a loader, a uniform draw (reservoir, Vitter 1985), read once, batch by batch.
+    """Read a loader once, batch by batch, and keep a uniform draw of its samples (reservoir sampling, Vitter 1985).
 
-    ValueError when it gives nothing, or fewer than two samples.
+    Args:
+        loader: Batches: tensors, arrays, or tuples, named tuples, lists and dicts of them.
+        limit: Largest number of samples kept.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: It gives fewer than two samples, or a batch without tensors.
     """
     draw = random.Random(seed)  # noqa: S311
     kept: list[list[Any]] = []
@@ -127,21 +133,22 @@ def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
     if total < 2:
         raise ValueError(
             f"the batches hold {total} sample{'s' if total != 1 else ''}: batch statistics need two or more "
-            "(a generator that was used up gives none; hand over a fresh one, or a list)"
+            "(an exhausted generator gives none: pass a fresh one, or a list)"
         )
     return Samples(kept if separable else whole, like, given, sizes, separable)
 
 
 def _copied(leaf: Any) -> Any:
-    """A leaf in memory of its own: a view would keep its whole batch."""
+    """Copy a leaf: a view would keep its whole batch alive."""
     if isinstance(leaf, Tensor):
         return leaf.clone()
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _overwritten(old: Any, new: Any) -> Any:
-    """A leaf in the place of another, in its memory: new copies by the thousand would lie between the batches that
-    come and go, and the process grow with every batch.
+    """Write a leaf into the memory of the one that it replaces.
+
+    New copies would fragment the heap between the batches that come and go, and the process would grow with each.
     """
     if not isinstance(old, Tensor | np.ndarray) or old.dtype != new.dtype:
         return _copied(new)
@@ -150,15 +157,21 @@ def _overwritten(old: Any, new: Any) -> Any:
 
 
 def size_of(batch: Any) -> int:
-    """Samples in a batch: the first length of its first tensor or array. ValueError when it has none."""
+    """Return the number of samples in a batch: the length of its first tensor or array.
+
+    Raises:
+        ValueError: It has none.
+    """
     for leaf in leaves(batch):
         if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:
             return len(leaf)
-    raise ValueError(f"a batch is a {type(batch).__name__} without any tensor; give tensors, tuples, lists or dicts")
+    raise ValueError(
+        f"a batch is a {type(batch).__name__} without any tensor: give tensors, or tuples, lists or dicts of them"
+    )
 
 
 def apart(batch: Any) -> list[list[Any]]:
-    """The leaves of each sample. What is not one entry a sample goes with every sample as it is."""
+    """Divide a batch into the leaves of each sample. A leaf without one entry per sample goes with every sample."""
     size = size_of(batch)
     columns = [
         leaf if isinstance(leaf, Tensor | np.ndarray | list | tuple) and len_of(leaf) == size else _Constant(leaf)
@@ -173,17 +186,17 @@ class _Constant:
 
 
 def len_of(leaf: Any) -> int:
-    """Length of a leaf; -1 for a tensor without dimensions."""
+    """Return the length of a leaf; -1 for a tensor without dimensions."""
     return -1 if isinstance(leaf, Tensor | np.ndarray) and not leaf.ndim else len(leaf)
 
 
 def shape_of(leaf: Any) -> Any:
-    """What must agree for leaves to be put together."""
+    """Return the shape of a leaf, which must agree for leaves to be stacked."""
     return tuple(leaf.shape) if isinstance(leaf, Tensor | np.ndarray) else None
 
 
 def merged(column: tuple[Any, ...]) -> Any:
-    """One leaf of a batch from its samples' leaves."""
+    """Stack the samples' leaves to one leaf of a batch."""
     first = column[0]
     if isinstance(first, _Constant):
         return first.value
@@ -195,7 +208,7 @@ def merged(column: tuple[Any, ...]) -> Any:
 
 
 def leaves(batch: Any) -> list[Any]:
-    """The parts of a nested structure, in order; a sequence of plain values is one part."""
+    """Return the parts of a nested structure, in order; a sequence of plain values is one part."""
     if isinstance(batch, Mapping):
         return [leaf for key in batch for leaf in leaves(batch[key])]
     if isinstance(batch, list | tuple) and any(
@@ -206,7 +219,7 @@ def leaves(batch: Any) -> list[Any]:
 
 
 def rebuilt(like: Any, new: Iterator[Any]) -> Any:
-    """The structure of `like` with its leaves replaced, in order."""
+    """Return the structure of `like` with its leaves replaced, in order."""
     if isinstance(like, Mapping):
         return {key: rebuilt(like[key], new) for key in like}
     if isinstance(like, list | tuple) and any(
@@ -219,7 +232,7 @@ def rebuilt(like: Any, new: Iterator[Any]) -> Any:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Within it loaders and models may draw numbers: afterwards torch, numpy and random go on as if nothing had."""
+    """Restore the random states of torch, numpy and random at the end of the context."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 - the loaders' generator, not ours
     with torch.random.fork_rng(devices=devices):

@@ -79,7 +79,7 @@ def leakage(evidence: Evidence) -> Finding | None:
     return Finding(
         f"by batch statistics the loader's own batches score {evidence.points(gain.mean)} more than the same samples "
         "shuffled: the network reads from the batch what it should read from the sample",
-        "shuffle, normalize over all ranks (SyncBatchNorm), or use a norm of single samples; then train anew",
+        "shuffle, normalize over all ranks (SyncBatchNorm), or use a norm of single samples; then train again",
         gain=gain,
     )
 

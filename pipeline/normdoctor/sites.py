@@ -27,11 +27,11 @@ class StatisticsLayer(Protocol):
     """The questions that a batch-statistics layer with a formula of its own answers; buffers stay as they are."""
 
     frozen: bool
-    """Whether training uses the running statistics: then the layer is no batch norm."""
+    """True if training uses the running statistics: then it is not a batch norm any more."""
     slot: int | None
     """The body slot whose rows alone reach the layer; None: the number of the call tells."""
     by_moments_alone: bool
-    """Whether `normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
+    """True if `normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
 
     def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
         """Return the output for x (B, C, ...) by these statistics."""

@@ -185,7 +185,7 @@ def test_the_command_tells_that_the_data_is_gone(runs: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "pipeline.doctor", str(run)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
-    assert f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is not there; put it back" in result.stderr
+    assert f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is missing; put it back" in result.stderr
     assert "Traceback" not in result.stderr
 
 

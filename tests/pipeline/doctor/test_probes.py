@@ -41,7 +41,7 @@ def tuned(runs: Path) -> dict[str, dict[str, Any]]:
     return result
 
 
-@pytest.mark.parametrize("lr", [10.0, 1.0, 0.05])
+@pytest.mark.parametrize("lr", [10.0, 1.0])
 def test_what_the_network_learns_decides_not_what_its_statistics_catch_up_with(tmp_path: Path, lr: float) -> None:
     """Slowed down, C always rises: running statistics fit again. The rate is blamed where D rises too. (By how much
     is chance: the run is chaotic.)
@@ -107,7 +107,7 @@ def test_another_scale_of_the_input_heals_what_was_learnt_from_joints_that_hardl
     """And nothing else does: other statistics and other norms bring what the epochs alone bring."""
     tuned = fine_tunes(misled["vc_masked"], "test", 8)
     assert tuned["input"]["after"]["C"] > tuned["train_on"]["after"]["C"] + 0.1, tuned["train_on"]["text"]
-    assert tuned["input"]["text"].endswith(": one scale a coordinate for all joints (norm.input c_masked)")
+    assert tuned["input"]["text"].endswith(": one scale per coordinate for all joints (norm.input c_masked)")
     assert {name for name, entry in tuned.items() if entry["helps"]} - {"train_on"} == {"input"}
 
 

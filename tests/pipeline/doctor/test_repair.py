@@ -147,7 +147,7 @@ def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured
     home = {"PYTHONPATH": str(Path(__file__).parents[3])}
     result = subprocess.run(command, cwd=run, capture_output=True, text=True, env=os.environ | home)
     assert result.returncode == 2
-    assert f"{run}-fixed exists; a repair overwrites nothing" in result.stderr
+    assert f"{run}-fixed exists, and a repair overwrites nothing" in result.stderr
     assert not (run / "doctor.json").exists()
 
 

@@ -1,0 +1,52 @@
+"""The package stands alone: its folder, copied elsewhere under another name, diagnoses without the repository."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "pipeline" / "normdoctor"
+
+SCRIPT = """
+import sys, torch
+import normdoctor
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+batches = [(torch.randn(16, 4), torch.randint(2, (16,))) for _ in range(4)]
+assert set(normdoctor.diagnose(model.eval(), batches, batches).accuracies) == set("ABCD")
+assert normdoctor.__file__.startswith(sys.argv[1])
+assert not {"pipeline", "preprocessing", "tuning"} & set(sys.modules)
+"""
+
+
+def test_the_folder_works_alone_as_normdoctor(tmp_path: Path) -> None:
+    """No other package of the repository is imported."""
+    shutil.copytree(FOLDER, tmp_path / "normdoctor")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+
+
+def imported(source: str) -> set[str]:
+    """Top-level packages that a program text imports absolutely."""
+    packages = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            packages.add(str(node.module).partition(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_modules_import_torch_numpy_and_the_standard_library(path: Path) -> None:
+    """Everything else of ours by relative imports."""
+    assert imported(path.read_text()) <= {"torch", "numpy", *sys.stdlib_module_names}
+
+
+def test_the_search_finds_a_foreign_import() -> None:
+    """Negative control."""
+    assert imported("import scipy.stats\nfrom pipeline.norms import x\nfrom . import y") == {"scipy", "pipeline"}
