@@ -164,19 +164,7 @@ def run_all(
     connect(address)
     import ray
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    # max_t is beyond the last epoch: a trial that is not stopped ends by itself and writes its files.
-    scheduler = (
-        ASHAScheduler(
-            time_attr="epoch",
-            max_t=asha.epochs + 1,
-            grace_period=min(asha.grace, asha.epochs),
-            reduction_factor=REDUCTION,
-        )
-        if asha
-        else FIFOScheduler()
-    )
     live = _Live(source)
     scratch = tempfile.mkdtemp(prefix="skelnorm-ray-")
     before = signal.signal(signal.SIGINT, live.interrupt)
@@ -188,7 +176,7 @@ def run_all(
                 metric="val",
                 mode="max",
                 num_samples=-1,
-                scheduler=scheduler,
+                scheduler=_scheduler(asha),
                 search_alg=_searcher(live),
                 reuse_actors=True,
                 max_concurrent_trials=resources.max_concurrent or None,
@@ -207,6 +195,21 @@ def run_all(
         signal.signal(signal.SIGINT, before)
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scheduler(asha: Asha | None) -> Any:
+    """Return ASHA, or a scheduler that stops no trial."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if asha is None:
+        return FIFOScheduler()
+    # max_t is beyond the last epoch: a trial that is not stopped ends by itself and writes its files.
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=asha.epochs + 1,
+        grace_period=min(asha.grace, asha.epochs),
+        reduction_factor=REDUCTION,
+    )
 
 
 def _placement(config: dict[str, Any], resources: Resources) -> Any:

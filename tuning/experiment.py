@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,7 +37,7 @@ E = TypeVar("E", bound="Experiment")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(ABC):
     """Settings that a search and a study share."""
 
     data: Path
@@ -71,12 +71,20 @@ class Experiment:
         """All settings as text, as results.json and report.html show them."""
         return {key: str(value) for key, value in asdict(self).items()}
 
-    def resources(self, gpus_per_rank: float, max_concurrent: int = 0) -> Resources:
-        """Return what the engine gives each trial."""
-        limit = duration_seconds(self.trial_limit, "--trial-limit")
-        return Resources(self.cpus_per_rank, gpus_per_rank, limit, max_concurrent)
+    @abstractmethod
+    def spec(self, task: Task) -> TrialSpec:
+        """Return the full specification of a task's training."""
 
-    def trial_spec(self, task: Task, eval_every: int, read_test: bool, memory: float = 0.0) -> TrialSpec:
+    @abstractmethod
+    def resources(self) -> Resources:
+        """Return what the engine gives each trial."""
+
+    @property
+    def limit_seconds(self) -> float | None:
+        """The time limit of a trial; None means no limit."""
+        return duration_seconds(self.trial_limit, "--trial-limit")
+
+    def make_spec(self, task: Task, eval_every: int, read_test: bool, memory: float = 0.0) -> TrialSpec:
         """Return the full specification of a task's training.
 
         Args:
@@ -104,29 +112,13 @@ class Experiment:
             keep=self.keep,
         )
 
-    def run_tasks(
-        self,
-        title: str,
-        total: int,
-        done: int,
-        ledger: StudyLedger,
-        make_source: Callable[[StudyLedger, ProgressReporter], TaskSource],
-        resources: Resources,
-        asha: Asha | None = None,
-    ) -> None:
-        """Run the tasks that have not ended, in STUDY/trials, with a progress bar and one W&B run per trial.
+    def reporter(self, total: int, done: int) -> ProgressReporter:
+        """Return the progress bar of `total` trials, `done` of which have ended, with one W&B run per trial."""
+        return ProgressReporter(self.out, type(self).__name__.lower(), total, done, self.wandb)
 
-        Args:
-            title: Label of the progress bar.
-            total: Number of tasks, those that have ended included.
-            done: Number of tasks that have ended.
-            ledger: The study's record.
-            make_source: Makes the source of the tasks.
-            resources: What each trial gets.
-            asha: Early stopping; None trains every trial to its end.
-        """
-        with ProgressReporter(self.out, title, total, done, self.wandb) as reporter:
-            run_all(make_source(ledger, reporter), self.out / "trials", resources, self.address, asha)
+    def run(self, source: TaskSource, asha: Asha | None = None) -> None:
+        """Run the tasks of a source, each in a folder of STUDY/trials; with `asha`, stop bad ones early."""
+        run_all(source, self.out / "trials", self.resources(), self.address, asha)
 
 
 def parse(cls: type[E], description: str | None) -> E:

@@ -20,7 +20,7 @@ from typing import Annotated
 from pipeline.settings import Range
 from preprocessing import exits, files
 from tuning import page, results
-from tuning.engine import Asha
+from tuning.engine import Asha, Resources
 from tuning.experiment import (
     ERRORS,
     INTERRUPTED,
@@ -71,7 +71,11 @@ class Search(Experiment):
 
     def spec(self, task: Task) -> TrialSpec:
         """Return the specification of a training that never reads the test split and is evaluated each epoch."""
-        return self.trial_spec(task, eval_every=1, read_test=False, memory=self.trial_memory)
+        return self.make_spec(task, eval_every=1, read_test=False, memory=self.trial_memory)
+
+    def resources(self) -> Resources:
+        """Return what each trial gets; `gpus_per_trial` is divided among its ranks."""
+        return Resources(self.cpus_per_rank, self.gpus_per_trial / self.ranks_per_trial, self.limit_seconds)
 
 
 def run_search(settings: Search) -> list[Outcome]:
@@ -94,14 +98,8 @@ def run_search(settings: Search) -> list[Outcome]:
         done = len(ledger.ended)
         report_resumed(done, len(ledger.under_way))
         if done < settings.trials or ledger.under_way:
-            gpus_per_rank = settings.gpus_per_trial / settings.ranks_per_trial
-            asha = Asha(settings.grace, settings.epochs)
-
-            def make_source(ledger: StudyLedger, reporter: ProgressReporter) -> TpeSource:
-                return tpe_source(settings, ledger, reporter)
-
-            resources = settings.resources(gpus_per_rank)
-            settings.run_tasks("search", settings.trials, done, ledger, make_source, resources, asha)
+            with settings.reporter(settings.trials, done) as reporter:
+                settings.run(tpe_source(settings, ledger, reporter), Asha(settings.grace, settings.epochs))
         outcomes = list(ledger.ended.values())
         results.write(settings.out, {"command": settings.command, "trials": results.search_rows(outcomes)})
         page.write_search(settings.out, settings.command, outcomes)

@@ -25,9 +25,9 @@ from pipeline.settings import Range
 from preprocessing import exits, files
 from tuning import page, results
 from tuning.arms import Arms, read_arms
+from tuning.engine import Resources
 from tuning.experiment import ERRORS, INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
-from tuning.ledger import Outcome, StudyLedger, Task
-from tuning.progress import ProgressReporter
+from tuning.ledger import Outcome, Task
 from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
 
@@ -53,7 +53,11 @@ class Study(Experiment):
 
     def spec(self, task: Task) -> TrialSpec:
         """Return the specification of a training that reads the test split once, at its end."""
-        return self.trial_spec(task, self.eval_every, read_test=True)
+        return self.make_spec(task, self.eval_every, read_test=True)
+
+    def resources(self) -> Resources:
+        """Return what each trial gets."""
+        return Resources(self.cpus_per_rank, self.gpus_per_rank, self.limit_seconds, self.at_once)
 
 
 class StudyResult(NamedTuple):
@@ -106,12 +110,8 @@ def run_study(settings: Study) -> StudyResult:
         done = len(tasks) - len(left)
         report_resumed(done, len(ledger.under_way))
         if left:
-
-            def make_source(ledger: StudyLedger, reporter: ProgressReporter) -> TaskList:
-                return TaskList(left, settings.spec, ledger, reporter)
-
-            resources = settings.resources(settings.gpus_per_rank, settings.at_once)
-            settings.run_tasks("study", len(tasks), done, ledger, make_source, resources)
+            with settings.reporter(len(tasks), done) as reporter:
+                settings.run(TaskList(left, settings.spec, ledger, reporter))
         outcomes = [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
         document = results.study_document(arms, outcomes)
         results.write(settings.out, {"command": settings.command, **document})

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import write_file
 from tuning import experiment
+from tuning.engine import Resources
 from tuning.experiment import Experiment, check_data, duration_seconds
 from tuning.ledger import Task
 from tuning.search import Search
@@ -109,8 +110,10 @@ def test_a_study_reads_the_test_split_and_passes_re_evaluations_on(data_file: Pa
 
 
 def test_resources_are_per_rank_and_the_limit_is_in_seconds(data_file: Path) -> None:
-    settings = Study(data_file, Path("out"), arms="norms", cpus_per_rank=3, trial_limit="2m")
-    assert settings.resources(0.5, 4) == experiment.Resources(3, 0.5, 120.0, 4)
+    study = Study(data_file, Path("out"), arms="norms", cpus_per_rank=3, gpus_per_rank=0.5, trial_limit="2m", at_once=4)
+    assert study.resources() == Resources(3, 0.5, 120.0, 4)
+    search = Search(data_file, Path("out"), gpus_per_trial=4, ranks_per_trial=2)
+    assert search.resources() == Resources(1, 2.0, None, 0)
 
 
 def test_a_spec_survives_json_and_order_json_of_older_versions_is_read() -> None:

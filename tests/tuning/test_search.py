@@ -58,6 +58,8 @@ def test_every_trial_is_a_row_best_first(study: Path) -> None:
     for row in rows:
         assert set(SPACE) | set("ABCD") | {"val", "train", "normalization_gap"} <= set(row)
         assert (row["error"], row["attempts"]) == ("", 1)
+    kept = {path.parent.name for path in study.glob("trials/*/checkpoints")}
+    assert kept.isdisjoint(row["trial"] for row in rows if row["outcome"] == "finished"), "--keep was not given"
 
 
 def test_every_trial_is_a_complete_wandb_run(study: Path) -> None:

@@ -87,7 +87,7 @@ def finished(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "out").mkdir()
     lines = old_ledger(data_file)
     (folder / "out" / "ledger.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    result = study(data_file, folder / "out", folder / "mine.toml", "--seeds", "2", *SIZES)
+    result = study(data_file, folder / "out", folder / "mine.toml", "--seeds", "2", *SIZES, "--keep")
     assert result.returncode == 0, result.stderr
     assert "resumed: 2 trials are done, 0 were under way" in result.stderr
     return folder
@@ -100,6 +100,10 @@ def test_an_old_study_is_resumed_and_no_trial_is_repeated(data_file: Path, finis
     assert lines[: len(old)] == old
     new = [line["ended"] for line in lines[len(old) :] if "ended" in line]
     assert sorted(ended["task"]["name"] for ended in new) == ["loop-s1", "no-norm-s1"]
+    assert sorted(path.parent.name for path in (finished / "out").glob("trials/*/checkpoints")) == [
+        "loop-s1",
+        "no-norm-s1",
+    ]
     before = next(line["ended"] for line in old if "ended" in line)
     for ended in new:
         assert list(ended) == list(before)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,34 @@ def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_fi
     assert [task.name for task in rest] == ["0000", "0002", "0003", "0004", "0005"]
     drawn = [json.dumps(task.settings) for task in [*tasks, *rest[2:]]]
     assert len(set(drawn)) == 6
+
+
+def test_each_end_is_told_to_optuna_in_its_own_way(data_file: Path, tmp_path: Path) -> None:
+    """A stopped trial is pruned at its last epoch, a failed one is no observation, even if it was evaluated."""
+    first = source(data_file, tmp_path, trials=4)
+    finished, stopped, failed, empty = (first.next() for _ in range(4))
+    first.on_end(outcome(finished, 0.5))
+    first.on_end(replace(outcome(stopped, 0.25), outcome="stopped"))
+    first.on_end(replace(outcome(failed, 0.75), outcome="failed"))
+    first.on_end(replace(outcome(empty, 0.0), curve=[]))
+    trials = first.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+    assert [trial.value for trial in trials[:2]] == [0.5, 0.25]
+    assert trials[1].intermediate_values == {1: 0.125, 2: 0.25}
+    again = source(data_file, tmp_path, trials=4)
+    assert [(trial.params, trial.state, trial.value) for trial in again.study.trials] == [
+        (trial.params, trial.state, trial.value) for trial in trials
+    ]
+
+
+def test_all_tasks_have_the_seed_and_the_ranks_of_the_search(data_file: Path, tmp_path: Path) -> None:
+    """Another seed draws other settings; the same one draws the same."""
+    drawn = [
+        source(data_file, tmp_path / str(number), seed=seed, ranks_per_trial=2).next()
+        for number, seed in enumerate((3, 3, 4))
+    ]
+    assert [(task.name, task.seed, task.ranks) for task in drawn] == [("0000", 3, 2), ("0000", 3, 2), ("0000", 4, 2)]
+    assert drawn[0].settings == drawn[1].settings != drawn[2].settings
 
 
 def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""engine.py without a running Ray: the scheduler, the resources of a trial, the events that reach the source."""
+
+import copy
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from tuning import engine
+from tuning.attempt import EPOCH_METRICS
+from tuning.engine import Asha, Resources
+from tuning.ledger import Outcome, Task
+from tuning.trial_spec import TrialSpec
+
+METRICS = dict.fromkeys(EPOCH_METRICS, 0.5)
+
+
+class Recorder:
+    """A source of two tasks that notes what it receives."""
+
+    def __init__(self) -> None:
+        self.left = [Task("a", {}, 0, ranks=2), Task("b", {}, 1)]
+        self.events: list[Any] = []
+
+    def next(self) -> Task | None:
+        return self.left.pop(0) if self.left else None
+
+    def spec(self, task: Task) -> TrialSpec:
+        return TrialSpec({"nproc": task.ranks}, read_test=True, threads=3)
+
+    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
+        self.events.append((task.name, metrics))
+
+    def on_attempt_failed(self, task: Task, cause: str) -> None:
+        self.events.append((task.name, cause))
+
+    def on_end(self, outcome: Outcome) -> None:
+        self.events.append(outcome)
+
+
+def test_one_trial_in_three_goes_on_and_a_full_training_ends_by_itself() -> None:
+    """max_t is beyond the last epoch; the grace period is at most the whole training."""
+    scheduler = engine._scheduler(Asha(grace=2, epochs=9))
+    assert isinstance(scheduler, ASHAScheduler)
+    assert (scheduler._time_attr, scheduler._max_t, scheduler._reduction_factor) == ("epoch", 10, 3)
+    (bracket,) = scheduler._brackets
+    assert [milestone for milestone, _ in bracket._rungs] == [6, 2]
+    assert engine._scheduler(Asha(grace=30, epochs=9))._brackets[0]._rungs[-1][0] == 9
+    assert isinstance(engine._scheduler(None), FIFOScheduler)
+
+
+@pytest.mark.parametrize(("ranks", "bundle"), [(1, {"CPU": 2.0, "GPU": 0.5}), (3, {"CPU": 6.0, "GPU": 1.5})])
+def test_all_ranks_of_a_trial_share_one_bundle(ranks: int, bundle: dict[str, float]) -> None:
+    """Cores and GPUs are per rank."""
+    config = {"spec": TrialSpec({"nproc": ranks}).to_json()}
+    assert engine._placement(config, Resources(2, 0.5, None)).bundles == [bundle]
+
+
+def test_tasks_are_suggested_with_their_specification_until_there_is_none() -> None:
+    live = engine._Live(Recorder())
+    searcher = engine._searcher(live)
+    spec = {"settings": {"nproc": 2}, "test": True, "variants": [], "threads": 3, "memory": 0.0, "keep": False}
+    assert searcher.suggest("one") == {"name": "a", "spec": spec}
+    assert searcher.suggest("two")["name"] == "b"
+    assert searcher.suggest("three") == Searcher.FINISHED
+    assert {key: task.name for key, task in live.tasks.items()} == {"one": "a", "two": "b"}
+
+
+@pytest.fixture
+def started() -> tuple[Recorder, Any]:
+    """A source whose task `a` is running as Ray's trial `one`, and the callback of the driver."""
+    recorder = Recorder()
+    live = engine._Live(recorder)
+    engine._searcher(live).suggest("one")
+    return recorder, engine._callback(live)
+
+
+def trial(result: dict[str, Any] | None = None, error_file: Path | None = None) -> Any:
+    """Ray's trial `one`."""
+    return SimpleNamespace(trial_id="one", last_result=result, error_file=error_file and str(error_file))
+
+
+def test_epochs_reach_the_source_and_an_outcome_ends_the_task(started: tuple[Recorder, Any]) -> None:
+    """Ray's own entries are left out. An epoch that is repeated after a failure replaces the earlier one."""
+    recorder, callback = started
+    for epoch, val in ((2, 0.1), (1, 0.2), (2, 0.3)):
+        result = METRICS | {"epoch": epoch, "val": val, "pid": 7, "done": epoch == 2}
+        callback.on_trial_result(0, [], trial(), result)
+    callback.on_trial_result(0, [], trial(), {"done": True, "result": {}})
+    final = {"summary": {"train": 1}, "variants": {"joint": {"A": 1.0}}}
+    callback.on_trial_complete(0, [], trial({"result": final}))
+    curve = [METRICS | {"epoch": 1, "val": 0.2}, METRICS | {"epoch": 2, "val": 0.3}]
+    *epochs, outcome = recorder.events
+    assert epochs == [("a", METRICS | {"epoch": 2, "val": 0.1}), ("a", curve[0]), ("a", curve[1])]
+    assert outcome == Outcome(
+        Task("a", {}, 0, ranks=2), "finished", curve=curve, summary={"train": 1}, re_evaluations={"joint": {"A": 1.0}}
+    )
+
+
+def test_a_trial_that_ends_without_a_result_was_stopped(started: tuple[Recorder, Any]) -> None:
+    """By the scheduler."""
+    recorder, callback = started
+    callback.on_trial_complete(0, [], trial(METRICS))
+    assert recorder.events == [Outcome(Task("a", {}, 0, ranks=2), "stopped")]
+
+
+def test_each_failed_attempt_is_reported_and_the_last_one_ends_the_task(
+    started: tuple[Recorder, Any], tmp_path: Path
+) -> None:
+    """The cause is the last one in Ray's file, which grows."""
+    recorder, callback = started
+    file = tmp_path / "error.txt"
+    for cause in ("time: not finished after 3 s", "memory: none left"):
+        with file.open("a") as stream:
+            stream.write(f"Traceback\n  x\ntuning.attempt.AttemptFailed: {cause}\n")
+        event = callback.on_trial_recover if cause.startswith("time") else callback.on_trial_error
+        event(0, [], trial(error_file=file))
+    assert recorder.events == [
+        ("a", "time: not finished after 3 s"),
+        ("a", "memory: none left"),
+        Outcome(Task("a", {}, 0, ranks=2), "failed", cause="memory: none left"),
+    ]
+
+
+def test_a_lost_worker_is_named_by_the_first_line_of_ray() -> None:
+    """As when its node died."""
+    assert engine.cause_from_ray("\n  The actor died.\n  Details\n") == "worker lost: The actor died."
+    assert engine.cause_from_ray("") == "worker lost: no reason given"
+
+
+def test_an_interrupt_is_kept_until_it_is_raised_outside_a_finalizer() -> None:
+    """The state is never copied, and is empty where Ray unpickles it."""
+    live = engine._Live(Recorder())
+    live.raise_if_interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        live.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        engine._callback(live).on_step_begin(0, [])
+    assert copy.deepcopy(live) is live
+    assert pickle.loads(pickle.dumps(live)).source is None
