@@ -173,7 +173,7 @@ def read_arms(name: str) -> Arms:
         name: A name in ARMS, or the path of a .toml file.
 
     Raises:
-        ValueError: The name is unknown, or the file is wrong; the message says what to write instead.
+        ValueError: The name is unknown, or the file is wrong; the message lists what is allowed.
     """
     if name in ARMS:
         return ARMS[name]()

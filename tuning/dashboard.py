@@ -1,10 +1,10 @@
-"""The W&B workspace of a project as code: the four accuracies, parallel coordinates over settings, importance.
+"""The W&B workspace of a project as code: four accuracies, parallel coordinates over settings, importance.
 
     python -m tuning.dashboard --entity my-team --project skelnorm
     python -m tuning.dashboard --entity my-team --project skelnorm --spec workspace.json
 
-The first makes the workspace on the server (key from WANDB_API_KEY or netrc) and prints its address; the second needs
-no network and writes what would be sent. The door to wandb_workspaces, which builds on wandb but starts no run.
+The first creates the workspace on the server (key from WANDB_API_KEY or netrc) and prints its address. The second needs
+no network: it writes the workspace as JSON. This module is the door to wandb_workspaces, which starts no run.
 Exit codes: 0 ok, 2 wrong settings or no server.
 """
 
@@ -29,18 +29,23 @@ NORMALIZATION = GAPS["normalization"]
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Where the workspace goes."""
+    """Settings of the command: the project that gets the workspace, or a file."""
 
     entity: str
     """User or team on W&B."""
     project: str = "skelnorm"
-    """Project, the one that `--wandb online` or `wandb sync` sends runs to."""
+    """Project that `--wandb online` and `wandb sync` send runs to."""
     spec: Path | None = None
-    """Write the workspace as JSON here instead of sending it."""
+    """File for the workspace as JSON; nothing is sent then."""
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace; nothing is sent. A training and a trial have the same names for the same figures."""
+    """Return the workspace without sending it. Metric names are those of trainings and of trials.
+
+    Args:
+        entity: User or team on W&B.
+        project: Project on W&B.
+    """
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
@@ -55,14 +60,14 @@ def workspace(entity: str, project: str) -> Any:
     ]
     sections = [
         workspaces.Section(
-            name="Accuracy and gap, by epoch",
+            name="Accuracy and gap by epoch",
             is_open=True,
             panels=[
                 panels.LinePlot(title="C: held-out subjects, running statistics", x="epoch", y=[VAL_TOP1]),
                 panels.LinePlot(title="A to D", x="epoch", y=list(FOUR.values())),
                 panels.LinePlot(title="Gaps: B - A and B - D", x="epoch", y=list(GAPS.values())),
                 panels.LinePlot(
-                    title="Running means' distance from the training clips", x="epoch", metric_regex=MEAN_SHIFTS
+                    title="Distance of running means from the training clips", x="epoch", metric_regex=MEAN_SHIFTS
                 ),
                 panels.LinePlot(title="Training loss", x="epoch", y=[TRAIN_LOSS]),
             ],
@@ -71,11 +76,11 @@ def workspace(entity: str, project: str) -> Any:
             name="Settings",
             is_open=True,
             panels=[
-                panels.ParallelCoordinatesPlot(title="Settings and what came of them", columns=columns),
+                panels.ParallelCoordinatesPlot(title="Settings and their results", columns=columns),
                 panels.ParameterImportancePlot(with_respect_to=VAL_TOP1),
                 panels.ParameterImportancePlot(with_respect_to=NORMALIZATION),
                 panels.ScatterPlot(
-                    title="The gap's price",
+                    title="Accuracy against the normalization gap",
                     x=panels.SummaryMetric(NORMALIZATION),
                     y=panels.SummaryMetric(VAL_TOP1),
                 ),
@@ -87,7 +92,7 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def spec(made: Any) -> dict[str, Any]:
-    """What saving would send, as plain JSON; ids, which are drawn at random, left out."""
+    """Return the workspace as plain JSON, without its random IDs: equal workspaces are equal files."""
     document = json.loads(made._to_model().model_dump_json(by_alias=True, exclude_none=True))
     return {"entity": made.entity, "project": made.project, "name": made.name, "spec": _without_ids(document["spec"])}
 

@@ -44,7 +44,7 @@ class Asha:
 
 @dataclass(frozen=True)
 class Resources:
-    """What each trial gets; as many trials run at once as fit."""
+    """Resources per trial; as many trials run at once as fit."""
 
     cpus_per_rank: int
     """Cores, and threads, per rank."""
@@ -57,7 +57,7 @@ class Resources:
 
 
 class TaskSource(Protocol):
-    """What the engine asks for tasks and notifies of events."""
+    """Interface of a source of tasks, which also receives events."""
 
     def next(self) -> Task | None:
         """Return the next task; None when there is none."""
@@ -82,7 +82,7 @@ def connect(address: str | None) -> None:
         address: Address of a cluster, or `auto`; None starts Ray on this machine.
 
     Raises:
-        EngineError: Ray does not start, or there is no cluster at the address.
+        EngineError: Ray does not start, or no cluster answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the study ledger is the record

@@ -22,12 +22,12 @@ NAME = "ledger.jsonl"
 
 @dataclass(frozen=True)
 class Task:
-    """One training that is wanted."""
+    """One training."""
 
     name: str
-    """Names its folder in STUDY/trials, too."""
+    """Also the name of its folder in STUDY/trials."""
     settings: dict[str, Any]
-    """What distinguishes it, flat (`norm.kind`)."""
+    """Flat settings that distinguish it (`norm.kind`)."""
     seed: int
     arm: str = ""
     ranks: int = 1
@@ -37,16 +37,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended."""
+    """The end of a task."""
 
     task: Task
     outcome: str
-    """finished, stopped (early, by the scheduler), or failed."""
+    """finished, stopped (early, by the scheduler) or failed."""
     cause: str = ""
-    """Why it failed."""
+    """Cause of the failure, in one line."""
     attempts: int = 1
     curve: list[dict[str, float]] = field(default_factory=list)
-    """One entry an epoch: epoch, train accuracy, A to D, gaps; `val` is C."""
+    """One entry per evaluated epoch: epoch, train accuracy, A to D, gaps; `val` is C."""
     summary: dict[str, Any] = field(default_factory=dict)
     """The run's summary.json, when it finished."""
     re_evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def last(self) -> dict[str, float]:
-        """The last epoch that was evaluated; empty when none was."""
+        """Return the last evaluated epoch; empty if there is none."""
         return self.curve[-1] if self.curve else {}
 
 
@@ -101,18 +101,18 @@ class StudyLedger:
                 self._note(_outcome(line["ended"]))
 
     def begin(self, task: Task) -> None:
-        """Note that a task is under way."""
+        """Record that a task is under way."""
         if task.name not in self.under_way:
             self._journal.append({"begun": _task_line(task)})
             self.under_way[task.name] = task
 
     def fail(self, task: Task, cause: str) -> None:
-        """Note that an attempt failed."""
+        """Record a failed attempt."""
         self._journal.append({"failed": task.name, "cause": cause})
         self.failures[task.name] += 1
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended, after how many attempts."""
+        """Record the end of a task with its number of attempts."""
         attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
         outcome = replace(outcome, attempts=attempts)
         self._journal.append({"ended": _outcome_line(outcome)})

@@ -61,7 +61,7 @@ class Study(Experiment):
 
 
 class StudyResult(NamedTuple):
-    """What a study found."""
+    """Result of a study."""
 
     arms: Arms
     outcomes: list[Outcome]

@@ -13,7 +13,7 @@ while sleep 0.3; do
     done
 done &
 echo "== with another token"
-RAY_AUTH_TOKEN=ff${RAY_AUTH_TOKEN:2} ray job submit --address http://127.0.0.1:8265 -- true && echo "accepted" || echo "refused"
+RAY_AUTH_TOKEN=ff${RAY_AUTH_TOKEN:2} ray job submit --address http://127.0.0.1:8265 -- true && echo "accepted" || echo "rejected"
 echo "== with the token"
 # On one machine both nodes unpack the working directory into the same place, the second over the first, so that the
 # job's own folder is gone under it: it must stand elsewhere. On two machines the command alone is enough.

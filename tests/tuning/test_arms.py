@@ -24,8 +24,8 @@ def test_every_arm_is_a_setting_of_the_trainer(name: str) -> None:
     assert len(unique) == len(arms.arms)
 
 
-def test_the_question_has_the_arms_that_were_asked_for() -> None:
-    """One change each against the question's own network, two where the name says so."""
+def test_the_question_has_one_arm_per_answer() -> None:
+    """One change each against the question's own network, two if the name has two."""
     arms = read_arms("question")
     base = arms.arms[arms.baseline].settings
     assert base == {"norm.kind": "bn", "norm.persons": "loop", "norm.momentum": 0.01}
@@ -72,7 +72,7 @@ def test_a_mistake_in_a_file_of_arms_is_named(tmp_path: Path, text: str, words: 
 
 
 def test_unknown_arms_get_the_nearest_name() -> None:
-    """And the way out."""
+    """The message lists the others."""
     with pytest.raises(ValueError, match=r"did you mean norms\?"):
         read_arms("norm")
 
@@ -139,8 +139,8 @@ def test_persons_are_every_mode_of_two_norms() -> None:
     ]
 
 
-def test_named_arms_can_be_asked_of_other_settings(tmp_path: Path) -> None:
-    """What all share is theirs, what an arm is about stays the arm's; arms of one's own join them."""
+def test_named_arms_can_start_from_other_settings(tmp_path: Path) -> None:
+    """`common` sets what an arm does not set itself; further arms join the named ones."""
     path = tmp_path / "other.toml"
     path.write_text('from = "question"\ncommon.model.name = "hcn"\ncommon.norm.momentum = 0.5\n[arms.mine]\n')
     question, other = read_arms("question"), read_arms(str(path))

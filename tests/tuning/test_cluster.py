@@ -38,8 +38,8 @@ needs_root = pytest.mark.skipif(
 
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A script of this folder in namespaces of its own."""
-    # Else every call of the ray command reads all its sources anew.
+    """Run a script of this folder in its own namespaces."""
+    # Without bytecode every call of the ray command would compile all its sources.
     environment = os.environ | {"PYTHON_BIN": str(Path(sys.executable).parent), "PYTHONDONTWRITEBYTECODE": ""}
     return subprocess.run(
         [*NAMESPACES, "bash", str(HERE / name), *map(str, arguments)],
@@ -50,14 +50,14 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @needs_root
 @pytest.mark.slow
 def test_ray_job_submit_runs_a_search_on_a_second_node(data_file: Path, tmp_path: Path) -> None:
-    """The head has no CPU for trials, so they run on the other node; a wrong token is refused; loopback only."""
+    """The head has no CPU for trials, so they run on the other node; a wrong token is rejected; loopback only."""
     command = f"python -m tuning.search --data {data_file} --out {tmp_path / 'study'} --trials 2 --epochs 1 --frames 16"
     result = script("ray_job_submit.sh", ROOT, f"{command} --wandb off --address auto", 0, 2)
-    said = result.stdout + result.stderr
-    assert result.returncode == 0, said
-    refused, _, rest = said.partition("== with the token")
-    assert "refused" in refused
-    assert "accepted" not in refused
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    rejected, _, rest = output.partition("== with the token")
+    assert "rejected" in rejected
+    assert "accepted" not in rejected
     assert "2 of 2 trials finished" in rest
     assert "== trials ran on: NODE=second \n" in rest
     trials = json.loads((tmp_path / "study" / "results.json").read_text())["trials"]
@@ -110,13 +110,13 @@ def test_ray_submit_through_ssh(data_file: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     arguments = (tmp_path / "cluster.yaml", ROOT / "tuning" / "search.py", data_file, tmp_path / "study")
     result = script("ray_submit.sh", *arguments, tmp_path / "home")
-    said = result.stdout + result.stderr
-    assert result.returncode == 0, said
-    assert "2 of 2 trials finished" in said
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "2 of 2 trials finished" in output
 
 
 def install(program: str, package: str) -> None:
-    """A Debian package for this test, or skip."""
+    """Install a Debian package for this test, or skip the test."""
     found = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
     if not found and shutil.which("apt-get"):
         quiet = {"capture_output": True, "check": False, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
@@ -128,13 +128,13 @@ def install(program: str, package: str) -> None:
 
 
 def document(name: str) -> dict[str, Any]:
-    """A cluster file of one document."""
+    """Return a cluster file of one document."""
     loaded: dict[str, Any] = yaml.safe_load((CLUSTER / name).read_text())
     return loaded
 
 
 def check(config: dict[str, Any]) -> None:
-    """Raises what `ray up` would raise."""
+    """Raise the errors that `ray up` would raise."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(config))
@@ -148,10 +148,10 @@ def test_rays_own_schema_accepts_the_file(name: str) -> None:
         check(document(name) | {"trails": 3})
 
 
-def test_a_head_type_that_is_not_there_is_refused() -> None:
+def test_a_missing_head_type_is_rejected() -> None:
     """Negative control for the larger file."""
     with pytest.raises(ValueError, match="head_node_type"):
-        check(document("aws.yaml") | {"head_node_type": "nobody"})
+        check(document("aws.yaml") | {"head_node_type": "missing"})
 
 
 @pytest.mark.parametrize("name", ["local.yaml", "aws.yaml"])
@@ -171,7 +171,7 @@ QUANTITY = re.compile(r"\d+(\.\d+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?")
 
 
 def faults(documents: list[dict[str, Any]]) -> list[str]:
-    """What the API server would refuse in these documents, as far as form goes."""
+    """List what the API server would reject in these documents by their form."""
     found = []
     claims = {d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"}
     clusters = {d["metadata"]["name"]: d for d in documents if d["kind"] == "RayCluster"}
@@ -183,7 +183,7 @@ def faults(documents: list[dict[str, Any]]) -> list[str]:
         if known.get(doc["kind"]) != doc["apiVersion"]:
             found.append(f"{name}: {doc['kind']} in {doc['apiVersion']}")
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
-            found.append(f"{name}: no DNS label")
+            found.append(f"{name}: not a DNS label")
         if doc["kind"] == "RayJob" and doc["spec"]["clusterSelector"]["ray.io/cluster"] not in clusters:
             found.append(f"{name}: no such cluster")
     for name, cluster in clusters.items():
@@ -198,14 +198,14 @@ def faults(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def pod_faults(pod: dict[str, Any], claims: set[str]) -> list[str]:
-    """The same of one pod."""
+    """List the same of one pod."""
     found = []
     volumes = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
     found += [f"no claim {claim}" for claim in volumes.values() if claim not in claims]
     for container in pod["containers"]:
         found += [f"no volume {m['name']}" for m in container["volumeMounts"] if m["name"] not in volumes]
         requests, limits = (container["resources"][key] for key in ("requests", "limits"))
-        found += [f"{q} is no quantity" for q in (*requests.values(), *limits.values()) if not QUANTITY.fullmatch(q)]
+        found += [f"{q} is not a quantity" for q in (*requests.values(), *limits.values()) if not QUANTITY.fullmatch(q)]
         if requests.get("nvidia.com/gpu") != limits.get("nvidia.com/gpu"):
             found.append("a GPU's request must be its limit")
     return found
@@ -224,10 +224,10 @@ def test_kubernetes_accepts_the_form() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("8Gi", "8 GB", "is no quantity"),
+        ("8Gi", "8 GB", "is not a quantity"),
         ("{claimName: skelnorm-data}", "{claimName: other}", "no claim other"),
         ("{ray.io/cluster: skelnorm}", "{ray.io/cluster: other}", "no such cluster"),
-        ("name: skelnorm-search", "name: Skelnorm_Search", "no DNS label"),
+        ("name: skelnorm-search", "name: Skelnorm_Search", "not a DNS label"),
         ('num-cpus: "0"', "num-cpus: 0", "must be strings"),
         ("kind: RayJob\n", "kind: RayJobs\n", "RayJobs in ray.io/v1"),
     ],
@@ -240,8 +240,8 @@ def test_the_check_of_form_can_fail(old: str, new: str, fault: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda p: p.name)
-def test_the_commands_in_a_cluster_file_are_those_that_there_are(path: Path) -> None:
-    """Every option that its text names is an option of the search."""
+def test_the_commands_in_a_cluster_file_have_known_options(path: Path) -> None:
+    """Old names of options would work, but are not shown."""
     from dataclasses import fields
 
     from tuning.search import Search

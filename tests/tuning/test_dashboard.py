@@ -1,4 +1,4 @@
-"""dashboard.py: the workspace as JSON, with every axis of the space; a server that is not there is no traceback."""
+"""dashboard.py: the workspace as JSON, with every axis of the space; without a server, one line."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installe
 
 
 def dashboard(*more: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, with no key of anyone's."""
+    """Run the command without any key."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     words = [sys.executable, "-m", "tuning.dashboard", "--entity", "us", "--project", "skelnorm", *map(str, more)]
     return subprocess.run(
@@ -32,7 +32,7 @@ def dashboard(*more: object, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is written without a server."""
+    """The file that is written without a server."""
     path = tmp_path_factory.mktemp("dashboard") / "workspace.json"
     result = dashboard("--spec", path)
     assert result.returncode == 0, result.stderr
@@ -97,7 +97,7 @@ def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None
         ("hang", KEY, "gave no answer in"),
     ],
 )
-def test_without_a_server_one_line_tells_the_way_out(
+def test_without_a_server_one_line_names_the_remedy(
     server: str, key: str, words: str, stub: Stub, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 2, and W&B's client, which can wait for minutes, is never started."""
@@ -114,7 +114,7 @@ def test_without_a_server_one_line_tells_the_way_out(
     assert KEY not in result.stderr + result.stdout
 
 
-def test_a_server_that_answers_and_takes_no_workspace_is_told_the_same_way(stub: Stub) -> None:
+def test_a_server_that_rejects_the_workspace_gives_the_same_line(stub: Stub) -> None:
     """The stub knows who asks and no more; W&B's client has been started, and the command ends all the same."""
     result = dashboard(WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
     assert result.returncode == 2, result.stdout + result.stderr

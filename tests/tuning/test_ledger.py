@@ -1,4 +1,4 @@
-"""ledger.py: what ended is never done again, what was under way is done first, a torn line is no line."""
+"""ledger.py: ended tasks are never repeated, tasks under way come first, a torn line does not count."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_begun_and_ended_are_known_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_every_byte_at_which_a_kill_can_tear_the_ledger_leaves_whole_lines(tmp_path: Path) -> None:
-    """What was torn off is written again, and then all is as if nothing had been."""
+    """The torn record is written again; the file is then as it would have been."""
     ledger = StudyLedger(tmp_path, WHOSE)
     ledger.begin(task("a"))
     before = (tmp_path / NAME).read_bytes()
@@ -53,8 +53,8 @@ def test_a_task_begun_twice_is_one_line(tmp_path: Path) -> None:
     assert (tmp_path / NAME).read_text().count("begun") == 1
 
 
-def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
-    """What differs is named."""
+def test_the_folder_of_another_study_is_rejected(tmp_path: Path) -> None:
+    """The message names the settings that differ."""
     StudyLedger(tmp_path, WHOSE)
     with pytest.raises(OtherStudy, match=r"other settings \(epochs\); choose another --out"):
         StudyLedger(tmp_path, WHOSE | {"epochs": 3})

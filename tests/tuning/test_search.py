@@ -1,4 +1,4 @@
-"""search.py as a user runs it: real Ray on loopback, real W&B offline runs, a trial that fails."""
+"""search.py as a user runs it: real Ray on loopback, real offline runs of W&B, a trial that fails."""
 
 import contextlib
 import csv
@@ -243,7 +243,7 @@ def test_an_interrupt_that_a_finalizer_swallows_still_ends_the_search(tmp_path: 
         (["--trails", "3"], "--trials"),
     ],
 )
-def test_a_mistake_gets_words_and_no_traceback(
+def test_a_mistake_gets_a_message_and_no_traceback(
     data_file: Path, tmp_path: Path, more: list[str], words: str, answer: Answer
 ) -> None:
     """Exit 2."""

@@ -13,13 +13,13 @@ from tuning.tpe import TpeSource
 
 
 def source(data: Path, out: Path, **more: Any) -> TpeSource:
-    """A search's source of tasks, without Ray, taken up where the ledger is."""
+    """The source of a search, without Ray, resumed from the ledger."""
     settings = Search(data, out, **more)
     return tpe_source(settings, StudyLedger(out, {}), ProgressReporter(out, "search", settings.trials, 0, "off"))
 
 
 def outcome(task: Task, val: float) -> Outcome:
-    """It went through two epochs."""
+    """A trial of two epochs."""
     return Outcome(task, "finished", curve=[{"epoch": 1, "val": val / 2}, {"epoch": 2, "val": val}])
 
 
@@ -36,8 +36,8 @@ def test_what_was_under_way_comes_first_and_settings_are_not_drawn_twice(data_fi
     assert len(set(drawn)) == 6
 
 
-def test_each_end_is_told_to_optuna_in_its_own_way(data_file: Path, tmp_path: Path) -> None:
-    """A stopped trial is pruned at its last epoch, a failed one is no observation, even if it was evaluated."""
+def test_each_outcome_has_its_own_state_in_optuna(data_file: Path, tmp_path: Path) -> None:
+    """A stopped trial is pruned at its last epoch, a failed one does not count, even if it was evaluated."""
     first = source(data_file, tmp_path, trials=4)
     finished, stopped, failed, empty = (first.next() for _ in range(4))
     first.on_end(outcome(finished, 0.5))
@@ -64,7 +64,7 @@ def test_all_tasks_have_the_seed_and_the_ranks_of_the_search(data_file: Path, tm
     assert drawn[0].settings == drawn[1].settings != drawn[2].settings
 
 
-def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> None:
+def test_no_trial_starts_after_the_budget(data_file: Path, tmp_path: Path) -> None:
     """Not even one that was under way: it stays so."""
     first = source(data_file, tmp_path, trials=6, budget="30m")
     assert first.next() is not None
@@ -77,7 +77,7 @@ def test_no_trial_is_begun_after_the_budget(data_file: Path, tmp_path: Path) -> 
 
 
 def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
-    """Where only class order does well, most draws after a resume have class order; at random a third would."""
+    """If only class order is good, most draws after a resume have it; of random draws a third would."""
     first = source(data_file, tmp_path, trials=40)
     for task in iter(first.next, None):
         first.on_end(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))

@@ -1,4 +1,4 @@
-"""trial.py and attempt.py: a training in a process of its own; whatever ends it ends as one line."""
+"""trial.py and attempt.py: a training in its own process; every failure is reported as one line."""
 
 import contextlib
 import json
@@ -48,8 +48,8 @@ def attempts(tmp_path: Path) -> Iterator[Any]:
         attempt.stop()
 
 
-def test_one_record_an_epoch_and_val_is_c(data_file: Path, attempts: Any) -> None:
-    """Fractions, gaps by definition; the summary is there at the end."""
+def test_each_epoch_has_a_record_and_val_is_c(data_file: Path, attempts: Any) -> None:
+    """Fractions, gaps by their definition; the summary exists at the end."""
     attempt = attempts(trial_spec(data_file))
     records = epochs(attempt)
     assert [record["epoch"] for record in records] == [1, 2]
@@ -61,7 +61,7 @@ def test_one_record_an_epoch_and_val_is_c(data_file: Path, attempts: Any) -> Non
 
 
 def test_a_search_never_reads_the_test_split(data_file: Path, tmp_path: Path, attempts: Any) -> None:
-    """Another test split, the same records, and no figure of it; a study's trial has one."""
+    """Another test split gives the same records, and none of its metrics; a trial of a study has them."""
     other = write_file(tmp_path / "other.h5", test_subjects=(2,))
     assert len(open_file(other).splits["xsub"]["test"]) < len(open_file(data_file).splits["xsub"]["test"])
     one, two = attempts(trial_spec(data_file), name="one"), attempts(trial_spec(other, read_test=True), name="two")
@@ -87,13 +87,13 @@ def test_a_killed_attempt_is_named_and_the_next_one_resumes_it(data_file: Path, 
 
 
 def epochs_again(attempt: Attempt) -> list[dict[str, Any]]:
-    """What a finished attempt has reported, once more."""
+    """The epochs of a finished attempt, read again."""
     attempt.last_epoch = 0
     return epochs(attempt)
 
 
 def test_attempts_are_forked_from_one_process_that_has_torch_loaded(data_file: Path, attempts: Any) -> None:
-    """Else each would load it, 3 to 7 s: a module that the server cannot load is passed over in silence."""
+    """Otherwise each would load it, in 3 to 7 s; the server ignores a module that it cannot load."""
     running = [attempts(trial_spec(data_file, train__epochs=10_000), name=name) for name in ("one", "two")]
     assert all(attempt.next_epoch() for attempt in running)
     (server,) = {parent_of(attempt.process.pid) for attempt in running}
@@ -107,7 +107,7 @@ def parent_of(pid: int) -> int:
 
 
 def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any) -> None:
-    """Stopped by a signal, so that it really hangs."""
+    """A signal stops it, so that it hangs."""
     attempt = attempts(trial_spec(data_file, train__epochs=500))
     attempt.next_epoch()
     os.killpg(attempt.process.pid, signal.SIGSTOP)
@@ -118,25 +118,23 @@ def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"optim__lr": 1e30}, "non-finite: epoch 1: the loss is not finite on clips"),
         ({"input__frames": 4}, "settings: cnn halves frames and joints three times"),
         ({"memory": 1.0, "input__frames": 4096, "train__batch_size": 80}, "memory: "),
     ],
 )
-def test_the_cause_of_a_failure_is_told_in_one_line(
-    data_file: Path, attempts: Any, more: dict[str, Any], said: str
-) -> None:
-    """Non-finite loss, wrong settings, no memory: all by really running into them."""
+def test_the_cause_of_a_failure_is_one_line(data_file: Path, attempts: Any, more: dict[str, Any], message: str) -> None:
+    """Non-finite loss, wrong settings, out of memory, each one real."""
     with pytest.raises(AttemptFailed) as caught:
         epochs(attempts(trial_spec(data_file, **more)))
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_a_cause_that_nobody_knows_keeps_its_code_and_words() -> None:
-    """And silence is said, too."""
+def test_an_unknown_exit_code_is_reported_with_the_last_line() -> None:
+    """So does an empty log."""
     assert failure_cause(77, "x\nTypeError: no\n\n") == "exit code 77: TypeError: no"
     assert failure_cause(1, "") == "exit code 1: the log is empty"
 
@@ -193,7 +191,7 @@ def test_an_attempt_ends_with_its_parent(data_file: Path, tmp_path: Path) -> Non
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs: one that only waits to be collected does not."""
+    """Return whether a process is running; a zombie is not."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
