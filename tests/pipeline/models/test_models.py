@@ -13,10 +13,8 @@ from pipeline.doctor import diagnose
 from pipeline.models import MODELS, ModelConfig, build_model, compile_trunk
 from pipeline.models.bodies import PERSONS, max_over_bodies, mean_over_bodies
 from pipeline.models.cost import cost, describe
-from pipeline.models.ctrgcn import RefinedGraphConv
 from pipeline.models.graph import adjacency
 from pipeline.models.plan import Plan
-from pipeline.models.stgcn import AdaptiveGraphConv
 from pipeline.normdoctor.collector import population
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.norms import INPUTS, NORMS, PERSONS_MODES, NormConfig, norm_factory
@@ -49,17 +47,78 @@ def small(model: str = "cnn", seed: int = 0, dropout: float = 0.5, bones: Any = 
     return network
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("persons", PERSONS)
-def test_logits_are_finite_and_not_all_zero(model: str, kind: str, persons: str) -> None:
-    """In training and in evaluation."""
-    network = small(model, kind=kind, persons=persons)
+CASES = [
+    pytest.param(model, kind, list(PERSONS)[(i + j) % len(PERSONS)], id=f"{model}-{kind}")
+    for i, model in enumerate(MODELS)
+    for j, kind in enumerate(NORMS)
+]
+
+
+@pytest.mark.parametrize(("model", "kind", "persons"), CASES)
+def test_logits_are_finite_and_depend_on_the_clip(model: str, kind: str, persons: str) -> None:
+    """Every norm in every model; over the models each norm meets every persons mode. Bias alone gives equal rows.
+
+    In float64: behind ten blocks with dynamic tanh, and in hcn, fresh networks tell clips apart by 1e-8 to 1e-11 only.
+    """
+    network = small(model, kind=kind, persons=persons, renorm_steps=0).double()
+    x, present = clips(MIXED)
     for mode in (True, False):
-        logits = network.train(mode)(*clips(MIXED))
+        logits = network.train(mode)(x.double(), present)
         assert logits.shape == (4, CLASSES)
         assert torch.isfinite(logits).all()
-        assert logits.abs().sum() > 0
+        assert torch.pdist(logits).min() > 1e-12
+    # Masked, in evaluation: clips without a body are equal, finite, and need no other clip in the batch.
+    network = small(model, kind=kind, persons="masked").eval()
+    lone, pair = network(*clips([[False, False]])), network(*clips([[False, False], [True, True], [False, False]]))
+    assert torch.isfinite(lone).all()
+    torch.testing.assert_close(pair[[0, 2]], lone.expand(2, -1))
+
+
+def learn(network: nn.Module) -> float:
+    """Loss on four clips of four classes after at most 400 steps; 1.39 is chance."""
+    x, present = clips(MIXED)
+    optimizer = torch.optim.Adam(network.train().parameters(), 3e-3)
+    for _ in range(400):
+        loss = nn.functional.cross_entropy(network(x, present), torch.arange(4))
+        if loss < 0.1:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    missing = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    return loss.item()
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_small_batch_is_learnt_with_every_norm(kind: str) -> None:
+    """The loss falls from 1.4 below 0.1."""
+    assert learn(small(dropout=0.0, kind=kind, renorm_steps=0)) < 0.1
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("persons", PERSONS)
+def test_a_small_batch_is_learnt_by_every_model(model: str, persons: str) -> None:
+    """In every persons mode."""
+    assert learn(small(model, dropout=0.0, persons=persons)) < 0.1
+
+
+@pytest.mark.parametrize("norm_input", INPUTS)
+def test_a_small_batch_is_learnt_behind_every_input_norm(norm_input: str) -> None:
+    """Masked or not."""
+    assert learn(small(dropout=0.0, input=norm_input)) < 0.1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_mask_max_keeps_an_absent_body_out_of_the_pool(model: str) -> None:
+    """Absent bodies filled with 1e3: the same logits in evaluation. Negative control: without mask_max they differ."""
+    x, present = clips(MIXED)
+    filled = torch.where(present.movedim(1, 2)[:, None, :, None, :], x, 1e3)
+    for persons in ("loop", "fold", "per_person"):
+        network = small(model, persons=persons, mask_max=True).eval()
+        torch.testing.assert_close(network(filled, present), network(x, present))
+        network.mask_max = False
+        assert not torch.allclose(network(filled, present), network(x, present), atol=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -80,99 +139,6 @@ def test_in_channels_last_every_norm_gets_that_order_forward_and_back(model: str
     network(*clips(MIXED)).logsumexp(1).sum().backward()
     assert orders
     assert {name: order for name, order in orders.items() if order != [True, True]} == {}
-
-
-@pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("norm_input", INPUTS)
-def test_every_combination_learns_a_batch_by_heart(kind: str, norm_input: str) -> None:
-    """Kinds x input norms, each in all persons modes: the loss falls, and a gradient reaches every weight."""
-    x, present = clips(MIXED)
-    for persons in PERSONS:
-        network = small(dropout=0.0, kind=kind, persons=persons, input=norm_input, renorm_steps=0).train()
-        optimizer = torch.optim.Adam(network.parameters(), 1e-4)
-        losses = []
-        for _ in range(3):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(network(x, present), torch.arange(4))
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert min(losses[1:]) < losses[0], persons
-        assert all(p.grad is not None for p in network.parameters() if p.requires_grad), persons
-
-
-@pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("persons", ["masked", "loop", "fold"])
-def test_masked_in_the_maximum_an_absent_body_never_reaches_the_logits(kind: str, persons: str) -> None:
-    """Rows of absent bodies filled with 1e9, through the whole network, in evaluation."""
-    network = small(kind=kind, persons=persons, mask_max=True).eval()
-    x, present = clips(MIXED)
-    filled = torch.where(present.movedim(1, 2)[:, None, :, None, :], x, 1e9)
-    torch.testing.assert_close(network(filled, present), network(x, present))
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("kind", NORMS)
-def test_a_clip_without_anybody_is_finite_and_so_is_a_batch_of_them(model: str, kind: str) -> None:
-    """An empty slot pair yields zeros, not -inf; a call over no bodies at all is no error."""
-    network = small(model, kind=kind, persons="masked")
-    assert torch.isfinite(network(*clips([[False, False], [True, False], [True, True]]))).all()
-    assert torch.isfinite(network.eval()(*clips([[False, False], [False, False]]))).all()
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("kind", ["none", "bn", "ghost_bn", "gn", "nf"])
-@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
-def test_masked_never_looks_at_what_stands_for_an_absent_body(model: str, kind: str, mode: bool) -> None:
-    """Padding of 1e3 instead of zeros: the same logits. Negative control: in loop they differ."""
-    x, present = clips(MIXED)
-    padded = torch.where(present.any(-1)[:, None, None, None, :], x, 1e3)
-    same = {}
-    for persons in ("masked", "loop"):
-        network = small(model, dropout=0.0, kind=kind, persons=persons).train(mode)
-        with torch.no_grad():
-            same[persons] = torch.equal(network(x, present), network(padded, present))
-    assert same == {"masked": True, "loop": False}
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_a_lone_body_counts_as_much_as_a_pair_of_the_same(model: str) -> None:
-    """Masked pools over the bodies that are there, by maximum or mean: neither a twin nor an empty slot changes it."""
-    network = small(model, persons="masked").eval()
-    x, present = clips([[True, False]])
-    twins = x[..., :1].expand(-1, -1, -1, -1, 2)
-    torch.testing.assert_close(network(x, present), network(twins, torch.ones_like(present)))
-
-
-@pytest.mark.parametrize("model", GRAPHS)
-def test_without_masking_an_empty_slot_takes_part_in_the_mean(model: str) -> None:
-    """Negative control of the test above, in the papers' way."""
-    network = small(model, persons="fold").eval()
-    x, present = clips([[True, False]])
-    twins = x[..., :1].expand(-1, -1, -1, -1, 2)
-    assert not torch.allclose(network(x, present), network(twins, torch.ones_like(present)), atol=1e-3)
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("persons", ["loop", "fold", "masked"])
-def test_the_order_of_bodies_does_not_matter(model: str, persons: str) -> None:
-    """Slots exchanged in evaluation: the same logits."""
-    network = small(model, persons=persons).eval()
-    x, present = clips(MIXED)
-    torch.testing.assert_close(network(x.flip(-1), present.flip(1)), network(x, present))
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("persons", PERSONS)
-def test_without_norm_only_masking_changes_the_features(model: str, persons: str) -> None:
-    """Loop, fold and per_person are the same function; masked keeps absent bodies out of the pool."""
-    reference = small(model, kind="none", persons="loop").eval()
-    network = small(model, seed=1, kind="none", persons=persons).eval()
-    network.load_state_dict(reference.state_dict())
-    x, present = clips(MIXED)
-    everyone = torch.ones_like(present)
-    torch.testing.assert_close(network(x, everyone), reference(x, everyone))
-    assert torch.allclose(network(x, present), reference(x, present), atol=1e-6) is (persons != "masked")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -244,23 +210,6 @@ def test_a_state_makes_another_network_the_same(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_small_batch_is_learnt_by_heart(model: str) -> None:
-    """Four clips, four classes: the loss falls below a fifth of that of guessing."""
-    network = small(model, dropout=0.0, persons="masked").train()
-    x, present = clips(MIXED)
-    label = torch.arange(4)
-    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(network(x, present), label)
-        if loss < 0.3:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.3
-
-
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("frames", "joints"), [(16, 8), (31, 15), (20, 20)])
 def test_any_number_of_frames_and_joints(model: str, frames: int, joints: int) -> None:
     """Odd ones too."""
@@ -295,68 +244,6 @@ def plan(**changes: Any) -> Plan:
         "frames": FRAMES, "joints": JOINTS, "classes": CLASSES, "bones": BONES,
     }  # fmt: skip
     return Plan(**(values | changes))
-
-
-@pytest.mark.parametrize("kind", ["bn", "gn"])
-def test_the_adaptive_graph_is_its_formula(kind: str) -> None:
-    """Joint by joint: sum over subsets k and joints v of W_k x[v] (A_k + B_k)[v, w]; a bias where it has an effect."""
-    torch.manual_seed(0)
-    layer = AdaptiveGraphConv(plan(norm=norm_factory(NormConfig(kind=kind))), adjacency(BONES, JOINTS), 6, 8)
-    nn.init.normal_(layer.learnt_WP)
-    x = torch.randn(2, 6, 3, JOINTS)
-    assert (layer.convolution.bias is None) == (kind == "bn")
-    y_KBOTV = layer.convolution(x).unflatten(1, (3, 8)).movedim(1, 0)
-    a_KVW = adjacency(BONES, JOINTS) + layer.learnt_WP.reshape(JOINTS, JOINTS, 3).permute(2, 1, 0)
-    expected = torch.zeros(2, 8, 3, JOINTS)
-    for k in range(3):
-        for v in range(JOINTS):
-            for w in range(JOINTS):
-                expected[..., w] += y_KBOTV[k, ..., v] * a_KVW[k, v, w]
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_the_refined_graph_is_its_formula() -> None:
-    """Pair of joints by pair of joints; features are averaged over time behind theta and phi, as the paper has it."""
-    torch.manual_seed(0)
-    layer = RefinedGraphConv(plan(), adjacency(BONES, JOINTS), 8, 4)
-    nn.init.normal_(layer.alpha_K111)
-    x = torch.randn(2, 8, 3, JOINTS)
-
-    def pointwise(convolution: nn.Module, k: int, y: Tensor) -> Tensor:
-        weight, bias = (p.chunk(3)[k] for p in (convolution.weight.flatten(1), convolution.bias))
-        return torch.einsum("oi,bi...->bo...", weight, y) + bias.reshape(1, -1, *[1] * (y.dim() - 2))
-
-    expected = torch.zeros(2, 4, 3, JOINTS)
-    for k in range(3):
-        theta, phi = (pointwise(convolution, k, x).mean(2) for convolution in (layer.theta, layer.phi))
-        value = pointwise(layer.value, k, x)
-        for v in range(JOINTS):
-            for w in range(JOINTS):
-                q = pointwise(layer.refine, k, torch.tanh(theta[..., v] - phi[..., w]))
-                weight = layer.alpha_K111[k].reshape(()) * q + layer.shared_KVV[k, v, w]
-                expected[..., w] += weight.unsqueeze(-1) * value[..., v]
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("model", GRAPHS)
-def test_a_graph_network_does_not_depend_on_the_numbering_of_joints(model: str) -> None:
-    """Joints and bones renumbered together: the same logits. Negative control: joints alone change them."""
-    order = torch.randperm(JOINTS, generator=torch.Generator().manual_seed(1))  # new joint i is the old order[i]
-    place = order.argsort().tolist()
-    renumbered = tuple((place[parent], place[child]) for parent, child in BONES)
-    one, other = small(model, persons="masked"), small(model, persons="masked", bones=renumbered)
-    own = {name: p for name, p in one.state_dict().items() if "_KVV" not in name}
-    other.load_state_dict(own, strict=False)
-    for network in (one, other):
-        for name, parameter in network.named_parameters():
-            if "learnt" in name:
-                nn.init.zeros_(parameter)
-    x, present = clips(MIXED)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            other.eval()(x[..., order, :], present), one.eval()(x, present), rtol=1e-4, atol=1e-5
-        )
-        assert not torch.allclose(one(x[..., order, :], present), one(x, present), atol=1e-3)
 
 
 # Published, of NTU RGB+D with 60 classes: HCN 1.047 M (skelact), CTR-GCN 1.46 M, ST-GCN++ 1.4 M (pyskl).
