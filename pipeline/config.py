@@ -1,4 +1,4 @@
-"""One run's settings: frozen dataclasses, one documented field a line. A preset is a TOML file that overrides defaults.
+"""Settings of a run: frozen dataclasses, one documented field per setting. A preset is a TOML file that overrides them.
 
 Command line: `PRESET --section.key value`. Every error names the thing, the allowed values and the remedy.
 """
@@ -11,6 +11,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+import tyro
 
 from pipeline import settings
 from pipeline.data.augment import AugmentConfig
@@ -90,7 +92,7 @@ class Config:
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values."""
+    """Return the settings as plain JSON values."""
     plain = dataclasses.asdict(config)
     return plain | {"data": str(config.data), "out": str(config.out)}
 
@@ -101,7 +103,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The values of a preset by name, or of a TOML file by path; `extends` names a preset whose values it changes."""
+    """Return the values of a preset by name, or of a TOML file by path; `extends` names a preset to start from."""
     path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in PRESETS.glob("*.toml"))
@@ -111,13 +113,44 @@ def preset(name: str) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from None
+        raise ValueError(f"{path} is not a TOML file: {error}") from None
     if "extends" not in values:
         return values
     base = str(values.pop("extends"))
     if base.endswith(".toml"):
-        raise ValueError(f"{path}: extends {base!r} is a file; it names a preset that comes with the program")
+        raise ValueError(f"{path}: extends {base!r} is a file: must be the name of a preset of the program")
     merged = preset(base)
     for key, value in values.items():
         merged[key] = merged.get(key, {}) | value if isinstance(value, dict) else value
     return merged
+
+
+def parse(arguments: list[str], description: str = "") -> Config:
+    """Make settings from a command line, whose first word names the preset.
+
+    Raises:
+        ValueError: The preset, the data file or the run folder is not usable; the message has the remedy.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        name, rest = "default", arguments
+        if not {"-h", "--help"} & set(arguments):
+            raise ValueError("name a preset first: python -m pipeline.train default --data FILE.h5 --out RUN")
+    else:
+        name, rest = arguments[0], arguments[1:]
+    missing = {"data": tyro.MISSING, "out": tyro.MISSING}
+    config: Config = tyro.cli(
+        Config,
+        args=rest,
+        default=from_dict(missing | preset(name)),
+        prog=f"python -m pipeline.train {name}",
+        description=description,
+        registry=settings.command_line(),
+    )
+    if not config.data.is_file():
+        raise ValueError(
+            f"{config.data} does not exist; build it with python -m preprocessing.build SOURCE --out {config.data}"
+        )
+    if config.out.is_file():
+        raise ValueError(f"--out {config.out} is a file; a run makes a folder")
+    # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
+    return dataclasses.replace(config, data=config.data.resolve())

@@ -26,7 +26,7 @@ TIMEOUT = timedelta(minutes=10)
 TELLING = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
 
 
-class WorkerDied(RuntimeError):
+class RankDied(exits.Fault):
     """A rank ended with an error; the message names it. The command's exit code is the rank's, where that says more."""
 
     def __init__(self, message: str, code: int = exits.WORKER) -> None:
@@ -37,7 +37,7 @@ class WorkerDied(RuntimeError):
 def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
     """Run `entry(*arguments)` in `ranks` processes of this machine through torch's elastic launcher.
 
-    The rendezvous listens on loopback. Raises WorkerDied when a rank fails, KeyboardInterrupt when the launcher is told
+    The rendezvous listens on loopback. Raises RankDied when a rank fails, KeyboardInterrupt when the launcher is told
     to end (SIGINT, SIGTERM).
     """
     # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
@@ -67,7 +67,7 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         words = f"rank {rank} ended with exit code {failure.exitcode}; its message stands above"
-        raise WorkerDied(words, failure.exitcode) from None
+        raise RankDied(words, failure.exitcode) from None
     except SignalException:
         raise KeyboardInterrupt from None
 

@@ -25,7 +25,7 @@ from preprocessing import exits, files
 TOLERANCE = 1e-4  # of a probability
 
 
-class ExportDiffers(RuntimeError):
+class ExportDiffers(exits.Fault):
     """The exported network does not say what torch's says; nothing was written."""
 
     exit_code = exits.INTEGRITY

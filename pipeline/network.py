@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from pipeline import distributed
 from pipeline.config import Config
 from pipeline.data import Bones
-from pipeline.models import build_model
+from pipeline.models import build_model, compile_trunk
 
 
 class Facts(Protocol):
@@ -40,3 +41,15 @@ def build(config: Config, facts: Facts, device: torch.device) -> nn.Module:
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """Return the precision of the settings as a context."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+
+
+def for_training(config: Config, model: nn.Module, device: torch.device) -> nn.Module:
+    """Compile the trunk if the settings ask for it, and wrap the network for the ranks."""
+    if config.train.compile:
+        compile_trunk(model)
+    return distributed.wrap(model, device, same_buffers=config.norm.sync)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import settings
+from pipeline import norms, settings
 from pipeline.settings import Choice, Range
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How the weights move."""
+    """Optimizer, learning rate and averages."""
 
     name: Annotated[str, Choice(OPTIMIZERS)] = "adamw"
     """Optimizer: adamw (Loshchilov & Hutter 2019) or sgd (Nesterov momentum 0.9)."""
@@ -44,7 +44,7 @@ class OptimConfig:
         settings.check(self, "optim.")
 
 
-# Fused: one pass over the weights instead of one an operation, which on a CPU took a fifth of a training's time.
+# Fused: one pass over the weights instead of one per operation, which took a fifth of a training's time on a CPU.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True),
@@ -59,44 +59,49 @@ SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
 }
 
 
-def parameter_groups(
-    model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()
-) -> list[dict[str, Any]]:
-    """Return two groups: matrices, kernels and `scales` with weight decay; everything else without."""
-    named = {id(p) for p in scales}
+def parameter_groups(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> list[dict[str, Any]]:
+    """Return two groups: with weight decay matrices, kernels and, if asked, norm parameters; without the rest."""
+    named = {id(p) for p in norms.norm_parameters(model)} if decay_norms else set()
     decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in named]
     plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in named]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def optimizer(model: nn.Module, config: OptimConfig, scales: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+def optimizer(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> torch.optim.Optimizer:
     """Make the optimizer of the settings over `parameter_groups`."""
-    return OPTIMIZERS[config.name](parameter_groups(model, config, scales), lr=config.lr)
+    return OPTIMIZERS[config.name](parameter_groups(model, config, decay_norms), lr=config.lr)
 
 
 def rate(config: OptimConfig, epochs_done: float, epochs: int) -> float:
-    """The learning rate after `epochs_done` (with fraction) of `epochs` epochs. Nothing to save: a pure function."""
+    """Return the learning rate after `epochs_done` (with fraction) of `epochs` epochs, a pure function."""
     if epochs_done < config.warmup:
         return config.lr * epochs_done / config.warmup
     return config.lr * SCHEDULES[config.schedule](epochs_done / epochs, epochs_done, config)
 
 
 def set_rate(chosen: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of all groups."""
+    """Set the learning rate of all groups."""
     for group in chosen.param_groups:
         group["lr"] = lr
 
 
+def clip_gradients(model: nn.Module, config: OptimConfig, adaptive: float) -> None:
+    """Clip the gradients of nf networks unit by unit (`norm.clip`), then all together (`optim.clip_norm`)."""
+    norms.clip_gradients(model, adaptive)
+    if config.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+
+
 def averaged(model: nn.Module, config: OptimConfig) -> AveragedModel | None:
-    """An exponential average of weights and of norm buffers, which belong to them; None when it is off."""
+    """Return an exponential average of weights and of norm buffers, which belong to them; None if it is off."""
     if not config.ema:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
 
 
 def follow(average: AveragedModel, model: nn.Module) -> None:
-    """Move the average towards the model. A count (num_batches_tracked) is the model's: no mean of counts is one."""
+    """Move the average towards the model. A count (num_batches_tracked) is copied: a mean of counts is not a count."""
     average.update_parameters(model)
     for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
         if not mine.is_floating_point():

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import distributed
-from pipeline.data.clips import Clips, evenly
+from pipeline.data.clips import Clips
+from pipeline.data.order import subsample
+from pipeline.data.splits import Splits
 from pipeline.kernels import availability
+from pipeline.models.cost import cost, describe
 from pipeline.normdoctor.sites import batch_norms
 
 if TYPE_CHECKING:
@@ -30,8 +34,38 @@ LEARNED = 0.5  # of the loss of guessing
 LOOKS = 9  # at who is running, 25 ms apart
 
 
-def one_order(on: bool) -> None:
-    """Let a GPU add up in one order, so that the same run gives the same bits; to be called before it computes."""
+def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh: bool) -> None:
+    """Run the preflight checks of a training; rank 0 prints what the network costs and each warning.
+
+    Args:
+        config: Settings of the run.
+        clips: Clips of the data file.
+        splits: Splits of the run.
+        model: The network; it stays as it is.
+        fresh: Warn and try the network as well; a resumed run has done so.
+
+    Raises:
+        ValueError: The settings cannot work on these data.
+    """
+    train_N, first = splits.fit(config.input.fit), distributed.rank() == 0
+    if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
+        raise ValueError("train.choose best needs held-out clips to choose by; set input.fit train, or choose last")
+    notes = [f"{config.model.name}: {describe(cost(model, config.input.frames, clips.joints))}"] if first else []
+    if fresh:
+        notes += [
+            statistics_note(config, model, len(train_N), distributed.world_size()),
+            precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
+            kernels_note(config, clips.device),
+            cores_note(torch.get_num_threads(), running, os.cpu_count() or 1, clips.device),
+        ]
+        if config.train.self_test:
+            notes.append(self_test(config, clips, model, train_N))
+    for note in filter(None, notes if first else []):
+        print(note, file=sys.stderr)
+
+
+def deterministic_algorithms(on: bool) -> None:
+    """Use deterministic algorithms on a GPU, or not; call this before it computes."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS chooses its ways by the moment
     torch.use_deterministic_algorithms(on, warn_only=True)
@@ -117,7 +151,7 @@ def self_test(config: Config, clips: Clips, model: nn.Module, train_N: Tensor) -
     A loss that stays at ln K is that of guessing: the network does not see its input, or its gradients vanish.
     The model and the random state stay as they were.
     """
-    batch = clips.batch(evenly(train_N, CLIPS), config.input.frames)
+    batch = clips.batch(subsample(train_N, CLIPS), config.input.frames)
     with torch.random.fork_rng(devices=[clips.device] if clips.device.type == "cuda" else []):
         learner = copy.deepcopy(model).train()
         optimizer = torch.optim.Adam(learner.parameters(), 1e-3)

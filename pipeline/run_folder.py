@@ -19,6 +19,8 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoint import Checkpoint
     from pipeline.config import Config
-    from pipeline.data.clips import Clips, Splits
+    from pipeline.data.clips import Clips
+    from pipeline.data.splits import Splits
 
 CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
 SUMMARY, DOCTOR, NON_FINITE = "summary.json", "doctor.json", "nonfinite.json"
@@ -186,9 +189,9 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         """The clips of each split. ValueError names what the protocol lacks."""
-        from pipeline.data.clips import splits_of
+        from pipeline.data.splits import splits_of
 
-        return splits_of(self.data, self.config.input)
+        return splits_of(self.data, self.config.input.protocol, self.config.input.fit)
 
     # The trained network.
 
@@ -275,6 +278,30 @@ class Run:
         files.publish_json(self.folder / SUMMARY, summary)
         return summary
 
+    def describe(self) -> str:
+        """Return the summary in two lines."""
+        summary = self.summary
+        four = summary["accuracies"]
+        parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
+        gap = summary["gap"]
+        line = f"train {100 * summary['train']['top1']:.1f} %" if "train" in summary else "no ledger.jsonl"
+        for split in ("val", "test"):
+            if summary[split]:
+                line += f" · {split} {100 * summary[split]['top1']:.1f} %"
+        for several in (key for key in summary if key.startswith("test_") and summary[key]):
+            line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
+        line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
+        generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
+        return (
+            f"{line}\n{'  '.join(parts)} %: normalization gap {100 * gap['normalization']:+.1f}{generalization} points"
+        )
+
+    @property
+    def repair(self) -> dict[str, Any]:
+        """`fix` of the summary: what the doctor reports of its repair, if this is a repaired run."""
+        summary = self.summary if self.finished else {}
+        return {"fix": summary["fix"]} if "fix" in summary else {}
+
     @property
     def doctor(self) -> dict[str, Any] | None:
         """The diagnosis; None if there is none."""
@@ -290,6 +317,40 @@ class Run:
         files.publish_json(self.folder / NON_FINITE, {"epoch": epoch, "clips": clips})
 
     # Making a folder.
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the folder: LockedError if another process does."""
+        with files.lock(self.folder / "lock"):
+            yield
+
+    @classmethod
+    def claim(cls, config: Config) -> Run:
+        """Make the run folder that of these settings and data.
+
+        Raises:
+            ValueError: It holds a run with other settings or data; the message names them.
+        """
+        from pipeline.config import as_dict
+
+        run, file = cls(config.out), open_file(config.data, fast_start=True)
+        for left in (*run.folder.glob(".*.tmp"), *(run.folder / "checkpoints").glob(".*.tmp")):
+            left.unlink()  # of a run that was killed while it wrote
+        # Settings that never made a checkpoint (they were refused, say) hold no folder.
+        if (run.folder / CONFIG).exists() and (run.folder / POINTER).exists():
+            mine, theirs = (json.loads(json.dumps(as_dict(one))) for one in (config, run.config))
+            differing = [
+                what for key in mine if key not in FREE for what in _differing(key, theirs.get(key), mine[key])
+            ]
+            if file.content_sha256 != run.data_sha256:
+                differing.append("data")
+            if differing:
+                raise ValueError(
+                    f"{config.out} holds a run with other settings ({', '.join(differing)}); "
+                    "choose another --out or delete it"
+                )
+        run.publish_settings(config, file)
+        return cls(config.out, config=config)
 
     def publish_settings(self, config: Config, file: SkeletonFile) -> None:
         """Publish `data.json` and `config.json`, with both paths absolute."""
@@ -317,32 +378,6 @@ class Run:
         return new, saved.kept_epoch
 
 
-def claim(config: Config) -> Run:
-    """Make the run folder that of these settings and data.
-
-    Raises:
-        ValueError: It holds a run with other settings or data; the message names them.
-    """
-    from pipeline.config import as_dict
-
-    run, file = Run(config.out), open_file(config.data, fast_start=True)
-    for left in (*run.folder.glob(".*.tmp"), *(run.folder / "checkpoints").glob(".*.tmp")):
-        left.unlink()  # of a run that was killed while it wrote
-    # Settings that never made a checkpoint (they were refused, say) hold no folder.
-    if (run.folder / CONFIG).exists() and (run.folder / POINTER).exists():
-        mine, theirs = (json.loads(json.dumps(as_dict(one))) for one in (config, run.config))
-        differing = [what for key in mine if key not in FREE for what in _differing(key, theirs.get(key), mine[key])]
-        if file.content_sha256 != run.data_sha256:
-            differing.append("data")
-        if differing:
-            raise ValueError(
-                f"{config.out} holds a run with other settings ({', '.join(differing)}); "
-                "choose another --out or delete it"
-            )
-    run.publish_settings(config, file)
-    return Run(config.out, config=config)
-
-
 def _differing(name: str, there: Any, here: Any) -> list[str]:
     """Names of settings that differ, with both values."""
     if isinstance(there, dict) and isinstance(here, dict):
@@ -362,19 +397,3 @@ def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": sum(line["seconds"] for line in lines),
         "clips_per_second": sum(line["clips_per_second"] for line in lines) / len(lines),
     }
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """Return the summary in two lines."""
-    four = summary["accuracies"]
-    parts = [f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four]
-    gap = summary["gap"]
-    line = f"train {100 * summary['train']['top1']:.1f} %" if "train" in summary else "no ledger.jsonl"
-    for split in ("val", "test"):
-        if summary[split]:
-            line += f" · {split} {100 * summary[split]['top1']:.1f} %"
-    for several in (key for key in summary if key.startswith("test_") and summary[key]):
-        line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
-    line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
-    generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
-    return f"{line}\n{'  '.join(parts)} %: normalization gap {100 * gap['normalization']:+.1f}{generalization} points"

@@ -11,6 +11,12 @@ import sys
 USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, INTERRUPTED = 2, 3, 4, 5, 6, 7, 130
 
 
+class Fault(RuntimeError):
+    """An error that a command reports in one line, without a traceback."""
+
+    exit_code = USAGE
+
+
 def no_space(error: BaseException) -> bool:
     """Return whether the error comes from a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -24,7 +24,7 @@ class IntegrityError(ValueError):
     exit_code = exits.INTEGRITY
 
 
-class LockedError(RuntimeError):
+class LockedError(exits.Fault):
     """Another process holds the lock; the message names its pid."""
 
 

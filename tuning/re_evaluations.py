@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config
-from pipeline.data.clips import Batch, Clips, epoch_batches
+from pipeline.data.clips import Batch, Clips
+from pipeline.data.order import epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
 from pipeline.normdoctor.collector import SiteMoments, population

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.data.clips import ORDERS
+from pipeline.data.order import ORDERS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import INPUTS, NORMS
 

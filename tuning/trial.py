@@ -29,17 +29,17 @@ def run_trial(folder: Path, spec: TrialSpec) -> None:
     import torch
 
     from pipeline import distributed, train
-    from pipeline.config import as_dict, from_dict
-    from pipeline.run_folder import claim
+    from pipeline.config import from_dict
+    from pipeline.run_folder import Run
     from preprocessing import files
     from tuning.re_evaluations import re_evaluate
     from tuning.space import nested
 
     torch.set_num_threads(spec.threads)
     config = from_dict(nested({**spec.settings, "out": str(folder), "wandb": "off"}))
-    claim(config)
+    Run.claim(config)
     if config.nproc > 1:
-        distributed.launch(train.main_of_rank, (as_dict(config), spec.read_test), config.nproc)
+        distributed.launch(train.main_of_rank, (config, spec.read_test), config.nproc)
     else:
         train.run(config, read_test=spec.read_test)
     summary = json.loads((folder / "summary.json").read_text())
@@ -52,10 +52,9 @@ def main(folder: Path) -> int:
     spec = TrialSpec.from_json(json.loads((folder / SPEC).read_text()))
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # for the ranks, which start as fresh interpreters
     limit_memory(spec.memory)
-    from pipeline import distributed, train
 
     try:
         run_trial(folder, spec)
-    except (ValueError, OSError, distributed.WorkerDied, train.NonFiniteLoss) as error:
+    except (ValueError, OSError, exits.Fault) as error:
         return exits.report(error)
     return 0

@@ -102,8 +102,8 @@ def _mix_int(value: int) -> int:
 _CROP_LENGTH, _CROP_PLACE, _ROTATE, _YAW, _SCALE, _SHEAR, _NOISE, _DROP, _MIRROR, _SWAP = range(10)
 
 
-def windows(config: AugmentConfig, draw: Draw) -> Tensor:
-    """(N, 2) first and last place of the part that is cut out, as shares of the clip's length."""
+def crop_windows(config: AugmentConfig, draw: Draw) -> Tensor:
+    """Return the crop windows, (N, 2): first and last point as shares of the clip's length."""
     length_N1 = config.crop + (1 - config.crop) * draw.uniform(_CROP_LENGTH, 1)
     first_N1 = (1 - length_N1) * draw.uniform(_CROP_PLACE, 1)
     return torch.cat([first_N1, first_N1 + length_N1], dim=1)

@@ -1,15 +1,11 @@
-"""HDF5 -> batches on the device: order a pure function of (seed, epoch), a batch one gather and one interpolation."""
+"""HDF5 to batches on the device: a batch is one gather and one interpolation."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,20 +13,15 @@ from torch import Tensor
 
 from pipeline import settings
 from pipeline.data import BODIES
+from pipeline.data.order import Order
 from pipeline.data.streams import STREAMS
 from pipeline.settings import Choice, Range
-from preprocessing.hdf5 import SkeletonFile, first_rows, open_file
-
-Asked = TypeVar("Asked")
-Made = TypeVar("Made")
-
-Order = Literal["reshuffle", "once", "class", "subject"]
-ORDERS: tuple[str, ...] = get_args(Order)
+from preprocessing.hdf5 import SkeletonFile, first_rows
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Which part of the file is used, and how a clip becomes a tensor."""
+    """The part of the file that is used, and how a clip becomes a tensor."""
 
     protocol: str = ""
     """Split protocol of the file; empty: the file's default."""
@@ -61,15 +52,15 @@ class Batch(NamedTuple):
 
 # Share of a GPU's free memory that the clips may take; the rest is the network's.
 RESIDENT_SHARE = 0.5
-# Threads that put batches together for a GPU whose memory does not hold the clips.
+# Prefetch threads for a GPU whose memory does not hold the clips.
 WORKERS = 4
 
 
 class Clips:
     """All clips of one file. On the CPU they stay mapped: one copy in the page cache serves every rank and trial.
 
-    On a GPU they are copied there once if they fit into half of its free memory; else batches are put together on the
-    CPU from the mapped file, by `workers` threads ahead of the training (`ahead`), and copied one by one.
+    On a GPU they are copied there once if they fit into half of its free memory; else `workers` threads make batches on
+    the CPU from the mapped file (`prefetch`) and copy them one by one.
     """
 
     def __init__(self, file: SkeletonFile, device: torch.device) -> None:
@@ -90,14 +81,19 @@ class Clips:
         self.start_NM = torch.from_numpy(first_rows(file, BODIES)).to(self.home)
 
     def sorted_by(self, order: str) -> Tensor:
-        """(N,) what a sorted order of clips sorts by."""
+        """Return the key of a sorted order, (N,): subjects for `subject`, else labels."""
         return self.subject_N if order == "subject" else self.label_N
 
     def batch(self, index_N: Tensor, frames: int, window_N2: Tensor | None = None) -> Batch:
-        """Clips `index_N` resampled to `frames` points, evenly spaced from the first frame to the last.
+        """Resample clips to `frames` points, evenly spaced from the first frame to the last.
 
-        `window_N2`: first and last place to take, as shares of the clip. Linear between two frames in which the body
-        was tracked; at a presence border the nearer frame decides: no body is ever drawn half-way to the origin.
+        Linear between two frames in which the body was tracked; at a presence border the nearer frame decides: no body
+        is ever drawn half-way to the origin.
+
+        Args:
+            index_N: Positions of the clips in the file.
+            frames: Number of points T.
+            window_N2: Crop window: first and last point, as shares of the clip; None: the whole clip.
         """
         index_N = index_N.to(self.home)
         last_N1 = (self.frames_N[index_N] - 1).unsqueeze(1)
@@ -126,95 +122,16 @@ class Clips:
         return Batch(*(part.to(self.device, non_blocking=True) for part in whole))
 
 
-def ahead(make: Callable[[Asked], Made], asked: Iterable[Asked], workers: int) -> Iterator[Made]:
-    """make(one) for each one, in order; by `workers` threads, each two ahead at most. 0: when it is asked for."""
-    if not workers:
-        yield from map(make, asked)
-        return
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for one in asked:
-            waiting.append(pool.submit(make, one))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def mapped(array: np.ndarray) -> Tensor:
-    """A tensor over the array's own memory, which nobody writes to."""
+    """Return a tensor over the memory of the array, which must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
 def fits(needed: int, device: torch.device) -> bool:
-    """Whether `needed` bytes may live on the device."""
+    """Return whether `needed` bytes may live on the device."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return needed < RESIDENT_SHARE * free
-
-
-class Splits(NamedTuple):
-    """Index tensors of one protocol; `train` holds no clip of `val`."""
-
-    protocol: str
-    train: Tensor
-    val: Tensor
-    test: Tensor
-
-    def fit(self, which: str) -> Tensor:
-        """The clips that are trained on."""
-        return torch.cat([self.train, self.val]).sort().values if which == "train+val" else self.train
-
-    def held_out(self, fit: str) -> Tensor:
-        """The clips that choices are made on; none when they are trained on."""
-        return self.val if fit == "train" else self.val[:0]
-
-
-def splits_of(file: SkeletonFile, config: InputConfig) -> Splits:
-    """Return the clips of each split of the protocol. ValueError if file or protocol lack them."""
-    protocol = config.protocol or file.default_protocol
-    if protocol not in file.splits:
-        raise ValueError(f"{file.path} has no protocol {protocol!r}; it has {', '.join(sorted(file.splits)) or 'none'}")
-    parts = {
-        name: torch.from_numpy(np.asarray(file.splits[protocol].get(name, []), dtype=np.int64))
-        for name in ("train", "val", "test")
-    }
-    splits = Splits(protocol, **parts)
-    if not len(splits.fit(config.fit)):
-        raise ValueError(f"{file.path}: protocol {protocol!r} has no training clips (test: {len(splits.test)} clips)")
-    return splits
-
-
-def load(path: Path, config: InputConfig, device: torch.device, fast_start: bool = False) -> tuple[Clips, Splits]:
-    """Open and check a file and move its clips to the device. ValueError says what file or protocol lack."""
-    file = open_file(path, fast_start=fast_start)
-    return Clips(file, device), splits_of(file, config)
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random generator that is a pure function of its key."""
-    seed = np.random.SeedSequence([abs(part) for part in key]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-
-
-def evenly(index_N: Tensor, most: int) -> Tensor:
-    """At most so many of the clips, from the first to the last: files are sorted, so a part of them lacks classes."""
-    count = min(len(index_N), most)
-    return index_N[torch.arange(count) * len(index_N) // max(1, count)]
-
-
-def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
-    """The epoch's clips in order, in batches of at most `size` whose sizes differ by one at most.
-
-    So no clip is dropped and no batch is so small that its statistics mean nothing. Orders class and subject sort by
-    `key_N`, one value a clip of the file (`Clips.sorted_by`). A pure function: the same on every rank, however many.
-    """
-    if order in ("class", "subject"):
-        shuffled = index_N[key_N[index_N.to(key_N.device)].cpu().argsort(stable=True)]
-    else:
-        draw = generator(seed, 1, epoch if order == "reshuffle" else 0)
-        shuffled = index_N[torch.randperm(len(index_N), generator=draw)]
-    return list(shuffled.tensor_split(-(-len(shuffled) // size)))

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import norms, optim
-from pipeline.data.clips import Batch, Clips, epoch_batches
+from pipeline import optim
+from pipeline.data.clips import Batch, Clips
+from pipeline.data.order import epoch_batches
 from pipeline.evaluation import accuracies
 from pipeline.models.bodies import present_rows
 from pipeline.normdoctor import Diagnosis, History, decayed_scales, diagnose
@@ -78,10 +79,9 @@ def history(run: Run, model: nn.Module, clips: int) -> History:
     """
     saved, config = run.checkpoint, run.config
     assert saved is not None
-    scales = norms.norm_parameters(model) if config.norm.decay else []
     return History(
         steps=saved.kept_epoch * -(-clips // config.train.batch_size),
-        decayed=decayed_scales(model, optim.parameter_groups(model, config.optim, scales)),
+        decayed=decayed_scales(model, optim.parameter_groups(model, config.optim, config.norm.decay)),
         source=saved.state["model"] if config.optim.ema else {},
     )
 

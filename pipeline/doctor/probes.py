@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from pipeline import network, optim
 from pipeline.config import Config
-from pipeline.data.clips import Clips, Splits
+from pipeline.data.clips import Clips
+from pipeline.data.splits import Splits
 from pipeline.doctor.patient import evaluated_on
 from pipeline.evaluation import accuracies
 from pipeline.normdoctor.intervals import paired

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import network, train
+from pipeline import network
 from pipeline.config import Config
-from pipeline.data.clips import Clips, Splits
-from pipeline.evaluation import accuracies
+from pipeline.data.clips import Clips
+from pipeline.data.splits import Splits
+from pipeline.evaluation import accuracies, measure
 from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.bodies import SlotNorms
 from pipeline.normdoctor.intervals import Difference, paired
@@ -72,9 +73,9 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
     chosen = choose(as_it_is, repairs)
     if chosen is None:
         return None
-    before = train.final(config, clips, splits, model)
+    before = measure.final(config, clips, splits, model)
     fixed = dataclasses.replace(chosen.config, out=out)
-    after = train.final(fixed, clips, splits, chosen.model)
+    after = measure.final(fixed, clips, splits, chosen.model)
     gain = paired(as_it_is.correct_N, chosen.correct_N)
     entry = {
         "of": folder.name,

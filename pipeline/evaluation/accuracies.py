@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import distributed
-from pipeline.data.clips import Batch, Clips, ahead, epoch_batches, evenly
+from pipeline.data.clips import Batch, Clips
+from pipeline.data.order import epoch_batches, subsample
+from pipeline.data.prefetch import prefetch
 from pipeline.evaluation.recalibration import union_over_ranks
 from pipeline.normdoctor.collector import Collector, SiteMoments
 from pipeline.normdoctor.evidence import gaps as gaps
@@ -82,7 +84,7 @@ def predict_each(
         return clips.batch(index_N[position], frames, torch.tensor([window] * len(position)) if window else None)
 
     with torch.no_grad():
-        for position, batch in zip(mine, ahead(make, mine, clips.workers), strict=True):
+        for position, batch in zip(mine, prefetch(make, mine, clips.workers), strict=True):
             for logits_NK, source in zip(logits, sources, strict=True):
                 with statistics(model, source):
                     logits_NK[position.to(clips.device)] = model(batch.x_NCTVM, batch.present_NMT).float()
@@ -107,7 +109,7 @@ def predict_crops(
 
 def probe(index_N: Tensor) -> Tensor:
     """At most TRAIN_PROBE training clips, spread evenly and always the same."""
-    return evenly(index_N, TRAIN_PROBE)
+    return subsample(index_N, TRAIN_PROBE)
 
 
 class Evaluation(NamedTuple):

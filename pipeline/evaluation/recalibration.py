@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import distributed
-from pipeline.data.clips import Batch, Clips, ahead, epoch_batches
+from pipeline.data.clips import Batch, Clips
+from pipeline.data.order import epoch_batches
+from pipeline.data.prefetch import prefetch
 from pipeline.normdoctor.collector import population, union
 from pipeline.normdoctor.moments import Moments
 from pipeline.normdoctor.sites import batch_norms
@@ -43,7 +45,7 @@ def recalibrate(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, si
     def forward(model: nn.Module, batch: Batch) -> None:
         model(batch.x_NCTVM, batch.present_NMT)
 
-    table = population(forward, model, ahead(make, mine, clips.workers))
+    table = population(forward, model, prefetch(make, mine, clips.workers))
     seen = union(table)
     layers: dict[str, Any] = batch_norms(model)
     reused = []

@@ -41,7 +41,8 @@ from torch.optim.swa_utils import update_bn
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME)]
 
-from pipeline.data.clips import Batch, InputConfig, load  # noqa: E402
+from pipeline.data.clips import Batch, Clips  # noqa: E402
+from pipeline.data.splits import splits_of  # noqa: E402
 from pipeline.doctor import Diagnosis, History, diagnose  # noqa: E402
 from pipeline.doctor.patient import ClipBatches, diagnose_run  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
@@ -58,6 +59,7 @@ from pipeline.normdoctor.score_checks import between_batches  # noqa: E402
 from pipeline.normdoctor.sites import batch_norms  # noqa: E402
 from pipeline.norms import BatchNorm, NormConfig  # noqa: E402
 from pipeline.run_folder import Run  # noqa: E402
+from preprocessing.hdf5 import open_file  # noqa: E402
 
 FRAMES, BATCH, MOST = 16, 32, 512
 SEEDS, CALIBRATION_SEEDS = (0, 1, 2), (100, 101, 102, 103, 104)
@@ -121,7 +123,8 @@ def clips(name: str, source: Path, out: Path) -> Data:
     if not path.exists():
         build = [sys.executable, "-m", "preprocessing.build", str(source), "--out", str(path)]
         subprocess.run(build, check=True, cwd=HOME, capture_output=True)
-    loaded, splits = load(path, InputConfig(), torch.device("cpu"))
+    file = open_file(path)
+    loaded, splits = Clips(file, torch.device("cpu")), splits_of(file)
     draw = torch.Generator().manual_seed(0)
 
     def some(index_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,10 @@ sys.path.insert(0, str(HOME))
 
 import torch  # noqa: E402 - the path is set above
 
+from pipeline.config import parse  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.evaluation.metrics import metrics  # noqa: E402
-from pipeline.train import fit, parse, setup  # noqa: E402
+from pipeline.train import fit, setup  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
 from tuning.statistics import mean_std  # noqa: E402
 
@@ -37,7 +38,7 @@ def each_epoch(words: list[str], seed: int) -> list[float]:
     frames, size = config.input.frames, config.train.batch_size
     top1: list[float] = []
     for _ in fit(config, clips, splits, state):
-        prediction = accuracies.predict(state.judged, clips, splits.test, frames, size)
+        prediction = accuracies.predict(state.eval_model, clips, splits.test, frames, size)
         top1.append(metrics(prediction.logits_NK, prediction.label_N)["top1"])
     return top1
 

@@ -36,7 +36,7 @@ from pipeline.models.graph import BLOCKS, SUBSETS, adjacency  # noqa: E402
 from pipeline.models.plan import Bones  # noqa: E402
 from pipeline.predict import BATCH, Predictor, load  # noqa: E402
 from pipeline.predict import main as predict  # noqa: E402
-from pipeline.run_folder import claim  # noqa: E402
+from pipeline.run_folder import Run  # noqa: E402
 from preprocessing.build import main as build  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 
@@ -137,7 +137,7 @@ def answers(data: Path, folder: Path, work: Path, rounds: int) -> None:
     for name in ("cnn", "stgcn"):
         run, file = work / name, work / f"{name}.onnx"
         config = from_dict(bench.settings(data, run, 1, {**bench.MASKED, **NUMBERS, "model": {"name": name}}))
-        claim(config)
+        Run.claim(config)
         train.run(config)
         if predict([str(run), "--onnx", str(file)]):
             raise SystemExit("the export failed")

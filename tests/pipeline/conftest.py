@@ -12,7 +12,7 @@ if not torch.cuda.is_available():  # then our kernels are run by Triton's interp
 
 from pipeline import train  # noqa: E402
 from pipeline.config import from_dict  # noqa: E402
-from pipeline.run_folder import claim  # noqa: E402
+from pipeline.run_folder import Run  # noqa: E402
 
 SMALL: dict[str, Any] = {
     "wandb": "off",
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 def trained_run(data: Path, out: Path, **norm: Any) -> Path:
     """A finished run folder of a small network with these norm settings."""
     config = from_dict({"data": data, "out": out, "norm": norm, **SMALL})
-    claim(config)
+    Run.claim(config)
     train.run(config)
     return out
 

@@ -96,7 +96,7 @@ def test_a_preset_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> No
     """With the place where it breaks off."""
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"mine\.toml is no TOML file: .*"):
+    with pytest.raises(ValueError, match=r"mine\.toml is not a TOML file: .*"):
         preset(str(path))
 
 
@@ -111,7 +111,7 @@ def test_a_preset_may_change_another(tmp_path: Path) -> None:
     path.write_text('extends = "ntu60-xsub"\nnproc = 2\n[optim]\nlr = 0.05\n')
     assert preset(str(path)) == base | {"nproc": 2, "optim": base["optim"] | {"lr": 0.05}}
     path.write_text(f'extends = "{path}"\n')
-    with pytest.raises(ValueError, match="is a file; it names a preset that comes with the program"):
+    with pytest.raises(ValueError, match="is a file: must be the name of a preset of the program"):
         preset(str(path))
 
 

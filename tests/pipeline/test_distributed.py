@@ -34,7 +34,7 @@ if __name__ == "__main__":
     from ranks import work as found_by_name
     try:
         distributed.launch(found_by_name, (sys.argv[1],), 2)
-    except distributed.WorkerDied as error:
+    except distributed.RankDied as error:
         sys.exit(f"error: {error}")
 """
 

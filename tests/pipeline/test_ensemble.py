@@ -12,7 +12,7 @@ from pipeline import ensemble, train
 from pipeline.config import from_dict
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
-from pipeline.run_folder import claim
+from pipeline.run_folder import Run
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL, trained_run
 
@@ -91,7 +91,7 @@ def test_runs_that_trained_on_val_are_not_weighed_by_it(runs: Path, data_file: P
     values["input"] = {"frames": 16, "fit": "train+val"}
     config = from_dict(values | {"train": {"epochs": 1, "eval_every": 1, "batch_size": 8, "self_test": False}})
 
-    claim(config)
+    Run.claim(config)
     train.run(config)
     result = ensemble.ensemble(ensemble.members([runs / "none", tmp_path / "refit"], CPU))
     assert result["weights"] == [1.0, 1.0]

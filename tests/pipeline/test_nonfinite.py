@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import optim
-from pipeline.nonfinite import NonFiniteLoss, Watch
+from pipeline.nonfinite import NonFiniteGuard, NonFiniteLoss
 from pipeline.optim import OPTIMIZERS, OptimConfig
 
 NAMES = np.array([f"clip{i}" for i in range(8)])
@@ -16,13 +16,13 @@ def steps(kind: str, sizes: list[float], told: bool = True) -> tuple[list[Tensor
     """The weights after each step on a batch of two clips whose gradients are `sizes`; the clips that were named."""
     model = nn.Linear(1, 1, bias=False)
     optimizer = optim.optimizer(model, OptimConfig(name=kind))
-    watch = Watch(1, optimizer, NAMES, torch.device("cpu"))
+    guard = NonFiniteGuard(1, model, optimizer, NAMES, torch.device("cpu"))
     weights, named = [], []
     for i, size in enumerate(sizes):
         optimizer.zero_grad()
         (size * model(torch.ones(2, 1))).sum().backward()
         try:
-            watch.see(model, torch.tensor([2 * i, 2 * i + 1]))
+            guard.see(torch.tensor([2 * i, 2 * i + 1]))
         except NonFiniteLoss as error:
             named += error.clips
         if not told:
@@ -57,10 +57,12 @@ def test_finite_gradients_step_as_if_nobody_looked(kind: str) -> None:
 def test_the_last_batch_of_an_epoch_is_told_at_its_end() -> None:
     """`read` asks for what no further batch would."""
     model = nn.Linear(1, 1)
-    watch = Watch(7, optim.optimizer(model, OptimConfig()), NAMES, torch.device("cpu"))
-    watch.read()
+    guard = NonFiniteGuard(7, model, optim.optimizer(model, OptimConfig()), NAMES, torch.device("cpu"))
+    guard.read()
     (float("nan") * model(torch.ones(1, 1))).sum().backward()
-    watch.see(model, torch.tensor([4]))
-    with pytest.raises(NonFiniteLoss, match="epoch 7: the loss is not finite on clips clip4; no step taken") as raised:
-        watch.read()
+    guard.see(torch.tensor([4]))
+    with pytest.raises(
+        NonFiniteLoss, match="epoch 7: the loss is not finite on clips clip4; no step was taken"
+    ) as raised:
+        guard.read()
     assert raised.value.clips == ["clip4"]

@@ -59,8 +59,7 @@ def test_every_optimizer_lowers_a_loss(name: str) -> None:
 def test_decay_reaches_matrices_and_norms_only_when_named(named: bool, decayed: int) -> None:
     """The layer's bias never."""
     model = network()
-    scales = list(model[1].parameters()) if named else []
-    with_decay, without = optim.optimizer(model, OptimConfig(weight_decay=0.1), scales).param_groups
+    with_decay, without = optim.optimizer(model, OptimConfig(weight_decay=0.1), decay_norms=named).param_groups
     assert (with_decay["weight_decay"], without["weight_decay"]) == (0.1, 0.0)
     assert len(with_decay["params"]) == decayed
     assert any(p is model[0].bias for p in without["params"])

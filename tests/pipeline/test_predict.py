@@ -14,7 +14,7 @@ import torch
 from pipeline import checkpoint, ensemble, predict, train
 from pipeline.config import from_dict
 from pipeline.evaluation import accuracies
-from pipeline.run_folder import METADATA, Run, claim
+from pipeline.run_folder import METADATA, Run
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
 from tests.pipeline.conftest import SMALL, exporter
@@ -47,7 +47,7 @@ def ntu_run(ntu_file: Path) -> Path:
     values: dict[str, Any] = {"data": ntu_file, "out": ntu_file.parent / "run", **SMALL}
     values |= {"model": {"name": "hcn", "width": 0.25}, "train": SMALL["train"] | {"self_test": False, "epochs": 2}}
     config = from_dict(values)
-    claim(config)
+    Run.claim(config)
     train.run(config)
     return config.out
 

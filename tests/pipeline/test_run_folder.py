@@ -13,7 +13,7 @@ import torch
 
 from pipeline.config import from_dict
 from pipeline.doctor.patient import diagnose_run
-from pipeline.run_folder import Metadata, Run, claim, totals
+from pipeline.run_folder import Metadata, Run, totals
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
@@ -198,7 +198,7 @@ def test_a_claimed_folder_may_change_what_decides_no_number(runs: Path, tmp_path
     shutil.copytree(runs / "none", tmp_path / "run")
     stored = {key: value for key, value in Run(runs / "none").stored.items() if key != "data_sha256"}
     free = {"nproc": 2, "wandb": "offline", "fast_start": True, "out": str(tmp_path / "run")}
-    assert claim(from_dict(stored | free)).config.nproc == 2
+    assert Run.claim(from_dict(stored | free)).config.nproc == 2
     assert Run(tmp_path / "run").stored["fast_start"] is True
     with pytest.raises(ValueError, match=r"other settings \(train.seed 0 there, 1 here\)"):
-        claim(from_dict(stored | free | {"train": stored["train"] | {"seed": 1}}))
+        Run.claim(from_dict(stored | free | {"train": stored["train"] | {"seed": 1}}))

@@ -17,16 +17,17 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from pipeline.config import from_dict
+from pipeline.config import from_dict, parse
 from pipeline.data.augment import Draw
-from pipeline.data.clips import epoch_batches
+from pipeline.data.order import epoch_batches
 from pipeline.data.streams import STREAMS
+from pipeline.data.training import training_batch
 from pipeline.models import MODELS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
-from pipeline.run_folder import Run, claim
+from pipeline.run_folder import Run
 from pipeline.tracking import ledger
-from pipeline.train import Best, fit, main, parse, setup, training_batch
+from pipeline.train import Best, fit, main, setup
 from preprocessing import files
 from tests.conftest import Answer, write_file
 
@@ -197,16 +198,16 @@ def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, r
     (run / "config.json").write_text(json.dumps(stored))
     (run / "data.json").unlink()
     values = {key: value for key, value in stored.items() if key != "data_sha256"} | {"out": run}
-    claim(from_dict(values))
+    Run.claim(from_dict(values))
     assert json.loads((run / "data.json").read_text())["class_names"][0] == "swing 0"
     with pytest.raises(ValueError, match=r"other settings \(input.stream joint there, bone here\)"):
-        claim(from_dict(values | {"input": values["input"] | {"stream": "bone"}}))
+        Run.claim(from_dict(values | {"input": values["input"] | {"stream": "bone"}}))
 
 
 def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, answer: Answer) -> None:
     """The file's content counts, not its path."""
     words = words_of(write_file(tmp_path / "a.h5"), tmp_path / "run")
-    claim(parse(words))
+    Run.claim(parse(words))
     checkpoint.save(tmp_path / "run", 1, {})
     write_file(tmp_path / "a.h5", seed=1)
     result = answer(main, *words)
@@ -225,7 +226,7 @@ def test_settings_that_were_refused_hold_no_folder(data_file: Path, tmp_path: Pa
     """The corrected command may have the same --out."""
     run = tmp_path / "run"
     assert answer(main, *words_of(data_file, run, "--input.frames", "4")).returncode == 2
-    claim(parse(words_of(data_file, run)))
+    Run.claim(parse(words_of(data_file, run)))
     assert json.loads((run / "config.json").read_text())["input"]["frames"] == 16
 
 
@@ -254,7 +255,7 @@ def test_what_a_kill_left_half_written_is_swept(data_file: Path, tmp_path: Path)
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
-    claim(parse(words_of(data_file, tmp_path / "run")))
+    Run.claim(parse(words_of(data_file, tmp_path / "run")))
     assert not any(path.exists() for path in left)
 
 
@@ -524,6 +525,6 @@ def test_a_run_that_averages_is_judged_by_the_average_before_its_first_evaluatio
     next(fit(config, clips, splits, state))
     checkpoint.save(tmp_path, 1, state.save() | {"best": Best(0, -1.0, {})._asdict()})
     found = Run(tmp_path).weights
-    assert found.keys() == state.judged.state_dict().keys()
-    assert all(torch.equal(found[name], value) for name, value in state.judged.state_dict().items())
+    assert found.keys() == state.eval_model.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in state.eval_model.state_dict().items())
     assert any(not torch.equal(found[name], value) for name, value in state.model.state_dict().items())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distributed import WorkerDied as RankDied
+from pipeline.distributed import RankDied
 from pipeline.export import ExportDiffers
 from pipeline.nonfinite import NonFiniteLoss
 from preprocessing import exits, synthetic

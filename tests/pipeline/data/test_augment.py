@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.data.augment import AugmentConfig, Draw, augment, linear_maps, mirrored_joints, rotation, windows
+from pipeline.data.augment import AugmentConfig, Draw, augment, crop_windows, linear_maps, mirrored_joints, rotation
 
 OFF = AugmentConfig()
 ALL = AugmentConfig(0.5, 0.3, 0.5, 0.2, 0.1, 0.01, 0.1, 0.5, 0.5)
@@ -41,7 +41,7 @@ def test_switched_off_nothing_changes() -> None:
     assert not OFF.on
     assert torch.equal(out, x)
     assert torch.equal(there, present)
-    assert torch.equal(windows(OFF, Draw(0, 1, torch.arange(3))), torch.tensor([[0.0, 1.0]] * 3))
+    assert torch.equal(crop_windows(OFF, Draw(0, 1, torch.arange(3))), torch.tensor([[0.0, 1.0]] * 3))
 
 
 @pytest.mark.parametrize("name", STRONG)
@@ -69,8 +69,8 @@ def test_a_clips_noise_does_not_depend_on_its_batch() -> None:
         out, seen = changed(ALL, part)
         assert torch.equal(out, whole[part])
         assert torch.equal(seen, there[part])
-        window = windows(ALL, Draw(0, 1, torch.tensor(part)))
-        assert torch.equal(window, windows(ALL, Draw(0, 1, torch.arange(8)))[part])
+        window = crop_windows(ALL, Draw(0, 1, torch.tensor(part)))
+        assert torch.equal(window, crop_windows(ALL, Draw(0, 1, torch.arange(8)))[part])
 
 
 @pytest.mark.parametrize("other", [{"epoch": 2}, {"seed": 1}])
@@ -106,7 +106,7 @@ def test_rotations_keep_lengths_and_yaw_keeps_the_vertical() -> None:
 
 def test_windows_lie_inside_the_clip_and_have_the_asked_length() -> None:
     """From half of the clip to all of it."""
-    first, last = windows(AugmentConfig(crop=0.5), Draw(0, 1, torch.arange(1000))).T
+    first, last = crop_windows(AugmentConfig(crop=0.5), Draw(0, 1, torch.arange(1000))).T
     assert (first >= 0).all()
     assert (last <= 1 + 1e-6).all()
     assert 0.5 <= (last - first).min() < 0.51

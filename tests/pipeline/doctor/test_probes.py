@@ -13,7 +13,7 @@ import torch
 from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor.probes import FINE_TUNES, fine_tunes, probe_rate, start, trained
-from pipeline.run_folder import claim
+from pipeline.run_folder import Run
 from tests.conftest import CLASSES, JOINTS, moving_body, write_file
 from tests.pipeline.conftest import SMALL, trained_run
 from tests.pipeline.doctor.test_repair import contents
@@ -23,7 +23,7 @@ def run_at(data: Path, out: Path, lr: float, schedule: str) -> Path:
     """A finished run at this learning rate."""
     values = {"norm": {"persons": "masked"}, "optim": {"lr": lr, "schedule": schedule}}
     config = from_dict({"data": data, "out": out, **values, **SMALL})
-    claim(config)
+    Run.claim(config)
     train.run(config)
     return out
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint, predict, train
-from pipeline.config import from_dict
+from pipeline.config import as_dict, from_dict
 from pipeline.doctor.__main__ import described
 from pipeline.doctor.patient import diagnose_run
 from pipeline.doctor.repair import converted, fix_run
@@ -102,7 +102,7 @@ def test_training_can_go_on_from_it(fixed: tuple[Path, dict]) -> None:
     _, _, state = train.setup(config, CPU)
     state.load(saved[1])
     more = {"epochs": saved[0] + 1}
-    settings = train.from_dict({**train.as_dict(config), "train": {**vars(config.train), **more}})
+    settings = from_dict({**as_dict(config), "train": {**vars(config.train), **more}})
     records = list(train.fit(settings, clips, splits, state, done=saved[0]))
     assert records[0]["epoch"] == saved[0] + 1
     assert records[0]["train"]["top1"] > 0.5

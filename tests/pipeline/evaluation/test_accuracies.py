@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoint
-from pipeline.data.clips import Clips, epoch_batches
+from pipeline.data.clips import Clips
+from pipeline.data.order import epoch_batches
 from pipeline.evaluation.accuracies import crops, evaluation, gaps, predict, predict_crops, probe
 from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models import ModelConfig, build_model

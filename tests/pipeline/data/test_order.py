@@ -1,0 +1,59 @@
+"""order.py: the order of an epoch is a pure function of seed and epoch, and holds every clip once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.clips import Clips
+from pipeline.data.order import epoch_batches, generator, subsample
+from pipeline.data.splits import splits_of
+from preprocessing.hdf5 import open_file
+
+
+@pytest.mark.parametrize(("clips_in", "size"), [(323, 64), (7, 64), (64, 64), (65, 64), (1, 4)])
+def test_an_epoch_holds_every_clip_once_in_batches_of_nearly_one_size(clips_in: int, size: int) -> None:
+    """No clip is dropped, and no batch is a leftover of one."""
+    batches = epoch_batches(torch.arange(clips_in), torch.zeros(clips_in), size, seed=0, epoch=1, order="reshuffle")
+    sizes = [len(batch) for batch in batches]
+    assert sorted(torch.cat(batches).tolist()) == list(range(clips_in))
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("order", "same"), [("reshuffle", False), ("once", True), ("class", True), ("subject", True)])
+def test_order_is_a_function_of_seed_and_epoch(order: str, same: bool) -> None:
+    """The same key gives the same order; only `reshuffle` changes with the epoch."""
+    label = torch.arange(40) % 4
+
+    def draw(seed: int, epoch: int) -> list[int]:
+        return torch.cat(epoch_batches(torch.arange(40), label, 8, seed, epoch, order)).tolist()
+
+    assert draw(0, 1) == draw(0, 1)
+    assert (draw(0, 1) == draw(0, 2)) is same
+
+
+@pytest.mark.parametrize(("order", "column"), [("class", "label"), ("subject", "subject")])
+def test_a_sorted_order_sorts_by_its_column(data_file: Path, order: str, column: str) -> None:
+    """The question's suspicion, as an arm; and batches of one person, the correlated ones of pytorch#4741."""
+    file = open_file(data_file)
+    clips, splits = Clips(file, torch.device("cpu")), splits_of(file)
+    index_N = torch.cat(epoch_batches(splits.train, clips.sorted_by(order), 8, 0, 1, order))
+    values = file.clips[column][index_N]
+    assert values.tolist() == sorted(values.tolist())
+    assert len(set(values.tolist())) > 1
+
+
+def test_generators_of_other_keys_draw_other_numbers() -> None:
+    """And those of one key the same; the bits are those of earlier versions, so that a run resumes as it began."""
+    assert torch.randperm(6, generator=generator(0, 1, 2)).tolist() == [2, 4, 5, 1, 3, 0]
+    assert torch.randperm(6, generator=generator(0, 1, 2)).tolist() == [2, 4, 5, 1, 3, 0]
+    assert torch.randperm(6, generator=generator(0, 2, 1)).tolist() != [2, 4, 5, 1, 3, 0]
+
+
+def test_a_subsample_is_evenly_spaced() -> None:
+    """From the first on; all of them where fewer are asked for than there are."""
+    index_N = torch.arange(10, 20)
+    assert subsample(index_N, 4).tolist() == [10, 12, 15, 17]
+    assert subsample(index_N, 50).tolist() == index_N.tolist()
+    assert subsample(index_N[:0], 4).tolist() == []
