@@ -31,11 +31,9 @@ from pipeline.norms import (
     norm_parameters,
 )
 from pipeline.norms.normalizer_free import RELU_GAIN, ScaledWeightStandardization
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode keeps test folders off the path
-import norm_formulas as plain
-from norm_formulas import FORMULAS
-from sync_ranks import outcome
+from tests.pipeline.norms import norm_formulas as plain
+from tests.pipeline.norms.norm_formulas import FORMULAS
+from tests.pipeline.norms.sync_ranks import outcome
 
 RANKS = Path(__file__).with_name("sync_ranks.py")
 ROOT = Path(__file__).parents[3]
@@ -220,12 +218,11 @@ def gradients_agree(layer: nn.Module, x: Tensor) -> bool:
     return gradcheck(function, (x.clone().requires_grad_(), *values), fast_mode=True)
 
 
-@pytest.mark.parametrize("shape", [(3, 2), ()])
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", NORMS)
-def test_gradients_are_those_of_finite_differences(kind: str, training: bool, shape: tuple[int, ...]) -> None:
-    """Over (B, C, T, V) and (B, C). batch_renorm at its first update, where r and d are constants."""
-    assert gradients_agree(worn(kind, updates=0).train(training), data(9, shape))
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    """Over (B, C, T, V) and (B, C), in both modes. batch_renorm at its first update, where r and d are constants."""
+    for training, shape in itertools.product((True, False), ((3, 2), ())):
+        assert gradients_agree(worn(kind, updates=0).train(training), data(9, shape)), (training, shape)
 
 
 def test_no_gradient_passes_through_renorms_corrections() -> None:
@@ -247,58 +244,76 @@ def test_no_gradient_passes_through_renorms_corrections() -> None:
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("persons", ["masked", "loop", "fold", "per_person"])
-def test_what_stands_in_an_absent_body_is_irrelevant(kind: str, persons: str) -> None:
-    """Filling absent bodies with 1e9 changes nothing in `masked`; with mask_max in the others where rows are apart."""
+def test_the_content_of_an_absent_body_is_irrelevant(kind: str) -> None:
+    """Bodies filled with 1e9 change nothing in `masked`, nor with mask_max if the norm has no batch statistics."""
     x = data(8, (6, 4)).float().unflatten(0, (4, 2)).movedim(1, -1)
     present = torch.tensor([[True, False], [True, True], [False, True], [True, False]])
     filled = torch.where(present[:, None, None, None, :], x, 1e9)
 
-    def features(x: Tensor, mask_max: bool) -> Tensor:
+    def features(persons: str, x: Tensor, mask_max: bool) -> Tensor:
         layer = fresh(kind).train()
         return PERSONS[persons](lambda rows, slot: layer(rows), x, present, mask_max)
 
-    apart = persons == "masked" or kind not in BATCH_KINDS
-    assert torch.equal(features(x, True), features(filled, True)) is apart
-    if persons != "masked":  # negative control: without the mask the padding's features do enter the maximum
-        assert not torch.equal(features(x, False), features(filled, False))
+    for persons in PERSONS:
+        apart = persons == "masked" or kind not in BATCH_KINDS
+        assert torch.equal(features(persons, x, True), features(persons, filled, True)) is apart
+        if persons != "masked":  # negative control: without the mask the padding's features enter the maximum
+            assert not torch.equal(features(persons, x, False), features(persons, filled, False))
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("shape", [(5, 3), ()])
-def test_a_layers_state_makes_another_its_twin(kind: str, shape: tuple[int, ...]) -> None:
-    """Bit for bit after a strict load, in evaluation and in the next training step."""
+def test_a_layer_with_the_same_state_gives_the_same_bits(kind: str) -> None:
+    """After a strict load, in evaluation and in the next training step."""
     layer, twin = fresh(kind), fresh(kind)
     for rows in (9, 10, 11):
-        layer.train()(data(rows, shape).float())
+        layer.train()(data(rows).float())
     twin.load_state_dict(layer.state_dict(), strict=True)
-    x = data(12, shape).float()
+    x = data(12).float()
     assert torch.equal(layer.eval()(x), twin.eval()(x))
     assert torch.equal(layer.train()(x), twin.train()(x))
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), twin.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_evaluation_changes_no_buffer(kind: str) -> None:
-    """And training changes some, where there are batch statistics."""
+def test_training_differs_from_evaluation_only_with_batch_statistics(kind: str) -> None:
+    """Then training changes output and buffers; evaluation never changes a buffer."""
     layer = worn(kind).eval()
     before = copy.deepcopy(dict(layer.named_buffers()))
-    layer(data())
+    in_evaluation = layer(data())
     assert all(torch.equal(buffer, before[name]) for name, buffer in layer.named_buffers())
-    layer.train()(data())
+    assert torch.equal(layer.train()(data()), in_evaluation) is (kind not in BATCH_KINDS)
     changed = any(not torch.equal(buffer, before[name]) for name, buffer in layer.named_buffers())
     assert changed is (kind in BATCH_KINDS)
 
 
-@pytest.mark.parametrize("kind", NORMS)
-def test_training_is_evaluation_without_batch_statistics(kind: str) -> None:
-    """One function, bit for bit; with batch statistics two."""
-    layer = worn(kind)
-    same = torch.equal(copy.deepcopy(layer).train()(data()), layer.eval()(data()))
-    assert same is (kind not in BATCH_KINDS)
+RUNNING_KINDS = [name for name, kind in NORMS.items() if kind.running_statistics]
 
 
-@pytest.mark.parametrize("kind", [*BATCH_KINDS, "frozen_bn"])
+def step_by_hand(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Running mean and unbiased running variance of one training step with momentum 1.
+
+    ghost_bn: the mean over parts of 5 and 6 of 11 rows, weighted by rows.
+    """
+    parts = x.split([5, 6]) if "ghost" in NORMS[kind].settings else [x]
+    share = [len(part) / len(x) for part in parts]
+    mean = sum(w * part.mean((0, 2, 3)) for w, part in zip(share, parts, strict=True))
+    return mean, sum(w * part.var((0, 2, 3), correction=1) for w, part in zip(share, parts, strict=True))
+
+
+@pytest.mark.parametrize("kind", RUNNING_KINDS)
+def test_one_step_moves_the_running_statistics_to_the_unbiased_ones(kind: str) -> None:
+    """With momentum 1 to those of the batch, with momentum 0.25 a quarter of the way; one update is counted."""
+    mean, variance = step_by_hand(kind, data(shape=(2, 1)))
+    for momentum in (1.0, 0.25):
+        layer = worn(kind, updates=0, momentum=momentum, freeze_after=9).train()
+        old_mean, old_var = layer.running_mean.clone(), layer.running_var.clone()
+        layer(data(shape=(2, 1)))
+        torch.testing.assert_close(layer.running_mean, old_mean + momentum * (mean - old_mean), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(layer.running_var, old_var + momentum * (variance - old_var), rtol=1e-12, atol=1e-12)
+        assert layer.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("kind", RUNNING_KINDS)
 def test_running_statistics_converge_to_the_populations(kind: str) -> None:
     """Mean 3, variance 4: after 300 batches within the noise of a window of 1 / momentum batches."""
     layer = fresh(kind, momentum=0.02, freeze_after=300).train()
@@ -356,14 +371,14 @@ def test_a_batch_of_nobody(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("shape", [(5, 3), ()])
-def test_variance_zero_is_finite(kind: str, shape: tuple[int, ...]) -> None:
+def test_variance_zero_is_finite(kind: str) -> None:
     """Dead channels: finite output, finite gradients."""
-    layer, x = fresh(kind).train(), torch.full((9, CHANNELS, *shape), 0.3).requires_grad_()
-    y = layer(x)
-    y.square().sum().backward()
-    assert torch.isfinite(y).all()
-    assert torch.isfinite(x.grad).all()
+    for shape in ((5, 3), ()):
+        layer, x = fresh(kind).train(), torch.full((9, CHANNELS, *shape), 0.3).requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        assert torch.isfinite(y).all()
+        assert torch.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -475,6 +490,16 @@ def test_adaptive_clipping_bounds_each_unit_and_spares_the_last_layer() -> None:
     assert all(torch.equal(p.grad, g) for p, g in zip(last, before[-2:], strict=True))
 
 
+def test_adaptive_clipping_lets_a_zero_parameter_move() -> None:
+    """|w| counts as at least eps = 1e-3: a zero bias keeps a gradient of norm eps * factor."""
+    layer = norm_factory(NormConfig(kind="nf")).parametrize(nn.Linear(6, 5))
+    nn.init.zeros_(layer.bias)
+    layer(torch.ones(3, 6)).sum().backward()
+    assert layer.bias.grad.tolist() == [3] * 5
+    clip_gradients(nn.Sequential(layer), factor=0.5)
+    torch.testing.assert_close(layer.bias.grad, torch.full((5,), 0.5e-3 / 5**0.5))
+
+
 @pytest.mark.parametrize("kind", [name for name in NORMS if NORMS[name].weights is not ScaledWeightStandardization])
 def test_no_other_kinds_gradients_are_clipped(kind: str) -> None:
     """Adaptive clipping belongs to nf."""
@@ -484,6 +509,16 @@ def test_no_other_kinds_gradients_are_clipped(kind: str) -> None:
     before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     clip_gradients(model, factor=1e-9)
     assert all(g is None or torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_bias_is_dropped_in_front_of_a_norm_that_centres(kind: str) -> None:
+    """Only if asked."""
+    norm = norm_factory(NormConfig(kind=kind))
+    assert norm.parametrize(nn.Conv2d(3, 8, 1)).bias is not None
+    dropped = norm.parametrize(nn.Conv2d(3, 8, 1), drop_bias=True)
+    assert (dropped.bias is None) is NORMS[kind].centres
+    assert dropped(torch.ones(1, 3, 2, 2)).shape == (1, 8, 2, 2)
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -613,7 +648,7 @@ def rank_cases() -> dict[str, dict[str, Any]]:
     present = torch.arange(20) % 3 != 0
     ours = [int(present[:4].sum()), int(present[4:].sum())]
     cases: dict[str, dict[str, Any]] = {}
-    for kind in [*BATCH_KINDS, "frozen_bn"]:
+    for kind in RUNNING_KINDS:
         chosen = {"kind": kind, "ghost": 4, "renorm_steps": 0, "freeze_after": 9}
         shapes = {"uneven": [5, 11], "even": [8, 8], "empty": [16, 0]}
         cases |= {f"{kind} {name}": {"settings": chosen, "rows": rows, "x": clips(16)} for name, rows in shapes.items()}
@@ -624,6 +659,8 @@ def rank_cases() -> dict[str, dict[str, Any]]:
             "x": clips(16)[:, :, :1, :1].expand(16, 6, 8, 5) * (torch.arange(16) > 4)[:, None, None, None],
         }
         cases[f"{kind} vector"] = {"settings": chosen, "rows": [1, 15], "x": clips(16)[..., 0, 0]}
+        step = chosen | {"momentum": 1.0, "ghost": 99}
+        cases[f"{kind} step"] = {"settings": step, "rows": [2, 5], "x": clips(7)[:, :, :2, :1]}
     cases["alone"] = {"settings": {"kind": "bn", "sync": False}, "rows": [5, 11], "x": clips(16)}
     for name in INPUTS[1:]:
         seen = torch.rand(16, 2, 4, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.9, 0.2])[:, None]
@@ -663,16 +700,32 @@ def error(two_ranks: list[dict[str, dict[str, Tensor]]], name: str, key: str) ->
     return ((two.double() - one).abs().max() / one.abs().max().clamp(min=1)).item()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "alone" not in name])
-def test_two_ranks_equal_one_big_batch(two_ranks: list[dict[str, dict[str, Tensor]]], name: str) -> None:
+@pytest.mark.parametrize("kind", [*RUNNING_KINDS, "input"])
+def test_two_ranks_equal_one_big_batch(two_ranks: list[dict[str, dict[str, Tensor]]], kind: str) -> None:
     """A rank may even have no rows. In float64 everything to 1e-12; in float32 output, gradient of the input and
     running statistics to 1e-6 (the parameters' gradients are sums that nearly cancel, on one rank as on two).
     """
-    keys = two_ranks[0][name]
-    if CASES[name]["x"].dtype == torch.float64:
-        assert max(error(two_ranks, name, key) for key in keys) <= 1e-12
-    else:
-        assert max(error(two_ranks, name, key) for key in keys if "_grad" not in key or key == "x_grad") <= 1e-6
+    names = [name for name in CASES if name.split()[0] == kind]
+    assert len(names) >= 12
+    for name in names:
+        keys = two_ranks[0][name]
+        if CASES[name]["x"].dtype == torch.float64:
+            assert max(error(two_ranks, name, key) for key in keys) <= 1e-12, name
+        else:
+            keys = [key for key in keys if "_grad" not in key or key == "x_grad"]
+            assert max(error(two_ranks, name, key) for key in keys) <= 1e-6, name
+
+
+@pytest.mark.parametrize("kind", RUNNING_KINDS)
+def test_the_running_statistics_of_two_ranks_are_unbiased(
+    two_ranks: list[dict[str, dict[str, Tensor]]], kind: str
+) -> None:
+    """After one step with momentum 1: mean and variance (correction 1) of the rows of both ranks, 14 values each."""
+    x = CASES[f"{kind} step float64"]["x"]
+    for rank in two_ranks:
+        found = rank[f"{kind} step float64"]
+        torch.testing.assert_close(found["running_mean"], x.mean((0, 2, 3)), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found["running_var"], x.var((0, 2, 3), correction=1), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", ["uneven", "even", "empty", "masked"])
