@@ -94,7 +94,7 @@ def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
                 joints=pack(track.joints_FV3),
             )
         )
-    return Panel(title="raw", bodies=bodies)
+    return Panel(title="raw", frames=raw.frames, bodies=bodies)
 
 
 def describe(decision: dict[str, Any]) -> str:

@@ -97,7 +97,9 @@ def boxes(doctor: dict[str, Any]) -> list[Box]:
         before, after = (fix[key]["accuracies"] for key in ("before", "after"))
         key = "C" if "C" in before else "A"
         split = fix.get("eval", "evaluation") if key == "C" else "training"
-        words = f"{split} clips. {fix['remedy']}: {Path(fix['out']).name}"
+        words = (
+            f"{split} clips, nothing retrained. Statistics: {_statistics(fix['remedy'])}. In {Path(fix['out']).name}."
+        )
         made.append(Box("repaired", move(before[key], after[key], 1), words, "good"))
     helpful = {name: entry for name, entry in doctor.get("fine_tune", {}).items() if entry["helps"]}
     if helpful:
@@ -117,6 +119,10 @@ def _finding(kind: str, entry: dict[str, Any], split: str) -> Box:
         words = f"{split} clips, nothing retrained (95 % interval of the gain {low:+.1f} to {high:+.1f}). {words}"
     title = f"no normalization gap: {entry['check']}" if kind == "rest" else f"{kind}: {entry['check']}"
     return Box(title, figure, words, "bad" if kind == "cause" else "plain")
+
+
+def _statistics(remedy: str) -> str:
+    return REMEDIES[remedy].label if remedy in REMEDIES else remedy
 
 
 def trainings(doctor: dict[str, Any]) -> list[str]:
@@ -187,7 +193,13 @@ def drift_figure(sites: list[dict[str, Any]], key: str) -> Plot:
     values = [entry[where][key] for entry in sites for where in ("train", "eval") if where in entry]
     axis: dict[str, Any] = {"title": unit, "rangemode": "tozero"}
     if key == "ratio":  # bars of a logarithmic axis start at 1: no difference
-        axis = {"title": unit, "type": "log", "range": [0, 1.05 * math.log10(max([*values, 2 * bound]))]}
+        ticks = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+        axis = {
+            "title": unit,
+            "type": "log",
+            "range": [0, 1.05 * math.log10(max([*values, 2 * bound]))],
+            "tickvals": ticks,
+        }
     largest = max(sites, key=lambda entry: entry.get("train", {}).get(key) or 0.0)
     alt = f"Bars per call site; the largest on training clips is {largest['layer']}, call {largest['call'] + 1}."
     return plot(

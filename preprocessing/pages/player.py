@@ -26,6 +26,8 @@ class Panel(TypedDict):
     """One drawing of a clip: the bodies of the recording, or those of the built file."""
 
     title: str
+    frames: int
+    """Frames of this drawing; a shorter one holds its last frame until the clip ends."""
     bodies: list[BodyTrack]
 
 
@@ -67,7 +69,7 @@ def file_panel(file: SkeletonFile, clip: int, title: str) -> Panel:
         )
         for slot, (rows_TV3, present_T) in enumerate(zip(rows_MTV3, present_MT, strict=True))
     ]
-    return Panel(title=title, bodies=bodies)
+    return Panel(title=title, frames=int(file.clips["frames"][clip]), bodies=bodies)
 
 
 def file_clip(file: SkeletonFile, clip: int, title: str = "as the network gets it") -> ClipMotion:

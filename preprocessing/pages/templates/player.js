@@ -71,12 +71,12 @@ class SkeletonPlayer {
       return { colour, dropped: Boolean(body.dropped), xyz: unpack(body.joints), row: new Map(body.frames.map((f, i) => [f, i])) };
     });
     bodies.sort((a, b) => Number(b.dropped) - Number(a.dropped)); // what was dropped is drawn below what was kept
-    figure.append(element("h3", { textContent: panel.title }), canvas, list);
+    figure.append(element("p", { className: "name", textContent: panel.title }), canvas, list);
     canvas.onpointerdown = (event) => canvas.setPointerCapture(event.pointerId);
     canvas.onpointermove = (event) => {
       if (event.buttons) this.turn(this.yaw + event.movementX * 0.01, this.pitch + event.movementY * 0.01);
     };
-    return { figure, canvas, bodies, ...room(bodies) };
+    return { figure, canvas, bodies, frames: panel.frames, ...room(bodies) };
   }
 
   play(on) {
@@ -112,7 +112,7 @@ class SkeletonPlayer {
     for (const one of this.drawn) this.paint(one);
   }
 
-  paint({ canvas, bodies, middle, half }) {
+  paint({ canvas, bodies, frames, middle, half }) {
     const scale = window.devicePixelRatio || 1;
     const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
     canvas.width = wide * scale;
@@ -129,8 +129,9 @@ class SkeletonPlayer {
     const style = getComputedStyle(document.documentElement);
     pen.lineWidth = 2.5;
     pen.lineCap = "round";
+    const frame = Math.min(this.frame, frames - 1); // a shorter panel holds its last frame
     for (const body of bodies) {
-      const row = body.row.get(this.frame);
+      const row = body.row.get(frame);
       if (row === undefined) continue;
       const start = row * this.data.joints * 3;
       pen.strokeStyle = pen.fillStyle = style.getPropertyValue(body.colour);

@@ -109,10 +109,16 @@ def test_boxes_of_a_repair_and_of_a_trained_copy() -> None:
         "eval": "test", "remedy": "joint", "out": "/x/run-fixed",
     }  # fmt: skip
     (box,) = diagnosis.boxes(PLAIN | {"fix": fix})
-    assert (box.figure, box.text) == ("20.0 % → 40.0 %", "test clips. joint: run-fixed")
+    assert (box.figure, box.text) == (
+        "20.0 % → 40.0 %",
+        "test clips, nothing retrained. Statistics: one set per layer. In run-fixed.",
+    )
     only_a = {key: {"accuracies": {"A": fix[key]["accuracies"]["A"]}} for key in ("before", "after")}
     (box,) = diagnosis.boxes(PLAIN | {"fix": fix | only_a})
-    assert (box.figure, box.text) == ("10.0 % → 30.0 %", "training clips. joint: run-fixed")
+    assert (box.figure, box.text) == (
+        "10.0 % → 30.0 %",
+        "training clips, nothing retrained. Statistics: one set per layer. In run-fixed.",
+    )
     entry = {"before": {"C": 0.2}, "epochs": 20, "advice": "Swap it.", "text": "tried"}
     tuned = {
         "swap": entry | {"helps": True, "after": {"C": 0.5}},
