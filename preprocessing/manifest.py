@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.files import publish_json, read_json, sha256_file
-from preprocessing.splits import Splits
+from preprocessing.splits import Protocols
 from preprocessing.stages import Decision
 from preprocessing.work_units import Quarantined
 
@@ -28,7 +28,7 @@ class Manifest:
     clips: int = 0
     bodies: int = 0
     rows: int = 0
-    splits: Splits | None = None
+    splits: Protocols | None = None
     content_sha256: str = ""
     coverage: str = ""  # which part of which benchmark, in words; see splits.coverage
 

@@ -13,7 +13,7 @@ from preprocessing.ntu import PUBLISHED_CLIPS, PUBLISHED_SPLITS, VAL_SUBJECTS, i
 VAL_SHARE = 0.2
 
 
-class Splits(NamedTuple):
+class Protocols(NamedTuple):
     """Protocol -> part -> positions (int64, ascending); the default protocol; the rule that chose each val."""
 
     parts: dict[str, dict[str, np.ndarray]]
@@ -68,7 +68,7 @@ def divide(train: np.ndarray, test: np.ndarray, val: np.ndarray) -> dict[str, np
     }
 
 
-def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Splits:
+def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Protocols:
     """Split by xsub, xview and xset; omit a protocol without train or test clips, unless none would be left."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     rules: dict[str, str] = {}
@@ -83,10 +83,10 @@ def ntu_splits(setup_N: np.ndarray, columns: Columns) -> Splits:
         train = np.flatnonzero(train_B)
         val, rules["xsub"] = hold_out(train, columns, VAL_SUBJECTS)
         parts["xsub"] = divide(train, np.flatnonzero(~train_B), val)
-    return Splits(parts, next(iter(parts)), rules)
+    return Protocols(parts, next(iter(parts)), rules)
 
 
-def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
+def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Protocols:
     """Make protocols of the columns `split`, `fold`, `view`, `subject`; the first present is the default."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     rules: dict[str, str] = {}
@@ -113,7 +113,7 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Splits:
         every = np.arange(len(columns.label_N))
         constant = Columns(columns.label_N, np.zeros_like(every), np.zeros_like(every))
         add("holdout", np.isin(every, hold_out(every, constant)[0]))
-    return Splits(parts, next(iter(parts)), rules)
+    return Protocols(parts, next(iter(parts)), rules)
 
 
 class CountError(ValueError):
@@ -122,7 +122,7 @@ class CountError(ValueError):
     exit_code = exits.INTEGRITY
 
 
-def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Splits) -> str:
+def coverage(columns: Mapping[str, np.ndarray], kept: np.ndarray, splits: Protocols) -> str:
     """Describe which part of which NTU benchmark the clips at positions `kept` are.
 
     Raises:

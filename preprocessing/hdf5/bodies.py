@@ -1,4 +1,4 @@
-"""Where the rows of a clip's bodies are: the arithmetic of first rows and slots, in one place."""
+"""Rows of a clip's bodies: the arithmetic of first rows and slots, in one place."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from preprocessing.skeleton import RawClip, SkeletonError
-from preprocessing.splits import Columns, Splits, array_splits, ntu_splits
+from preprocessing.splits import Columns, Protocols, array_splits, ntu_splits
 from preprocessing.stages.recipes import Landmarks
 
 COLUMNS = ("label", "setup", "camera", "subject", "replication")
@@ -54,7 +54,7 @@ class ClipSource:
     unusable: list[SkeletonError] = field(default_factory=list)  # clips rejected because of their name alone
     given: Mapping[str, np.ndarray] = field(default_factory=dict)  # split columns of an array file, (N,) each
 
-    def splits(self, kept: np.ndarray) -> Splits:
+    def splits(self, kept: np.ndarray) -> Protocols:
         """Return the protocols of the clips at positions `kept` of `entries`."""
         named = Columns(*(self.columns[key][kept] for key in ("label", "subject", "camera")))
         if self.kinect:

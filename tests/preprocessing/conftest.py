@@ -10,7 +10,7 @@ Frame = Sequence[tuple[int, np.ndarray]]  # (body ID, joints (25, 3)) of every b
 
 
 def write_text(frames: Sequence[Frame], newline: str = "\n", unused: str = "0") -> bytes:
-    """Frames as the text of one `.skeleton`; `unused` fills the columns that nobody reads."""
+    """Frames as the text of one `.skeleton`; `unused` fills the columns that are not read."""
     lines = [str(len(frames))]
     for bodies in frames:
         lines.append(str(len(bodies)))

@@ -126,7 +126,7 @@ def test_the_real_recordings_build(real_data: Path, tmp_path: Path) -> None:
     assert file.present_R[start : start + 55].all()
 
 
-def test_the_real_damaged_recording_is_refused_with_its_line(real_data: Path, tmp_path: Path) -> None:
+def test_the_real_damaged_recording_is_rejected_with_its_line(real_data: Path, tmp_path: Path) -> None:
     assert run(real_data / "ntu_raw_damaged", "--out", tmp_path / "a.h5") == 4
     (entry,) = story(tmp_path / "a.h5")["quarantine"]
     assert (entry["name"], entry["line"], entry["reason"]) == ("S005C002P013R002A056", 2086, "truncated")

@@ -1,4 +1,4 @@
-"""Results come in the order of the tasks, with a bounded number under way; workers end with the build."""
+"""Results come in the order of the tasks, with a bounded number in flight; workers end with the build."""
 
 import os
 import signal
@@ -29,13 +29,13 @@ def die(number: int) -> int:
     return number
 
 
-def sleep_and_tell(folder: Path, number: int) -> None:
+def sleep_and_report(folder: Path, number: int) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(60)
 
 
 @pytest.mark.parametrize("engine", LOCAL)
-def test_results_come_in_order_whoever_is_first(engine: Engine) -> None:
+def test_results_come_in_the_order_of_the_tasks(engine: Engine) -> None:
     assert list(engine(slowest_first, range(10), workers=4)) == list(range(10))
 
 
@@ -54,7 +54,7 @@ def test_a_failure_reaches_the_caller(engine: Engine) -> None:
         list(engine(reciprocal, [1, 0, 1], workers=2))
 
 
-def test_a_killed_worker_is_told_in_one_line() -> None:
+def test_a_killed_worker_is_reported_in_one_line() -> None:
     with pytest.raises(WorkerDied, match="try fewer --workers"):
         list(processes(die, range(4), workers=2))
 
@@ -62,8 +62,8 @@ def test_a_killed_worker_is_told_in_one_line() -> None:
 def test_workers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from functools import partial; from pathlib import Path;"
-        "from test_engines import sleep_and_tell; from preprocessing.engines import processes;"
-        "list(processes(partial(sleep_and_tell, Path(sys.argv[2])), range(9), workers=3))"
+        "from test_engines import sleep_and_report; from preprocessing.engines import processes;"
+        "list(processes(partial(sleep_and_report, Path(sys.argv[2])), range(9), workers=3))"
     )
     build = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
     assert within(30, lambda: len(list(tmp_path.iterdir())) == 3)
@@ -81,7 +81,7 @@ def within(seconds: float, what: Callable[[], bool]) -> bool:
 
 
 def alive(process: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

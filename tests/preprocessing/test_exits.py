@@ -36,8 +36,8 @@ def test_each_error_has_its_code(error: BaseException, code: int) -> None:
     assert exits.code(error) == code
 
 
-def test_an_error_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """An interruption has no words of its own."""
+def test_an_error_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An interruption has no message of its own."""
     assert exits.report(IntegrityError("joints")) == exits.INTEGRITY
     assert exits.report(KeyboardInterrupt()) == exits.INTERRUPTED
     assert capsys.readouterr().err == "error: joints\nerror: interrupted\n"

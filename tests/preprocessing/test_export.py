@@ -1,4 +1,4 @@
-"""What other programs get is what the file holds, in their shapes and their order."""
+"""Exports hold the values of the file, in the shapes and the order of other programs."""
 
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def test_dense_holds_every_clip_resampled_with_an_empty_slot_zero(built: Path, t
         assert len(rows_MTV3) == 2 or not x_NCTVM[clip, ..., 1].any()
 
 
-def test_no_body_is_drawn_half_way_to_the_origin() -> None:
+def test_no_body_is_pulled_half_way_to_the_origin() -> None:
     joints = np.full((1, 4, 1, 3), 8.0, np.float32)
     joints[:, 2:] = 0
     present = np.array([[True, True, False, False]])
     assert set(export.resample(joints, present, 64).ravel().tolist()) == {0.0, 8.0}
     naive = np.interp(np.linspace(0, 3, 64), np.arange(4), joints[0, :, 0, 0])
-    assert ((naive > 0.1) & (naive < 7.9)).any(), "plain interpolation would draw it"
+    assert ((naive > 0.1) & (naive < 7.9)).any(), "plain interpolation would pull it"
 
 
 def test_ctr_arrays_are_ordered_and_one_hot_and_val_counts_as_train(built: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_ctr_arrays_are_ordered_and_one_hot_and_val_counts_as_train(built: Path,
     assert not arrays["x_test"][one, :, 75:].any()
 
 
-def test_the_lone_actor_of_ntu_120_is_doubled_unless_told_otherwise(recordings: Path, tmp_path: Path) -> None:
+def test_the_lone_actor_of_ntu_120_is_doubled_by_default(recordings: Path, tmp_path: Path) -> None:
     for path in recordings.iterdir():
         path.rename(path.with_name(path.name.replace("A050", "A100")))
     built = tmp_path / "a.h5"

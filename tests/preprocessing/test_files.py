@@ -1,4 +1,4 @@
-"""A published file is whole or absent; a lock has one owner."""
+"""A published file is complete or absent; a lock has one owner."""
 
 import errno
 import fcntl
@@ -13,9 +13,9 @@ from preprocessing import exits, files
 from preprocessing.files import LockedError, lock, publish, publish_json, publish_text, require_space, sha256_file
 
 
-def test_a_published_file_is_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    publish_text(tmp_path / "a" / "note.txt", "whole")
-    assert (tmp_path / "a" / "note.txt").read_text() == "whole"
+def test_a_published_file_is_complete_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    publish_text(tmp_path / "a" / "note.txt", "text")
+    assert (tmp_path / "a" / "note.txt").read_text() == "text"
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["note.txt"]
 
 
@@ -24,7 +24,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     publish_text(path, "old")
     half = publish(path)
     half.__enter__().write_text("half")
-    assert not half.__exit__(OSError, OSError("disk"), None), "the error goes on to the caller"
+    assert not half.__exit__(OSError, OSError("disk"), None), "the error reaches the caller"
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
 
@@ -44,7 +44,7 @@ def test_nan_is_not_json(tmp_path: Path) -> None:
         (b'{"b": 1}', "is damaged (no a in it)"),
     ],
 )
-def test_json_that_is_not_what_we_wrote_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_json_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     """The file, what is wrong in it, and exit code 6."""
     path = tmp_path / "config.json"
     path.write_bytes(content)
@@ -55,13 +55,12 @@ def test_json_that_is_not_what_we_wrote_is_named(tmp_path: Path, content: bytes,
 
 
 def test_json_that_we_wrote_is_read(tmp_path: Path) -> None:
-    """As it was."""
     files.publish_json(tmp_path / "a.json", {"a": 1})
     assert files.read_json(tmp_path / "a.json", "a") == {"a": 1}
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    """Named, and left as it is."""
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """It is named, and left unchanged."""
     with pytest.raises(IsADirectoryError, match="this is a folder; name a file"):
         files.publish_text(tmp_path, "text")
     assert list(tmp_path.iterdir()) == []
@@ -72,7 +71,7 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "empty").startswith("e3b0c442")
 
 
-def test_too_little_space_is_said_before_writing(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_writing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="free") as caught:
         require_space(tmp_path, 1 << 60)
     assert caught.value.errno == errno.ENOSPC

@@ -1,4 +1,4 @@
-"""The parser under mutation: what it accepts is finite and has the announced structure, what it refuses has a line.
+"""The parser under mutation: accepted clips are finite and have the announced structure, rejections name a line.
 
 The nine kinds of mutation that both published parsers let through somewhere, and free edits found by hypothesis.
 """
@@ -47,7 +47,7 @@ def render(raw: RawClip) -> bytes:
 
 
 def equal(one: RawClip, other: RawClip) -> bool:
-    """Whether two clips have the same frames, and the same bodies in any order."""
+    """Return whether two clips have the same frames, and the same bodies in any order."""
     bodies = [{t.body_id: t for t in raw.tracks} for raw in (one, other)]
     return (
         one.frames == other.frames
@@ -58,19 +58,19 @@ def equal(one: RawClip, other: RawClip) -> bool:
 
 
 def structure(raw: RawClip) -> list[tuple[int, list[int]]]:
-    """Which body is in which frame."""
+    """List the frames of each body."""
     return sorted((track.body_id, track.frame_F.tolist()) for track in raw.tracks)
 
 
 def named(error: SkeletonError, content: bytes) -> bool:
-    """Whether an error says where and why; the line may be the one that is not there."""
+    """Return whether an error names its line and reason; the line may be the missing one after the last."""
     lines = content.count(b"\n") + (not content.endswith(b"\n"))
     start = f"clip:{error.line}: {error.reason}"
     return error.reason in REASONS and 1 <= error.line <= lines + 1 and str(error).startswith(start)
 
 
 def check(content: bytes) -> RawClip | None:
-    """What every input must give: a sound clip that survives being written, or an error that names a line."""
+    """Parse any input: it must give a valid clip that survives being written, or an error that names a line."""
     raw, refusal = None, None
     try:
         raw = parse(content, "clip")
@@ -120,7 +120,7 @@ def flipped(content: bytes, rng: random.Random) -> bytes:
 
 
 def not_finite(content: bytes, rng: random.Random) -> bytes:
-    """A coordinate that is no length."""
+    """A coordinate that is not a length."""
     lines, at = _line(content, rng, lambda line: line.count(b" ") == 11)
     fields = lines[at].split(b" ")
     fields[rng.randrange(3)] = rng.choice(
@@ -164,7 +164,7 @@ STRUCTURAL: tuple[Mutation, ...] = (truncated, dropped, doubled, frame_count, jo
 
 
 @pytest.mark.parametrize("mutation", [*STRUCTURAL, not_finite, flipped], ids=lambda mutation: mutation.__name__)
-def test_mutants_are_refused_with_a_line_or_change_nothing_but_a_digit(mutation: Mutation) -> None:
+def test_mutants_are_rejected_with_a_line_or_change_nothing_but_a_digit(mutation: Mutation) -> None:
     rng = random.Random(mutation.__name__)
     accepted = 0
     for number in range(MUTANTS):
@@ -182,7 +182,7 @@ def test_mutants_are_refused_with_a_line_or_change_nothing_but_a_digit(mutation:
 
 
 def trusting(content: bytes, guard: str) -> int:
-    """What a reader of split() and float() does without one guard: the joints it got."""
+    """Read with split() and float() but without one guard; return the number of joints."""
     lines = iter(content.decode("latin-1").splitlines())
     got = 0
     for _ in range(int(next(lines))):
@@ -239,7 +239,7 @@ def edited(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=2000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(edited())
-def test_any_edit_gives_a_sound_clip_or_a_named_fault(content: bytes) -> None:
+def test_any_edit_gives_a_valid_clip_or_a_named_fault(content: bytes) -> None:
     check(content)
 
 

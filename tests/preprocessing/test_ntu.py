@@ -13,7 +13,7 @@ def test_a_name_says_where_who_and_what() -> None:
 @pytest.mark.parametrize(
     "name", ["", "S001C002P003R002A013.skeleton", "S1C2P3R2A13", "S001C002P003R002A121", "S001C002P003R002A000"]
 )
-def test_another_name_is_refused_by_name(name: str) -> None:
+def test_another_name_is_rejected_by_name(name: str) -> None:
     with pytest.raises(ValueError, match="names action|expected a name like"):
         ntu.parse_name(name)
 

@@ -1,4 +1,4 @@
-"""The Ray engine gives the same bytes on two nodes of one machine; without a cluster, or Ray, it says so."""
+"""The Ray engine gives the same bytes on two nodes of one machine; a missing cluster or Ray is reported."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def test_an_unknown_engine_gets_one_line(recordings: Path, tmp_path: Path, capsy
     assert "choose one of processes, threads, ray" in capsys.readouterr().err
 
 
-def test_without_ray_the_remedy_is_told(
+def test_without_ray_the_error_names_the_remedy(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)

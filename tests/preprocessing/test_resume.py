@@ -1,4 +1,4 @@
-"""A build that is killed, stopped or runs out of room leaves no wrong file, and its rerun ends with the same bytes."""
+"""A build that is killed, stopped or runs out of space leaves no wrong file; its rerun ends with the same bytes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CLIPS = 600
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough clips that a build takes several batches."""
+    """Enough clips that a build takes several work units."""
     few = tmp_path_factory.mktemp("few") / "clips"
     assert synthetic([str(few), "--clips", "60", "--seed", "3"]) == 0
     folder = tmp_path_factory.mktemp("many")
@@ -36,7 +36,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a build of them gives when nothing happens."""
+    """A build of them that is not interrupted."""
     out = tmp_path_factory.mktemp("undisturbed") / "a.h5"
     assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
     return out
@@ -49,7 +49,7 @@ def start(many: Path, out: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def same(out: Path, other: Path) -> bool:
-    """Whether two builds left the same bytes, manifests too, and nothing beside them."""
+    """Return whether two builds left the same bytes, manifests too, and nothing beside them."""
     left = {path.name for path in out.parent.iterdir()}
     return (
         left == {"a.h5", "a.manifest.json"}
@@ -71,13 +71,13 @@ def lines(out: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("moment", ["batch 1", "batch 4", "batch 7", "completing", "random", "random again"])
-def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
+@pytest.mark.parametrize("moment", ["unit 1", "unit 7", "completing", "random"])
+def test_a_build_killed_at_any_moment_resumes_and_ends_with_the_same_bytes(
     many: Path, undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:
     out = tmp_path / "a.h5"
     process = start(many, out)
-    if moment.startswith("batch"):
+    if moment.startswith("unit"):
         wait_for(lambda: lines(out) > int(moment[-1]), process)
     elif moment == "completing":
         wait_for(lambda: (tmp_path / ".a.h5.part" / "shell.h5").exists(), process)
@@ -93,7 +93,7 @@ def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
 
 
 def half_done(many: Path, out: Path) -> None:
-    """Leave a build after some batches, by stopping it from inside."""
+    """Leave a build after some work units, by stopping it from inside."""
     done = 0
 
     class Enough(ledger.BuildLedger):
@@ -195,7 +195,7 @@ def test_a_signal_ends_a_build_with_its_code_and_one_line(
     assert same(out, undisturbed)
 
 
-def test_two_builds_of_one_file_do_not_meet(many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_builds_of_one_file_exclude_each_other(many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.h5"
     process = start(many, out)
     wait_for(lambda: lines(out) > 0, process)
@@ -239,7 +239,7 @@ def test_the_order_of_the_sources_and_the_workers_change_no_byte(many: Path, tmp
 
 
 @pytest.mark.parametrize("foresight", [2, 1, 0])
-def test_a_full_disk_is_told_and_touches_nothing_and_the_build_goes_on(
+def test_a_full_disk_is_reported_and_changes_nothing_and_the_build_resumes(
     many: Path,
     undisturbed: Path,
     small_disk: Callable[[int], Path],
@@ -251,27 +251,27 @@ def test_a_full_disk_is_told_and_touches_nothing_and_the_build_goes_on(
     disk = small_disk(size // 4)
     out = disk / "a.h5"
     out.write_bytes(b"an older file")
-    # Without asking beforehand, the rows run out of room, then the child that writes HDF5 does: it must be told too.
+    # Without the check beforehand the rows run out of space, or the child that writes HDF5 does: each must be reported.
     if foresight < 2:
         monkeypatch.setattr(build, "require_space", lambda *_: None)
     if foresight < 1:
         monkeypatch.setattr(writer, "require_space", lambda *_: None)
-    said = []
+    causes = []
     for percent in (25, 60, 95, 100, 101):
         subprocess.run(["mount", "-o", f"remount,size={size * percent // 100}k", str(disk)], check=True)
         assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 7, percent
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
         assert f"{out} is unchanged; free some space" in line
-        said.append("foreseen" if "needed" in line else "child" if "writing failed" in line else "rows")
+        causes.append("foreseen" if "needed" in line else "child" if "writing failed" in line else "rows")
         assert out.read_bytes() == b"an older file"
-    assert set(said) == [{"rows", "child"}, {"rows", "foreseen"}, {"rows", "foreseen"}][foresight], said
-    assert said[0] == ("foreseen" if foresight == 2 else "rows")
+    assert set(causes) == [{"rows", "child"}, {"rows", "foreseen"}, {"rows", "foreseen"}][foresight], causes
+    assert causes[0] == ("foreseen" if foresight == 2 else "rows")
     subprocess.run(["mount", "-o", f"remount,size={4 * size}k", str(disk)], check=True)
     assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
     assert same(out, undisturbed)
 
 
-def test_the_manifest_tells_every_drop_of_the_undisturbed_build(undisturbed: Path) -> None:
+def test_the_manifest_lists_every_drop_of_the_undisturbed_build(undisturbed: Path) -> None:
     document = json.loads(undisturbed.with_suffix(".manifest.json").read_text())
     file = open_file(undisturbed)
     assert document["counts"]["clips"] == len(file.clips["name"])

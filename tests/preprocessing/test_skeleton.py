@@ -1,4 +1,4 @@
-"""The parser keeps numbers, IDs and frame indices exactly, and names line and reason of what it refuses."""
+"""The parser keeps numbers, IDs and frame indices exactly; rejections name line and reason."""
 
 import contextlib
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_body_ids_beyond_double_precision_stay_apart(ntu_text: Text, person: Per
 
 
 @pytest.mark.parametrize("token", ["NaN", "-nan", "inf", "1.#QNAN"])
-def test_columns_that_nobody_reads_may_hold_anything(ntu_text: Text, person: Person, token: str) -> None:
+def test_columns_that_are_not_read_may_hold_anything(ntu_text: Text, person: Person, token: str) -> None:
     assert parse(ntu_text([[(5, person())]], unused=token), "a").frames == 1
 
 
@@ -144,7 +144,7 @@ def test_an_empty_file_and_a_repeated_body_are_faults(ntu_text: Text, person: Pe
         parse(ntu_text([[(5, person()), (5, person(1))]]), "a")
 
 
-def test_a_file_cut_anywhere_is_refused_or_loses_no_coordinate(ntu_text: Text, person: Person) -> None:
+def test_a_file_cut_anywhere_is_rejected_or_loses_no_coordinate(ntu_text: Text, person: Person) -> None:
     content = ntu_text([[(5, person())], [(5, person())]])
     for size in range(len(content) - 3):
         with pytest.raises(SkeletonError):

@@ -5,7 +5,7 @@ import pytest
 
 from preprocessing import ntu
 from preprocessing.ntu import VAL_SUBJECTS
-from preprocessing.splits import Columns, CountError, Splits, array_splits, coverage, hold_out, ntu_splits
+from preprocessing.splits import Columns, CountError, Protocols, array_splits, coverage, hold_out, ntu_splits
 
 
 def columns(subjects: int, views: int, labels: int = 2) -> Columns:
@@ -16,7 +16,7 @@ def columns(subjects: int, views: int, labels: int = 2) -> Columns:
     return Columns(grid[:, 2], grid[:, 0], grid[:, 1])
 
 
-def whole_and_disjoint(splits: Splits, count: int) -> bool:
+def whole_and_disjoint(splits: Protocols, count: int) -> bool:
     return all(
         np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(count))
         for parts in splits.parts.values()
@@ -120,7 +120,7 @@ def test_a_whole_benchmark_has_the_published_counts(classes: int) -> None:
 
 
 @pytest.mark.parametrize(("classes", "column", "value"), [(60, "subject", 3), (60, "camera", 1), (120, "setup", 1)])
-def test_a_whole_benchmark_with_one_misnamed_clip_is_refused(classes: int, column: str, value: int) -> None:
+def test_a_whole_benchmark_with_one_misnamed_clip_is_rejected(classes: int, column: str, value: int) -> None:
     every = whole_benchmark(classes)
     every[column][0] = value
     with pytest.raises(CountError, match="published are"):

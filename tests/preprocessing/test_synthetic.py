@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truths(folder: Path) -> dict[str, dict[str, Any]]:
-    """What is true of each clip, by name."""
+    """Ground truth of each clip, by name."""
     return {clip["name"]: clip for clip in json.loads((folder / "truth.json").read_text())["clips"]}
 
 
@@ -121,7 +121,7 @@ def test_the_parser_reads_what_the_truth_says(folder: Path, truths: dict[str, di
 
 
 def test_a_build_undoes_the_quirks(folder: Path, truths: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Ghosts are dropped, changed IDs joined, empty clips skipped, damaged ones quarantined; everybody else is kept."""
+    """Ghosts are dropped, changed IDs joined, empty clips skipped, damaged ones quarantined; other bodies are kept."""
     assert build.main([str(folder), "--out", str(tmp_path / "a.h5")]) == 0
     file = open_file(tmp_path / "a.h5")
     story = json.loads((tmp_path / "a.manifest.json").read_text())

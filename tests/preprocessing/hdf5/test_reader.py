@@ -54,7 +54,7 @@ def test_a_changed_attribute_is_found(file: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_cut_file_is_refused(file: Path, share: float) -> None:
+def test_a_cut_file_is_rejected(file: Path, share: float) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(IntegrityError, match="build it again"):
@@ -62,13 +62,13 @@ def test_a_cut_file_is_refused(file: Path, share: float) -> None:
     assert verify(file)
 
 
-def test_a_stranger_in_the_file_is_refused(file: Path) -> None:
+def test_an_unknown_array_is_rejected(file: Path) -> None:
     with h5py.File(file, "r+") as opened:
         opened["frames/colour"] = [1, 2]
     assert verify(file) == ["frames/colour is unexpected"]
 
 
-def test_data_outside_the_file_is_refused(file: Path) -> None:
+def test_data_outside_the_file_is_rejected(file: Path) -> None:
     with h5py.File(file, "r+") as opened:
         del opened["frames/present"]
         opened.create_dataset("frames/present", (3 * T,), bool, external=[("/etc/hostname", 0, 3 * T)])

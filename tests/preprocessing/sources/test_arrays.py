@@ -34,7 +34,7 @@ def test_views_become_cameras_and_the_root_of_the_bones_is_the_centre(tmp_path: 
     assert not source.kinect
 
 
-def test_a_nan_in_an_array_file_is_refused_alone(tmp_path: Path) -> None:
+def test_a_nan_in_an_array_file_is_rejected_alone(tmp_path: Path) -> None:
     x = np.ones((12, 2, 5, 3), np.float32)
     x[0, 0, 0, 0] = np.nan
     first, second, *_ = open_sources([save(tmp_path / "a.npz", X=x)]).entries
@@ -58,7 +58,7 @@ def test_a_nan_in_an_array_file_is_refused_alone(tmp_path: Path) -> None:
         ({"name": np.array([{}, {}, {}, {}])}, "is not a readable array file"),
     ],
 )
-def test_an_array_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
+def test_an_array_file_that_does_not_fit_is_rejected_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         open_sources([save(tmp_path / "a.npz", **arrays)])
 

@@ -47,7 +47,7 @@ def test_arrays_as_pyskl_lays_them_out_import(tmp_path: Path) -> None:
         ({"keypoint": np.zeros((1, 2, 9, 17, 3)), "label": np.zeros(1, int), "total_frames": np.array([10])}, "to 9"),
     ],
 )  # fmt: skip
-def test_peers_arrays_that_do_not_fit_are_refused_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
+def test_published_arrays_that_do_not_fit_are_rejected_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(SourceError, match=message) as caught:
         open_sources([tmp_path / "a.npz"])

@@ -34,7 +34,7 @@ def test_a_clip_that_occurs_twice_is_named_with_both_places(recordings: Path, tm
         open_sources([recordings, packed])
 
 
-def test_a_file_by_another_name_is_refused_alone(recordings: Path) -> None:
+def test_a_file_by_another_name_is_rejected_alone(recordings: Path) -> None:
     (recordings / "walk.skeleton").write_bytes(b"0\n")
     source = open_sources([recordings])
     assert [error.reason for error in source.unusable] == ["bad-name"]
@@ -61,7 +61,7 @@ def test_a_clip_twice_in_one_zip_is_an_error_that_names_both_places(tmp_path: Pa
     "name",
     ["S001C001P001R001A121.skeleton", "S001C001P001R001A001 (1).skeleton", "a\nb.skeleton", "x" * 250 + ".skeleton"],
 )
-def test_odd_names_inside_a_zip_are_refused_alone(tmp_path: Path, name: str) -> None:
+def test_odd_names_inside_a_zip_are_rejected_alone(tmp_path: Path, name: str) -> None:
     source = open_sources([pack(tmp_path / "a.zip", {f"../../{name}": b"0\n", f"/abs/{NAME}": b"0\n"})])
     assert [error.reason for error in source.unusable] == ["bad-name"]
     assert [entry.name for entry in source.entries] == [NAME[:20]]

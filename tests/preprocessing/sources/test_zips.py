@@ -29,14 +29,14 @@ def test_a_zip_bomb_is_never_expanded(tmp_path: Path) -> None:
         open_sources([packed]).entries[0].read()
 
 
-def test_a_huge_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_member_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MAX_BYTES", 10)
     packed = pack(tmp_path / "a.zip", {NAME: b"0123456789x"})
     with pytest.raises(SkeletonError, match="too-large"):
         open_sources([packed]).entries[0].read()
 
 
-def test_a_damaged_member_is_refused_alone(tmp_path: Path, ntu_text: Text, person: Person) -> None:
+def test_a_damaged_member_is_rejected_alone(tmp_path: Path, ntu_text: Text, person: Person) -> None:
     packed = tmp_path / "a.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(NAME, ntu_text([[(5, person())]]))
@@ -102,7 +102,7 @@ def test_a_directory_that_lies_about_a_size_expands_no_more_than_it_says(tmp_pat
     assert len(liar._expand()) == 5001
 
 
-def test_an_encrypted_or_oddly_compressed_member_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_an_encrypted_or_oddly_compressed_member_is_rejected_with_the_remedy(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr(NAME, b"0\n" * 100)
     with pytest.raises(SkeletonError, match="method 14; use deflate"):
@@ -112,7 +112,7 @@ def test_an_encrypted_or_oddly_compressed_member_is_refused_with_the_remedy(tmp_
         one.place._replace(encrypted=True).read()
 
 
-def test_a_zip_that_claims_too_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_that_claims_too_much_is_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MAX_TOTAL", 1000)
     packed = pack(tmp_path / "a.zip", {NAME: b"0" * 1001})
     with pytest.raises(SourceError, match="claims to hold"):

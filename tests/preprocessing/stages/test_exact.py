@@ -131,7 +131,7 @@ def test_yaw_undoes_any_turn_about_the_vertical_and_nothing_else() -> None:
     assert across[2] == pytest.approx(0, abs=1e-6)
 
 
-def test_size_makes_the_first_spine_half_a_metre_whoever_it_is() -> None:
+def test_size_scales_the_first_spine_to_half_a_metre() -> None:
     plain = apply("clip", RawClip(T, (A, B)), exact("size"))
     larger = apply("clip", RawClip(T, (turned(A, 0, 1.3), turned(B, 0, 1.3))), exact("size"))
     assert np.allclose(plain.joints_MTV3, larger.joints_MTV3, atol=1e-4)

@@ -41,7 +41,7 @@ def b(frames: Sequence[int] = range(T), wide: bool = False, swing: float = 0.1) 
 
 
 def shape(tracks: Sequence[Track], by: tuple[Stage, ...], frames: int = T) -> Shape | str:
-    """(frames, rows of slot 1, rows of slot 2), or why there is no clip."""
+    """Return (frames, rows of slot 1, rows of slot 2), or the reason why there is no clip."""
     ordered = sorted(tracks, key=lambda track: (int(track.frame_F[0]), tracks.index(track)))
     try:
         present_MT = apply("clip", RawClip(frames, tuple(ordered)), by).present_MT

@@ -26,7 +26,7 @@ def test_every_stage_of_every_recipe_exists() -> None:
         (("exact", False, Landmarks(0), ["size"]), "spine"),
     ],
 )
-def test_what_does_not_go_together_is_said_in_one_line(arguments: tuple, message: str) -> None:
+def test_invalid_combinations_are_rejected_in_one_line(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         recipe(*arguments)
     assert "\n" not in str(caught.value)
