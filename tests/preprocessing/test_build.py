@@ -77,6 +77,18 @@ def test_too_many_bad_clips_stop_the_build_unless_allowed(
     assert len(open_file(out).clips["name"]) == 22
 
 
+@pytest.mark.parametrize(("empty", "code"), [(4, 0), (5, 4)])
+def test_one_in_twenty_clips_that_have_a_body_may_be_rejected(
+    recordings: Path, tmp_path: Path, empty: int, code: int
+) -> None:
+    """Of 24 clips one is damaged: with four empty ones that is exactly 5 %, with five it is more."""
+    paths = sorted(recordings.iterdir())
+    paths[0].write_bytes(b"x")
+    for path in paths[1 : 1 + empty]:
+        path.write_bytes(b"1\n0\n")
+    assert run(recordings, "--out", tmp_path / "a.h5") == code
+
+
 def test_clips_known_to_be_missing_or_without_a_body_are_skipped_and_counted(recordings: Path, tmp_path: Path) -> None:
     (recordings / "S001C002P005R002A008.skeleton").write_bytes(b"0\n")
     (recordings / "S001C001P001R002A001.skeleton").write_bytes(b"2\n0\n0\n")

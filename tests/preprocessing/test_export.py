@@ -47,6 +47,17 @@ def test_no_body_is_pulled_half_way_to_the_origin() -> None:
     assert ((naive > 0.1) & (naive < 7.9)).any(), "plain interpolation would pull it"
 
 
+def test_resampling_is_linear_where_a_body_is_tracked_and_takes_the_nearer_frame_where_it_is_not() -> None:
+    """Four frames at 7 points: each second point lies half-way, and then the later frame is the nearer."""
+    joints = np.array([1, 2, 4, 0], np.float32)[None, :, None, None] * np.ones((1, 4, 1, 3), np.float32)
+    present = np.array([[True, True, True, False]])
+    resampled = export.resample(joints, present, 7)
+    assert resampled.dtype == np.float32
+    assert resampled[0, :, 0, 0].tolist() == [1, 1.5, 2, 3, 4, 0, 0]
+    third = export.resample(joints, present, 10)[0, :, 0, 0]
+    np.testing.assert_allclose(third, [1, 4 / 3, 5 / 3, 2, 8 / 3, 10 / 3, 4, 4, 0, 0], rtol=1e-6)
+
+
 def test_ctr_arrays_are_ordered_and_one_hot_and_val_counts_as_train(built: Path, tmp_path: Path) -> None:
     assert run(built, "--format", "ctr", "--out", tmp_path / "c.npz") == 0
     file = open_file(built)

@@ -38,7 +38,8 @@ def test_joints_classes_and_missing_lists_have_the_published_sizes() -> None:
 def test_half_of_the_subjects_train_and_one_in_five_is_held_out() -> None:
     assert len(ntu.XSUB_TRAIN) == 53
     assert len([s for s in ntu.XSUB_TRAIN if s <= 40]) == 20
-    assert 0.15 < len(ntu.VAL_SUBJECTS & ntu.XSUB_TRAIN) / 53 < 0.25
+    assert sorted(ntu.VAL_SUBJECTS & ntu.XSUB_TRAIN) == [8, 16, 27, 38, 50, 56, 74, 83, 91, 97]
+    assert sorted(ntu.VAL_SUBJECTS - ntu.XSUB_TRAIN) == [11, 23, 32, 40, 48, 63, 68, 75, 88, 102]
 
 
 def test_the_official_rules() -> None:
