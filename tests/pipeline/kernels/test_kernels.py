@@ -19,7 +19,7 @@ from pipeline.kernels.norm import batch_norm  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # conftest.py asks for the interpreter there
 SEEDED, DOUBLE = torch.Generator(), torch.float64
-# Several tiles a part of the rows; channels that are no power of two, more than a tile has, fewer than a vector.
+# Several tiles per part of the rows; channels not a power of two, more than in a tile, fewer than in a vector.
 SHAPES = [(3, 64, 64, 25), (5, 48, 7, 25), (1, 200, 9, 11), (2, 3, 5, 4), (3, 96, 9, 20)]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
@@ -68,7 +68,7 @@ def test_batch_norm_is_that_of_torch_in_float64(
 
 @pytest.mark.parametrize("sizes", [(7, 75, 25, 64), (33, 60, 20, 24), (3, 75, 25, 100), (40, 12, 4, 8)], ids=str)
 def test_messages_are_the_product_with_each_row(sizes: tuple[int, ...]) -> None:
-    """Output and both gradients, of sides that are no power of two."""
+    """Output and both gradients, with sides that are not powers of two."""
     SEEDED.manual_seed(0)
     rows, inside, outside, channels = sizes
     a, z = drawn(outside, inside).half().float(), drawn(rows, inside, channels, dtype=torch.float16)
@@ -96,7 +96,7 @@ def test_a_second_derivative_is_refused() -> None:
 def both_ways(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], nn.Module], *given: Tensor
 ) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
-    """How often kernels were asked for; what a step forward and back leaves by them wherever they fit, and by torch."""
+    """Return how often kernels ran, and the results of one step by kernels and by torch: output, gradients, buffers."""
     asked: list[bool] = []
     left = []
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -135,8 +135,8 @@ def test_a_graph_network_by_kernels_is_the_network(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(by_kernels, by_torch, rtol=1e-3, atol=1e-4)
 
 
-class Elsewhere:
-    """Features that say where they are and how many: none of them is there."""
+class FakeFeatures:
+    """Features with a device, type, order and size, but without data."""
 
     def __init__(self, **changes: object) -> None:
         self.is_cuda, self.dtype, self.bodies, self.order = True, torch.bfloat16, 512, torch.channels_last
@@ -153,10 +153,10 @@ class Elsewhere:
 
 
 def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Triton can make them; the control of the test below."""
+    """If Triton can compile them; the control of the test below."""
     for why, taken in (("", True), ("no compiler", False)):
         monkeypatch.setattr(availability, "unavailable_reason", lambda why=why: why)
-        assert availability.use_kernels(Elsewhere()) is taken
+        assert availability.use_kernels(FakeFeatures()) is taken
 
 
 @pytest.mark.parametrize(
@@ -164,17 +164,17 @@ def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -
     [{"is_cuda": False}, {"dtype": torch.float32}, {"order": torch.contiguous_format}, {"bodies": 64}, {"bodies": 0}],
     ids=str,
 )
-def test_others_do_not(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of another device, type or order, or few."""
+def test_other_features_do_not(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device, type or memory order, or small."""
     monkeypatch.setattr(availability, "unavailable_reason", str)
-    assert not availability.use_kernels(Elsewhere(**change))
+    assert not availability.use_kernels(FakeFeatures(**change))
 
 
 def no_compiler(*_: object) -> None:
     raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
 
 
-def test_what_hinders_kernels_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_kernels_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C compiler, an old GPU, no Triton: a reason of one line, never an exception."""
     ask = availability.unavailable_reason.__wrapped__
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))

@@ -155,8 +155,8 @@ def test_the_loop_calls_each_layer_of_the_trunk_twice_and_the_others_once(model:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_doctor_takes_every_model_as_it_is(model: str) -> None:
-    """Statistics that were never trained are named and recalibrated; the calls of the loop are counted."""
+def test_the_doctor_diagnoses_every_model(model: str) -> None:
+    """Untrained statistics are recalibrated; the calls of the loop are counted."""
     x, present = clips(MIXED * 4)
     label = torch.arange(len(x)) % CLASSES
     network = small(model, dropout=0.0, persons="loop").eval()
@@ -308,7 +308,7 @@ def test_every_persons_mode_is_a_setting() -> None:
 
 
 def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
-    """Its trunk's weights at zero change what the copy says, and nothing of the network it was made from."""
+    """Zero weights in the trunk of the copy change the logits of the copy, and not those of the original."""
     network = small().eval()
     expected = network(*clips(MIXED))
     compile_trunk(network)

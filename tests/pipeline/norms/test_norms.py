@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 from torch.func import functional_call
 
+from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.models.bodies import PERSONS, masked
 from pipeline.normdoctor.moments import moments
 from pipeline.normdoctor.sites import batch_norms, output_by
@@ -25,6 +26,7 @@ from pipeline.norms import (
     INPUTS,
     NORMS,
     BatchNorm,
+    Kind,
     NormConfig,
     clip_gradients,
     norm_factory,
@@ -174,7 +176,7 @@ def test_a_norm_is_the_one_of_timm(kind: str, training: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "theirs"), [("ws_gn", "StdConv2d"), ("nf", "ScaledStdConv2d")])
 def test_standardised_weights_are_those_of_timm(kind: str, theirs: str) -> None:
-    """Where timm's gain starts at one too and its gamma is ours."""
+    """timm's gain starts at one too; its gamma is set to ours."""
     convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
     gamma = {"gamma": RELU_GAIN} if kind == "nf" else {}
     other = getattr(timm_layers(), theirs)(3, 8, 3, padding=1, bias=False, **gamma)
@@ -348,7 +350,7 @@ def test_a_state_of_bn_fits_its_relatives(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NORMS)
 def test_a_batch_of_one(kind: str) -> None:
-    """One clip has T*V values a channel; one row of (B, C) has no variance and is refused in one line."""
+    """One clip has T*V values per channel; one row of (B, C) has no variance and is rejected in one line."""
     assert torch.isfinite(fresh(kind).train()(data(1).float())).all()
     one = data(1, ()).float()
     assert torch.isfinite(fresh(kind).eval()(one)).all()
@@ -422,6 +424,45 @@ def test_renorm_grows_from_batch_norm_to_the_running_statistics() -> None:
     torch.testing.assert_close(grown.train()(data()), expected)
 
 
+def test_renorms_bounds_grow_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 5 of 10 updates r_max is half way from 1, and d_max half way from 0."""
+    layer = worn("batch_renorm", updates=5).train()
+    monkeypatch.setattr(plain, "R_MAX", 1 + (plain.R_MAX - 1) / 2)
+    monkeypatch.setattr(plain, "D_MAX", plain.D_MAX / 2)
+    expected = torch.from_numpy(plain.batch_renorm(data().numpy(), state(layer), training=True))
+    torch.testing.assert_close(layer(data()), expected, rtol=1e-12, atol=1e-12)
+
+
+STARTS = {"weight": 1, "bias": 0, "v": 1, "rho": 1, "tau": 0, "alpha": 0.5, "running_mean": 0, "running_var": 1}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_parameters_start_as_published(kind: str) -> None:
+    """Also BatchInstanceNorm from BatchNorm, and the thresholded linear unit from ReLU."""
+    for name, tensor in fresh(kind).state_dict().items():
+        if name in STARTS:
+            assert (tensor == STARTS[name]).all(), name
+
+
+def test_a_norm_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Kind in NORMS: the settings accept its name, and every model is built with it."""
+
+    class Halved(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 2
+
+    def make(channels: int, config: NormConfig) -> nn.Module:
+        return Halved()
+
+    monkeypatch.setitem(NORMS, "halved", Kind(make, activates=True))
+    config = NormConfig(kind="halved")
+    for name in MODELS:
+        model = build_model(ModelConfig(name, width=0.25), config, 16, 8, 3, ((0, 1), (1, 2)))
+        assert sum(isinstance(module, Halved) for module in model.modules()) > 3
+        assert not any(isinstance(module, nn.ReLU) for module in model.modules())
+        assert model(torch.ones(2, 3, 16, 8, 2), torch.ones(2, 2, 16, dtype=torch.bool)).isfinite().all()
+
+
 def test_batch_instance_norm_projects_rho_and_lets_it_come_back() -> None:
     """Outside [0, 1] the border counts, with a gradient."""
     layer = worn("bin").train()
@@ -442,7 +483,7 @@ def test_batch_instance_norm_projects_rho_and_lets_it_come_back() -> None:
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 8, 3), lambda: nn.Linear(40, 8)])
 @pytest.mark.parametrize("kind", NORMS)
 def test_weights_in_front_of_a_norm(kind: str, make: Any) -> None:
-    """Standardised per output unit where the kind says so, else as they were; gradients by finite differences."""
+    """Standardized per output unit if the kind states so, else unchanged; gradients by finite differences."""
     torch.manual_seed(0)
     plain_layer = make().double()
     layer = norm_factory(NormConfig(kind=kind)).parametrize(copy.deepcopy(plain_layer)).double()
@@ -680,7 +721,7 @@ CASES = rank_cases()
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What two gloo ranks make of every case; one start for all."""
+    """Results of two gloo ranks for every case, from one start of the processes."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(CASES, folder / "cases.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -796,7 +837,7 @@ def test_groups_must_divide_the_channels(kind: str) -> None:
 
 
 def test_masked_bodies_never_enter_the_maximum_where_all_features_are_negative() -> None:
-    """A zero in an absent body's place would win; a clip with nobody yields zeros."""
+    """A zero for an absent body would win; a clip without a body yields zeros."""
     x, present = -1 - torch.rand(3, 4, 2, 2, 2), torch.tensor([[True, False], [True, True], [False, False]])
     y = masked(lambda rows, slot: rows, x, present)
     assert torch.equal(y[0], x[0, ..., 0])
