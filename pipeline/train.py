@@ -26,14 +26,15 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline import distributed, network, optim, preflight
-from pipeline.config import Config, as_dict, parse
+from pipeline.config import Config, parse
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
 from pipeline.evaluation import measure
 from pipeline.nonfinite import NonFiniteLoss
 from pipeline.run_folder import Run
-from pipeline.tracking import report
+from pipeline.tracking.follower import follow_training
+from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits
 
 # Errors that end a training with one line instead of a traceback.
@@ -148,7 +149,8 @@ def run(config: Config, read_test: bool = True) -> None:
             done, saved = folder.checkpoint
             state.load(saved)
             best = Best(**saved["best"])
-        ledger = report.Ledger(config.out, as_dict(config), config.wandb, done) if first else None
+        ledger = RunLedger(config.out, done) if first else None
+        follower = follow_training(config.out, config.wandb if first else "off", done)
         epochs = fit(config, clips, splits, state, done)
         console, left = Console(stderr=True), config.train.epochs - done
         silent = not first or not left  # a finished run has no bar to fill
@@ -162,8 +164,9 @@ def run(config: Config, read_test: bool = True) -> None:
         if ledger is not None:
             # The doctor's repair holds as long as no epoch was trained since.
             repair = {} if left else folder.repair
-            ledger.close(folder.write_summary(best.epoch, measured | repair))
-            print(folder.describe())
+            folder.write_summary(best.epoch, measured | repair)
+            print(folder.describe(), flush=True)
+            follower.finish()
     except NonFiniteLoss as error:
         if first:
             folder.write_non_finite(error.epoch, error.clips)

@@ -103,3 +103,25 @@ def _whole_lines(path: Path, checksum: bool) -> list[tuple[Any, int]]:
                     "folder to start over."
                 ) from None
     return lines
+
+
+class Tail:
+    """Reads a journal (without checksums) as another process writes it.
+
+    Args:
+        path: The file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._end = path, 0
+
+    def read(self) -> list[Any]:
+        """Return the records since the last call."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self._end)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._end += len(whole)
+        return [json.loads(line) for line in whole.split(b"\n")[:-1]]

@@ -11,6 +11,13 @@ RUN = {
     "project": {"id": "p", "name": "skelnorm", "entity": {"id": "e", "name": "us"}},
 }  # fmt: skip
 COMMITTED = {"id": "a", "digest": "d", "state": "COMMITTED", "aliases": [], "artifactSequence": {"id": "s"}}
+PROJECT = {"id": "p", "internalId": "p", "name": "skelnorm", "entity": {"id": "e", "name": "us"}}
+ARTIFACT = COMMITTED | {
+    "artifactSequence": {"__typename": "ArtifactSequence", "id": "s", "name": "data", "project": PROJECT},
+    "versionIndex": 0, "artifactType": {"name": "dataset"}, "description": None, "metadata": "{}",
+    "ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [], "historyStep": None, "size": 0, "commitHash": None,
+    "fileCount": 0, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None,
+}  # fmt: skip
 
 
 class Stub:
@@ -74,6 +81,7 @@ class Stub:
             "UpsertBucket": {"upsertBucket": {"bucket": RUN | {"name": variables.get("name")}, "inserted": True}},
             "CreateArtifact": {"createArtifact": {"artifact": COMMITTED}},
             "ArtifactType": {"project": None},
+            "ArtifactByID": {"artifact": ARTIFACT},
             "UseArtifact": {"useArtifact": {"artifact": {"id": "a"}}},
         }
         return answers.get(operation, {})

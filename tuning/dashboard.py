@@ -18,7 +18,6 @@ from typing import Any
 
 import tyro
 
-from pipeline.tracking import server
 from pipeline.tracking.metric_names import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
 from preprocessing import files
 from tuning.space import SPACE, LogUniform
@@ -108,7 +107,9 @@ def save(made: Any) -> str:
 
     The server is asked first: where none answers, W&B's own client can take minutes to give up and longer to end.
     """
-    refused = server.refusal()
+    from pipeline.tracking.wandb_door import refusal
+
+    refused = refusal()
     if refused is not None:
         raise ValueError(f"no workspace: {refused}; mend it, or write the workspace with --spec FILE")
     try:

@@ -65,9 +65,6 @@ class TaskSource(Protocol):
     def spec(self, task: Task) -> TrialSpec:
         """Return the full specification of a task's training."""
 
-    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
-        """Receive the metrics of an evaluated epoch."""
-
     def on_attempt_failed(self, task: Task, cause: str) -> None:
         """Receive the cause of a failed attempt."""
 
@@ -327,10 +324,8 @@ def _callback(live: _Live) -> Any:
         ) -> None:
             # The last result has no epoch. The one at which ASHA stops the trial has one, although it is "done" too.
             if "epoch" in result:
-                task = self.live.tasks[trial.trial_id]
                 metrics = {name: value for name, value in result.items() if name in EPOCH_METRICS}
                 self.live.curves.setdefault(trial.trial_id, {})[metrics["epoch"]] = metrics
-                self.live.source.on_epoch(task, metrics)  # type: ignore[union-attr]
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             written = Path(trial.error_file or "")

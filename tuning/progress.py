@@ -1,19 +1,19 @@
 """Progress of a search or a study in its driver: a bar, one line per finished trial, one W&B run per trial.
 
-The driver feeds W&B, not the trials: a trial that the scheduler stops would lose the records that it has not flushed.
+One follower process sends all trials to W&B, not the trials themselves: a trial that the scheduler stops would lose the
+records that it has not flushed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.tracking.metric_names import named
-from pipeline.tracking.report import Tracker, start_wandb
-from tuning.ledger import Outcome, Task
+from pipeline.tracking.follower import Follower
+from preprocessing import journal
+from tuning.ledger import NAME, Outcome, Task
 
 
 class ProgressReporter:
@@ -32,31 +32,22 @@ class ProgressReporter:
         self.progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
         self.bar = self.progress.add_task("", total=total, completed=done)
         self.study, self.wandb, self.best = study, wandb, 0.0
-        self.runs: dict[str, Tracker] = {}
 
     def __enter__(self) -> ProgressReporter:
+        done = len(journal.read(self.study / NAME))  # an earlier command has sent these
+        arguments = [str(self.study), "--done", str(done)]
+        self.follower = Follower("tuning.wandb_follower", arguments, self.study, self.wandb)
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for tracker in self.runs.values():
-            tracker.finish({})
         self.progress.stop()
-
-    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
-        """Send the metrics of an epoch to the trial's W&B run."""
-        if task.name not in self.runs:
-            config = task.settings | {"train.seed": task.seed, "arm": task.arm}
-            self.runs[task.name] = start_wandb(
-                self.study, task.name, config, self.wandb, "trial", self.study.resolve().name
-            )
-        self.runs[task.name].log(metrics)
+        self.follower.finish()
 
     def on_end(self, outcome: Outcome) -> None:
-        """Print a line about the trial, advance the bar and finish its W&B run."""
+        """Print a line about the trial and advance the bar."""
         last = outcome.last
         self.best = max(self.best, last.get("val") or 0.0)
-        self.runs.pop(outcome.task.name, Tracker()).finish(named(last))
         result = f"val {100 * (last.get('val') or 0.0):5.1f} %  epoch {last['epoch']}" if last else outcome.outcome
         if outcome.outcome == "failed":
             result = f"failed ({outcome.cause})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
@@ -24,10 +23,6 @@ class RecordedSource:
 
     def __init__(self, make_spec: MakeSpec, ledger: StudyLedger, reporter: ProgressReporter) -> None:
         self.spec, self.ledger, self.reporter = make_spec, ledger, reporter
-
-    def on_epoch(self, task: Task, metrics: dict[str, Any]) -> None:
-        """Report an evaluated epoch."""
-        self.reporter.on_epoch(task, metrics)
 
     def on_attempt_failed(self, task: Task, cause: str) -> None:
         """Record a failed attempt."""

@@ -31,7 +31,7 @@ from pipeline.doctor.repair import destination, fix_run
 from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, Suspicion
 from pipeline.pages import diagnosis as pages
 from pipeline.run_folder import Run
-from pipeline.tracking import report
+from pipeline.tracking.follower import record_diagnosis
 from preprocessing import exits, files
 from preprocessing.pages import Provenance
 
@@ -113,7 +113,7 @@ def main() -> int:
             console.print(described(answer["fix"]), highlight=False)
             run.write_doctor(answer)
         print(f"written: {command.run / 'doctor.json'}")
-        report.record_diagnosis(folder, answer, command.wandb)
+        record_diagnosis(folder, command.wandb)
         if command.html is not None:
             files.publish_text(
                 command.html, pages.page(folder.name, answer, Provenance.of("pipeline.doctor", sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""What the follower records on W&B: a training or a diagnosis, read from the files of its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.tracking import ledger, metric_names
+from preprocessing import files
+
+if TYPE_CHECKING:
+    from pipeline.tracking.wandb_door import WandbRun
+
+
+class Subject(Protocol):
+    """One W&B run to be, as far as its record on disk has come."""
+
+    key: str
+    """Distinguishes it among the subjects of one follower, and makes its W&B ID."""
+    name: str
+    job_type: str
+    group: str
+    config: dict[str, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the figures of each epoch so far, in order."""
+
+    def ended(self, stopped: bool) -> bool:
+        """Return whether no more rows will come. `stopped`: the process that writes the record has ended."""
+
+    def conclude(self, run: WandbRun) -> dict[str, Any]:
+        """Record what is known at the end (tables, artifacts); return the last figures."""
+
+
+class Training:
+    """A training: RUN/ledger.jsonl, then RUN/summary.json, its data and its checkpoint.
+
+    Args:
+        run: The run folder.
+    """
+
+    job_type = "train"
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.key = run, ""
+        self.name, self.group = run.name, run.resolve().parent.name
+        self.config = _json(run / "config.json")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the lines of the ledger."""
+        return ledger.read(self.run)
+
+    def ended(self, stopped: bool) -> bool:
+        """Return whether the training has stopped."""
+        return stopped
+
+    def conclude(self, run: WandbRun) -> dict[str, Any]:
+        """Record data, confusion matrix and model."""
+        summary = _json(self.run / "summary.json")
+        metadata = _json(self.run / "data.json")
+        last = metric_names.final(summary)
+        counts = summary.get("confusion") or []
+        if counts:
+            class_names = metadata.get("class_names") or [str(k) for k in range(len(counts))]
+            run.confusion(counts, class_names, summary.get("eval", "val"))
+        pointer = _json(self.run / "checkpoint.json")
+        if summary:
+            about = last | {"checkpoint_sha256": pointer.get("sha256"), "epochs": pointer.get("epoch")}
+            run.model(self.run.resolve().name, self.run / "checkpoints" / str(pointer.get("file")), about)
+        if metadata.get("content_sha256"):
+            run.dataset(metadata)
+        return last
+
+
+class DoctorVerdict:
+    """The doctor's answer, RUN/doctor.json: a run of its own beside that of the training.
+
+    Args:
+        run: The run folder.
+    """
+
+    job_type = "doctor"
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.key = run, ""
+        self.name, self.group = run.name, run.resolve().parent.name
+        self.answer = _json(run / "doctor.json")
+        self.config = {"run": run.name, "judged": self.answer.get("judged")}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return nothing: a diagnosis has no epochs."""
+        return []
+
+    def ended(self, stopped: bool) -> bool:
+        """Return True: the file is complete."""
+        return True
+
+    def conclude(self, run: WandbRun) -> dict[str, Any]:
+        """Record the verdict as a table, and the data."""
+        run.table("doctor/verdict", [*metric_names.VERDICT], metric_names.verdict_rows(self.answer))
+        metadata = _json(self.run / "data.json")
+        if metadata.get("content_sha256"):
+            run.dataset(metadata)
+        return {"verdict": self.answer.get("verdict", ""), **metric_names.of_diagnosis(self.answer)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return files.read_json(path) if path.is_file() else {}

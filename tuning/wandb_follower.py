@@ -1,0 +1,98 @@
+"""The follower process of a search or a study: reads its ledger and those of its trials, one W&B run per trial.
+
+    python -m tuning.wandb_follower STUDY --mode offline --id ID
+
+See pipeline.tracking.follower_process for its other options and for when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking import follower_process, ledger, metric_names
+from preprocessing import journal
+from tuning.attempt import epoch_metrics
+from tuning.ledger import NAME
+
+if TYPE_CHECKING:
+    from pipeline.tracking.wandb_door import WandbRun
+
+
+class Trial:
+    """A trial as a subject of the follower.
+
+    Args:
+        study: The study folder.
+        key: Distinguishes the trial within its study.
+        task: The task that the study's ledger says has begun.
+    """
+
+    job_type = "trial"
+
+    def __init__(self, study: Path, key: str, task: dict[str, Any]) -> None:
+        self.key, self.name, self.group = key, task["name"], study.resolve().name
+        self.config = task["settings"] | {"train.seed": task["seed"], "arm": task["arm"]}
+        self.folder = study / "trials" / task["name"]
+        self.outcome: dict[str, Any] | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the evaluated epochs: from the trial's own ledger, at its end from the study's."""
+        if self.outcome is not None:
+            return list(self.outcome["curve"])
+        return [epoch_metrics(line) for line in ledger.read(self.folder) if "accuracies" in line]
+
+    def ended(self, stopped: bool) -> bool:
+        """Return whether the study has the trial's outcome, or has stopped."""
+        return stopped or self.outcome is not None
+
+    def conclude(self, run: WandbRun) -> dict[str, Any]:
+        """Return the figures of the last epoch."""
+        rows = self.rows()
+        return metric_names.named(rows[-1]) if rows else {}
+
+
+class Trials:
+    """The trials of a study that are under way or ended since `done` records.
+
+    Args:
+        study: The study folder.
+        done: Records of the ledger that an earlier command wrote; trials that ended in them are left out.
+    """
+
+    def __init__(self, study: Path, done: int) -> None:
+        self.study, self.done, self.read = study, done, 0
+        self._tail = journal.Tail(study / NAME)
+        self._trials: dict[str, Trial] = {}
+
+    def __call__(self) -> list[Trial]:
+        """Return those that have figures."""
+        for record in self._tail.read():
+            self.read += 1
+            if "begun" in record:
+                task = record["begun"]
+                self._trials[task["name"]] = Trial(self.study, f"{self.read:05d}", task)
+            elif "ended" in record:
+                name = record["ended"]["task"]["name"]
+                if self.read <= self.done:
+                    self._trials.pop(name, None)
+                elif name in self._trials:
+                    self._trials[name].outcome = record["ended"]
+        return [trial for trial in self._trials.values() if trial.rows()]
+
+
+def main() -> int:
+    """Entry of the process; returns the exit code."""
+    options = follower_process.parser()
+    options.add_argument("study", type=Path)
+    options.add_argument("--done", type=int, default=0, help="records of the ledger that an earlier command wrote")
+    parsed = options.parse_args()
+    return follower_process.follow(Trials(parsed.study, parsed.done), parsed.study, parsed)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # wandb would wait at exit for a server that is given up
