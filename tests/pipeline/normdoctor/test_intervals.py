@@ -55,3 +55,28 @@ def test_passes_of_different_samples_do_not_pair() -> None:
     """Refused."""
     with pytest.raises(ValueError, match="passes of 3 and 4 samples cannot be paired"):
         paired(torch.zeros(3), torch.zeros(4))
+
+
+def test_the_interval_is_that_of_the_normal_distribution_at_95_percent() -> None:
+    """1,000 differences with deviation 1: 1.96 standard errors on either side (a 90 % interval has 1.64)."""
+    draw = torch.Generator().manual_seed(1)
+    a = torch.zeros(1000)
+    b = torch.randn(1000, generator=draw)
+    difference = paired(a, b)
+    error = b.std().item() / 1000**0.5
+    assert difference.high - difference.mean == pytest.approx(1.96 * error, rel=0.08)
+    assert difference.mean - difference.low == pytest.approx(1.96 * error, rel=0.08)
+    assert difference.interval == [difference.low, difference.high]
+
+
+def test_the_threshold_is_the_largest_of_three() -> None:
+    """Two points of many equal samples; three standard errors; the weight of three samples of twenty."""
+    zero = torch.zeros(1000)
+    assert paired(zero, zero).threshold == pytest.approx(0.02)
+    half = (torch.arange(100) % 2).double()
+    assert paired(torch.zeros(100), half).threshold == pytest.approx(3 * 0.05, rel=0.1)
+    one = torch.zeros(20)
+    one[0] = 1
+    assert paired(torch.zeros(20), one).threshold == pytest.approx(3 / 20, rel=0.05)
+    assert not paired(torch.zeros(20), one).significant
+    assert paired(torch.zeros(2), torch.ones(2)).threshold == 1.5

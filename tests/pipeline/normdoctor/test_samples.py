@@ -94,6 +94,18 @@ def test_the_process_does_not_grow_with_the_number_of_batches() -> None:
     assert int(done.stdout) < 150e6
 
 
+def test_a_batch_of_half_the_usual_size_is_not_usual() -> None:
+    """Batches of 4, 2 and 1: the passes over the given batches leave the small ones out."""
+    samples = take([(torch.arange(4.0)[:n], torch.arange(n)) for n in (4, 4, 3, 2, 1)])
+    assert [len(batch[1]) for batch in samples.usual] == [4, 4, 3]
+    assert [positions.tolist() for positions, _ in samples.as_given()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    mixed = [(positions.tolist(), batch[1].tolist()) for positions, batch in samples.mixed()]
+    assert sorted(place for places, _ in mixed for place in places) == list(range(11))
+    given = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert all([given[place] for place in places] == labels for places, labels in mixed)
+    assert [place for places, _ in mixed for place in places] != list(range(11))
+
+
 def test_batches_of_different_shapes_stay_whole() -> None:
     """Padded to each batch's own length: they cannot be mixed, and every pass sees them as they are."""
     loader = [(torch.zeros(4, length), torch.zeros(4)) for length in (3, 5, 7)]

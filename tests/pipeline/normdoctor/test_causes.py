@@ -1,0 +1,319 @@
+"""Checks and proofs on evidence that is made by hand: exact limits, shares and precedence."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.normdoctor import layer_checks, score_checks
+from pipeline.normdoctor.causes import (
+    generalization_losses,
+    prove,
+    suspicions,
+    unexplained_share,
+)
+from pipeline.normdoctor.checks import CHECKS, REST, fired
+from pipeline.normdoctor.collector import Seen
+from pipeline.normdoctor.evidence import Evidence, Group, History
+from pipeline.normdoctor.finding import Check, Finding, Fired, listed
+from pipeline.normdoctor.layers import Layer
+from pipeline.normdoctor.moments import Moments
+from pipeline.normdoctor.remedies import REMEDIES
+
+COUNT = 100
+
+
+def right(share: float, count: int = COUNT) -> Tensor:
+    """Scores of `count` samples, the first of them right."""
+    return (torch.arange(count) < round(share * count)).double()
+
+
+def of(mean: float, variance: float = 1.0, count: float = 10.0) -> Moments:
+    """Moments of one channel."""
+    return Moments(torch.tensor([mean]).double(), torch.tensor([variance]).double(), count)
+
+
+def layer(**changed: Any) -> Layer:
+    """A healthy layer of one channel."""
+    values = {"mean": 0.0, "variance": 1.0, "scale": 1.0, "momentum": 0.1, "updates": 100, "eps": 1e-5} | changed
+    mean, variance, scale = (torch.tensor([values[name]]) for name in ("mean", "variance", "scale"))
+    return Layer(mean, variance, scale, values["momentum"], values["updates"], values["eps"])
+
+
+def evidence(layers: dict[str, Layer] | None = None, **changed: Any) -> Evidence:
+    """Evidence of a healthy model with one layer `norm`, called once."""
+    layers = {"norm": layer()} if layers is None else layers
+    population = {(name, 0): of(0.0) for name in layers}
+    seen = Seen(population, {}, population, Counter(dict.fromkeys(population, 10)), Counter())
+    values: dict[str, Any] = {
+        "training_modules": [],
+        "stuck_modules": [],
+        "changed_buffers": [],
+        "averaged": None,
+        "layers": layers,
+        "score": {"A": right(0.5), "B": right(0.9), "C": right(0.5), "D": right(0.9)},
+        "nonfinite_outputs": 0.0,
+        "sizes": Counter({32: 10}),
+        "history": History(),
+        "train": seen,
+        "given": seen,
+        "held_out": seen,
+    }
+    return Evidence(**values | changed)
+
+
+def found(*names: str) -> list[Fired]:
+    """Findings of these checks."""
+    return [Fired(name, CHECKS[name], Finding(f"seen by {name}")) for name in names]
+
+
+def test_a_healthy_model_gives_no_finding() -> None:
+    """The control of all that follows."""
+    assert fired(CHECKS, evidence({"norm": layer(variance=1.2)})) == []
+
+
+def test_a_cause_has_the_share_of_the_gap_that_its_remedy_recovers() -> None:
+    """30 of 40 points, and the evaluation samples' score before and after."""
+    (cause,) = prove(evidence(), found("stale"), {"joint": {"A": right(0.8), "C": right(0.7)}})
+    assert (cause.check, cause.before, cause.after) == ("stale", 0.5, 0.7)
+    assert cause.recovered == cause.cumulative == pytest.approx(0.75)
+    assert cause.interval[0] < 0.2 < cause.interval[1]
+    assert cause.remedy == REMEDIES["joint"].advice
+
+
+def test_a_remedy_that_recovers_more_than_the_gap_recovers_all_of_it() -> None:
+    """50 points of 40; without evaluation samples the training samples are reported."""
+    (cause,) = prove(evidence(), found("stale"), {"joint": {"A": right(1.0)}})
+    assert cause.recovered == 1.0
+    assert (cause.before, cause.after) == (0.5, 1.0)
+
+
+def test_a_remedy_that_recovers_nothing_proves_nothing() -> None:
+    """Neither does one that is not to be had."""
+    assert prove(evidence(), found("stale"), {"joint": {"A": right(0.51)}}) == []
+    assert prove(evidence(), found("ranks", "leakage"), {"joint": {"A": right(0.9)}}) == []
+
+
+def test_of_two_checks_with_one_remedy_the_first_is_the_cause() -> None:
+    """The order of CHECKS is that of precedence."""
+    causes = prove(evidence(), found("lone", "stale"), {"joint": {"A": right(0.9)}})
+    assert [cause.check for cause in causes] == ["lone"]
+
+
+@pytest.mark.parametrize(("joint", "named"), [(0.5, ["reuse"]), (0.89, ["stale"]), (0.7, ["reuse"])])
+def test_reuse_is_the_cause_of_what_a_shared_set_does_not_recover(joint: float, named: list[str]) -> None:
+    """Where fresh shared statistics are enough, the reuse is harmless; where they are not, it takes staleness with
+    it.
+    """
+    tried = {"joint": {"A": right(joint)}, "per_call": {"A": right(0.9)}}
+    assert [cause.check for cause in prove(evidence(), found("stale", "reuse"), tried)] == named
+
+
+def test_a_check_supersedes_only_what_it_explains() -> None:
+    """Ranks recover 5 of 40 points, staleness 40: both are causes, the larger first, and the second adds nothing."""
+    tried = {"joint": {"A": right(0.9)}, "ranks": {"A": right(0.6)}}
+    causes = prove(evidence(), found("ranks", "stale"), tried)
+    assert [cause.check for cause in causes] == ["stale", "ranks"]
+    assert [cause.cumulative for cause in causes] == pytest.approx([1.0, 1.0])
+    assert causes[1].recovered == pytest.approx(0.25)
+
+
+def test_the_mode_is_ranked_first_and_measured_as_found() -> None:
+    """From 10 % as found to 50 % in eval mode, half of the way to B."""
+    seen = evidence()
+    seen.score.update(found_A=right(0.1), found_C=right(0.2))
+    causes = prove(seen, found("mode", "stale"), {"eval": {"A": right(0.5)}, "joint": {"A": right(0.9)}})
+    assert [cause.check for cause in causes] == ["mode", "stale"]
+    assert (causes[0].before, causes[0].after, causes[0].recovered) == pytest.approx((0.2, 0.5, 0.5))
+    assert [cause.is_mode for cause in causes] == [True, False]
+    assert causes[1].cumulative == pytest.approx(1.0)
+
+
+def test_facts_without_proof_are_suspicions_and_other_findings_are_dropped() -> None:
+    """`lone` is a fact; `stale` and `reuse` are nothing without an effect. A cause is no suspicion."""
+    assert [s.check for s in suspicions(found("lone", "stale", "reuse", "padding"), [])] == ["lone"]
+    causes = prove(evidence(), found("lone"), {"joint": {"A": right(0.9)}})
+    assert suspicions(found("lone"), causes) == []
+
+
+def test_the_share_that_no_cause_recovers() -> None:
+    """30 of 40 points are recovered, a quarter is left; without a gap nothing is."""
+    tried = {"joint": {"A": right(0.8)}}
+    causes = prove(evidence(), found("stale"), tried)
+    assert unexplained_share(evidence(), causes, found("stale"), tried) == pytest.approx(0.25)
+    assert unexplained_share(evidence(), [], found("stale"), tried) == 1.0
+    seen = evidence(score={"A": right(0.9), "B": right(0.9)})
+    assert unexplained_share(seen, [], [], {}) == 0.0
+
+
+def test_a_shift_counts_where_the_target_statistics_help_and_its_share_is_at_most_one() -> None:
+    """C rises from 50 to 70 % of 90, or beyond D; with a normalization gap, normalization is the first suspect."""
+    moved = Seen({("norm", 0): of(3.0)}, {}, {}, Counter(), Counter())
+    scores = {"A": right(0.9), "B": right(0.9), "C": right(0.5), "D": right(0.9)}
+    seen = evidence(score=scores, held_out=moved)
+    for after, share in ((0.7, 0.5), (1.0, 1.0)):
+        (loss,) = generalization_losses(seen, {"target": {"C": right(after)}})
+        assert (loss.check, loss.before, loss.after) == ("shift", 0.5, after)
+        assert loss.recovered == pytest.approx(share)
+    assert generalization_losses(seen, {"target": {"C": right(0.51)}}) == []
+    assert generalization_losses(evidence(held_out=moved), {"target": {"C": right(0.9)}}) == []
+
+
+def test_the_farthest_group_is_named() -> None:
+    """By its shift, not its size."""
+    groups = {"camera": {1: Group(90, 0.9, 0.1), 2: Group(10, 0.4, 0.7)}, "subject": {1: Group(100, 0.5, 9.0)}}
+    moved = Seen({("norm", 0): of(3.0)}, {}, {}, Counter(), Counter())
+    finding = score_checks.shift(evidence(held_out=moved, groups=groups))
+    assert finding is not None
+    assert finding.evidence == (
+        "the inputs of norm are shifted by 3.00 standard deviations on the evaluation samples; farthest camera 2: "
+        "0.70, score 40.0 %"
+    )
+
+
+@pytest.mark.parametrize(
+    ("d", "count", "fires"), [(0.5, 1000, True), (0.6, 6, False), (0.885, 1000, False)], ids=["far", "few", "near"]
+)
+def test_overfitting_is_a_difference_beyond_its_noise(d: float, count: int, fires: bool) -> None:
+    """Six evaluation samples are noise; two points do not count."""
+    scores = {"A": right(0.9, 1000), "B": right(0.9, 1000), "C": right(d, count), "D": right(d, count)}
+    assert (score_checks.overfit(evidence(score=scores)) is not None) is fires
+
+
+@pytest.mark.parametrize(("large", "fires"), [(1.0, True), (0.8, True), (0.9, False)])
+def test_small_batches_are_seen_in_either_direction(large: float, fires: bool) -> None:
+    """Batches four times as large score better or worse: the score depends on the batch."""
+    seen = evidence()
+    seen.score["large"] = right(large)
+    assert (score_checks.small(seen) is not None) is fires
+
+
+def test_only_a_gain_of_the_loaders_own_batches_is_leakage() -> None:
+    """Not a loss."""
+    for given, mixed, fires in ((0.9, 0.5, True), (0.5, 0.9, False)):
+        seen = evidence()
+        seen.score.update(given=right(given), mixed=right(mixed))
+        assert (score_checks.leakage(seen) is not None) is fires
+
+
+def test_a_single_batch_of_one_sample_is_lone() -> None:
+    """Unless all are of one sample, or there is no batch norm."""
+    assert score_checks.lone(evidence(sizes=Counter({32: 5, 1: 1}))) is not None
+    assert score_checks.lone(evidence(sizes=Counter({1: 5}))) is None
+    assert score_checks.lone(evidence({}, sizes=Counter({32: 5, 1: 1}))) is None
+
+
+@pytest.mark.parametrize(("updates", "fires"), [(100, False), (150, False), (151, True)])
+def test_more_than_one_update_and_a_half_per_step_is_named(updates: int, fires: bool) -> None:
+    """100 steps; with momentum 0.1 the remedy is 1 - 0.9^(1 / 1.51)."""
+    finding = layer_checks.updates(evidence({"norm": layer(updates=updates)}, history=History(steps=100)))
+    assert (finding is not None) is fires
+    if finding:
+        assert f"momentum {1 - 0.9 ** (1 / 1.51):.3g} compensates" in finding.advice
+
+
+def test_the_sources_own_network_is_no_copy() -> None:
+    """Same scale and same statistics: nothing was averaged. Another scale with the source's statistics: stale ones.
+    With statistics of its own and as many updates it is another network, with less than half of them it is behind.
+    """
+
+    def checked(mean: float, scale: float, updates: int) -> bool:
+        source = {
+            "norm.running_mean": torch.tensor([0.0]),
+            "norm.weight": torch.tensor([1.0]),
+            "norm.num_batches_tracked": torch.tensor(100),
+        }
+        layers = {"norm": layer(mean=mean, scale=scale, updates=updates)}
+        return layer_checks.averaging(evidence(layers, history=History(source=source))) is not None
+
+    assert not checked(0.0, 1.0, 100)
+    assert checked(0.0, 1.5, 100)
+    assert not checked(0.5, 1.5, 100)
+    assert checked(0.5, 1.5, 49)
+    assert not checked(0.5, 1.5, 50)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"mean": 0.0, "variance": 1.0}, "initial values"),
+        ({"mean": math.nan, "variance": 2.0}, "not finite"),
+        ({"mean": 0.5, "variance": -1.0}, "negative variance"),
+        ({"mean": 0.5, "variance": 0.0}, ""),
+    ],
+)
+def test_unusable_buffers_are_named_with_the_reason(changed: dict[str, float], why: str) -> None:
+    """A variance of zero can be used: eps keeps the division finite."""
+    finding = layer_checks.buffers(evidence({"norm": layer(**changed)}))
+    assert (finding.evidence if finding else "") == (
+        f"running statistics are unusable in norm ({why}, 100 updates)" if why else ""
+    )
+
+
+def test_ranks_apart_by_a_tenth_of_a_deviation_are_named() -> None:
+    """The farthest from the first rank."""
+
+    def states(*means: float) -> list[dict[str, Tensor]]:
+        return [{"norm.running_mean": torch.tensor([m]), "norm.running_var": torch.ones(1)} for m in means]
+
+    assert layer_checks.ranks(evidence(history=History(ranks=states(0.0, 0.09)))) is None
+    finding = layer_checks.ranks(evidence(history=History(ranks=states(0.0, 0.5, 0.11))))
+    assert finding is not None
+    assert "the 3 ranks keep different statistics: means of norm up to 0.50" in finding.evidence
+
+
+def test_stale_names_the_farthest_layer_and_its_memory() -> None:
+    """Means 1 and 3 deviations away."""
+    layers = {"near": layer(mean=1.0), "far": layer(mean=3.0, momentum=0.01)}
+    finding = layer_checks.stale(evidence(layers))
+    assert finding is not None
+    assert finding.evidence == (
+        "far: running mean 3.00 standard deviations from the population's, variance ratio 1.0; its memory is momentum "
+        "0.01: about 100 updates of 100"
+    )
+    assert layer_checks.stale(evidence({"norm": layer(mean=0.25, variance=2.0)})) is None
+
+
+def test_padding_is_measured_against_the_real_rows() -> None:
+    """Three quarters of the rows are absent, and the means differ by a deviation; without absent rows nothing does."""
+    site = ("norm", 0)
+    for real, fires in ((of(1.0, count=2.5), True), (of(0.0, count=2.5), False), (of(1.0, count=10.0), False)):
+        seen = Seen({site: of(0.0)}, {site: real}, {}, Counter(), Counter())
+        finding = layer_checks.padding(evidence(train=seen))
+        assert (finding is not None) is fires
+        if finding:
+            assert finding.evidence.startswith("75 % of the rows at norm")
+
+
+def test_a_quarter_of_dead_scales_is_named() -> None:
+    """Below a thousandth in size, negative ones too."""
+    for scales, fires in (([5e-4, 1.0, 1.0, 1.0], True), ([2e-3, 1.0, 1.0, 1.0], False), ([-1.0] * 4, False)):
+        bad = Layer(torch.zeros(4), torch.ones(4), torch.tensor(scales), 0.1, 100, 1e-5)
+        assert (layer_checks.decay(evidence({"norm": bad})) is not None) is fires
+
+
+def test_every_remedy_of_a_check_exists_and_simpler_ones_come_before() -> None:
+    """A remedy is credited with what it adds to the simpler one, which must be tried first."""
+    names = list(REMEDIES)
+    for check in (CHECKS | REST).values():
+        assert check.remedy is None or check.remedy in REMEDIES
+        assert set(check.supersedes) <= set(CHECKS)
+    for name, remedy in REMEDIES.items():
+        assert remedy.simpler is None or names.index(remedy.simpler) < names.index(name)
+
+
+def test_a_finding_may_name_another_remedy_than_its_check() -> None:
+    """Or none."""
+    check = Check(lambda seen: None, "", "joint")
+    assert Fired("x", check, Finding("")).remedy == "joint"
+    assert Fired("x", check, Finding("", remedy="eps")).remedy == "eps"
+    assert Fired("x", check, Finding("", remedy=None)).remedy is None
+
+
+def test_long_lists_of_names_end_with_their_number() -> None:
+    """Four names at most."""
+    assert listed(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert listed(list("abcdef")) == "a, b, c, d and 2 more"
