@@ -1,9 +1,7 @@
-"""doctor: what it says of planted causes and of healthy models, and that it changes nothing."""
+"""diagnosis: verdicts on planted causes and on healthy models of all kinds; the model is not changed."""
 
 import copy
 import hashlib
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.doctor import diagnose
-from pipeline.normdoctor.checks import CHECKS
+from pipeline.normdoctor import diagnose
 from pipeline.normdoctor.evidence import History
-from pipeline.normdoctor.remedies import REMEDIES
 from tests.pipeline.normdoctor.planted import Small, data, in_class_order
 from tests.pipeline.normdoctor.planted import trained as trained_small
 
@@ -80,7 +76,7 @@ def looped() -> nn.Module:
 
 
 def test_reuse_is_named_proven_and_explains_the_gap(looped: nn.Module) -> None:
-    """Calls counted, gap recovered by statistics a call site, more than by one shared set."""
+    """Calls counted, gap recovered by statistics per call site, more than by one shared set."""
     diagnosis = diagnose(looped, TRAIN, HELD_OUT)
     assert [cause.check for cause in diagnosis.causes] == ["reuse"]
     assert diagnosis.calls == {"norm": 2}
@@ -123,11 +119,6 @@ def test_untrained_buffers_are_named_before_staleness() -> None:
     assert [cause.check for cause in diagnosis.causes] == ["buffers"]
 
 
-def test_a_model_handed_over_in_training_mode_is_told(looped: nn.Module) -> None:
-    """The verdict says so."""
-    assert "training mode" in diagnose(copy.deepcopy(looped).train(), TRAIN).verdict
-
-
 def test_the_model_its_mode_and_the_random_state_stay_as_they_were(looped: nn.Module) -> None:
     """Parameters, buffers, hooks, mode, RNG."""
     before, rng = copy.deepcopy(looped.state_dict()), torch.get_rng_state()
@@ -136,57 +127,6 @@ def test_the_model_its_mode_and_the_random_state_stay_as_they_were(looped: nn.Mo
     assert torch.equal(torch.get_rng_state(), rng)
     assert not looped.training
     assert not looped.norm._forward_hooks
-
-
-def test_a_model_without_batch_norm_is_told_so() -> None:
-    """No layers, no causes."""
-    diagnosis = diagnose(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), TRAIN)
-    assert diagnosis.causes == []
-    assert "no batch norm" in diagnosis.verdict
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_every_check_is_documented(check: str) -> None:
-    """A docstring that says what it sees."""
-    assert CHECKS[check].label
-
-
-@pytest.mark.parametrize("remedy", REMEDIES)
-def test_every_remedy_has_advice(remedy: str) -> None:
-    """What to do in training."""
-    assert REMEDIES[remedy].advice
-
-
-@pytest.mark.parametrize(("run", "causes"), [("bn-loop", ["reuse"]), ("bn-masked", [])])
-def test_the_command_on_a_run(runs: Path, run: str, causes: list[str]) -> None:
-    """The question's network: the loop is blamed, the masked twin is not."""
-    command = [sys.executable, "-m", "pipeline.doctor", str(runs / run), "--split", "test"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    diagnosis = json.loads((runs / run / "doctor.json").read_text())
-    assert [cause["check"] for cause in diagnosis["causes"]] == causes
-    assert diagnosis["judged"] == "test"
-    assert set(diagnosis) >= {"verdict", "accuracies", "gap", "causes", "unexplained"}
-
-
-def test_the_command_names_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    """Exit 2 and the remedy."""
-    command = [sys.executable, "-m", "pipeline.doctor", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert "is not a run folder" in result.stderr
-
-
-def test_the_command_tells_that_the_data_is_gone(runs: Path, tmp_path: Path) -> None:
-    """One line with the file that the run was trained on, no traceback."""
-    run = shutil.copytree(runs / "bn-loop", tmp_path / "run")
-    settings = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(settings | {"data": str(tmp_path / "gone.h5")}))
-    command = [sys.executable, "-m", "pipeline.doctor", str(run)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert f"error: {run} was trained on {tmp_path / 'gone.h5'}, which is missing; put it back" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -250,7 +190,7 @@ def test_a_ddp_model_is_the_model_inside(tmp_path: Path) -> None:
     script = (
         "import torch.distributed as dist\n"
         "from torch.nn.parallel import DistributedDataParallel as DDP\n"
-        "from pipeline.doctor import diagnose\n"
+        "from pipeline.normdoctor import diagnose\n"
         "from tests.pipeline.normdoctor.planted import Small, data, trained\n"
         f"dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=0, world_size=1)\n"
         "model = trained(Small(), data(0), 50)\n"
@@ -262,7 +202,7 @@ def test_a_ddp_model_is_the_model_inside(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_an_average_without_buffers_is_told(fine: nn.Module) -> None:
+def test_an_average_without_buffers_is_named(fine: nn.Module) -> None:
     """AveragedModel's default: the buffers are those of the last network; with use_buffers there is nothing to say."""
     for use_buffers in (False, True):
         average = AveragedModel(fine, use_buffers=use_buffers)
@@ -270,7 +210,7 @@ def test_an_average_without_buffers_is_told(fine: nn.Module) -> None:
         assert ("averaging" in diagnose(average, data(0), data(1)).named) is not use_buffers
 
 
-def test_lazy_layers_are_refused_in_one_line() -> None:
+def test_lazy_layers_are_rejected() -> None:
     """They have no statistics yet; after a batch they have."""
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
     with pytest.raises(ValueError, match="lazy layers have seen no batch yet"):
@@ -280,7 +220,7 @@ def test_lazy_layers_are_refused_in_one_line() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_quantized_model_is_told_that_its_norms_are_gone() -> None:
+def test_the_verdict_on_a_quantized_model_says_that_its_norms_are_folded() -> None:
     """Weights of 8 bits; what was folded in cannot be seen any more."""
     linear = torch.ao.nn.quantized.dynamic.Linear(8, 3)
     diagnosis = diagnose(nn.Sequential(linear), data(0))
@@ -289,7 +229,7 @@ def test_a_quantized_model_is_told_that_its_norms_are_gone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused_in_one_line(fine: nn.Module) -> None:
+def test_torchscript_is_rejected(fine: nn.Module) -> None:
     """Its layers cannot be seen."""
     with pytest.raises(ValueError, match="TorchScript"):
         diagnose(torch.jit.trace(fine, data(0)[0][0]), data(0))
@@ -306,7 +246,7 @@ def test_activations_that_are_not_finite_are_named_with_their_layer(fine: nn.Mod
     assert "not finite, first at the input of norm2" in diagnosis.checks["precision"]
 
 
-def test_dicts_need_to_be_told_apart_and_then_do(fine: nn.Module) -> None:
+def test_dicts_need_forward_and_metric(fine: nn.Module) -> None:
     """One line that names the keys; with forward and metric the same accuracies."""
     train = [{"image": x, "label": y} for x, y in data(0)]
     with pytest.raises(ValueError, match="a dict with keys image, label, not .input, label.: define how"):
@@ -336,13 +276,13 @@ def test_any_metric_that_is_better_higher(fine: nn.Module) -> None:
     assert [cause.check for cause in whole.causes] == ["buffers"]
 
 
-def test_a_metric_of_another_shape_is_refused(fine: nn.Module) -> None:
+def test_a_metric_of_another_shape_is_rejected(fine: nn.Module) -> None:
     """One line."""
     with pytest.raises(ValueError, match=r"metric gave \(32, 3\) for a batch of 32"):
         diagnose(fine, data(0), metric=lambda output, batch: output)
 
 
-def test_statistics_of_batches_alone_are_told(fine: nn.Module) -> None:
+def test_a_model_without_running_statistics_depends_on_its_batch(fine: nn.Module) -> None:
     """track_running_stats off."""
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4, track_running_stats=False))
     assert "depends on its batch" in diagnose(model, data(0)).verdict
@@ -359,7 +299,7 @@ def test_class_sorted_evaluation_batches_do_not_spoil_d(fine: nn.Module) -> None
 
 
 def test_dropout_left_on_is_a_cause_without_any_batch_norm() -> None:
-    """The verdict says so, rather than that statistics have no part in it."""
+    """The verdict names it, rather than that statistics have no part in it."""
     torch.manual_seed(0)
     dropout = nn.Dropout(0.0)
     model = trained(nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), dropout, nn.Linear(32, 3)), TRAIN)
@@ -371,7 +311,7 @@ def test_dropout_left_on_is_a_cause_without_any_batch_norm() -> None:
     )
 
 
-def test_a_left_over_sample_is_no_matter_without_batch_norm() -> None:
+def test_a_left_over_sample_does_not_matter_without_batch_norm() -> None:
     """A group norm takes each sample by itself."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.GroupNorm(4, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -387,7 +327,7 @@ class Unused(TwoViews):
         self.unused = nn.BatchNorm1d(32)
 
 
-def test_a_layer_that_is_never_called_is_no_suspect() -> None:
+def test_a_layer_that_is_never_called_is_not_suspected() -> None:
     """Its statistics are those it began with; nothing depends on them. Nor does it hinder where it is alone."""
     torch.manual_seed(0)
     assert diagnose(trained(Unused(), TRAIN), TRAIN, HELD_OUT).named == []
@@ -404,21 +344,21 @@ def test_a_layer_that_is_never_called_is_no_suspect() -> None:
         (lambda model, batch: model(batch[0])[:, 0], "the model gives (64,) and the labels are (64,)"),
     ],
 )
-def test_an_output_that_is_no_scores_is_named_with_the_remedy(looped: nn.Module, forward: Any, words: str) -> None:
+def test_an_output_other_than_logits_is_rejected_with_the_remedy(looped: nn.Module, forward: Any, words: str) -> None:
     """ValueError, one line."""
     with pytest.raises(ValueError, match="forward=lambda model, batch") as caught:
         diagnose(looped, TRAIN, HELD_OUT, forward=forward)
     assert words in str(caught.value)
 
 
-def test_labels_that_are_no_classes_are_named(looped: nn.Module) -> None:
+def test_labels_other_than_classes_are_rejected(looped: nn.Module) -> None:
     """One-hot ones, or a column, which would be compared with every sample."""
     for change in (lambda y: nn.functional.one_hot(y, 3), lambda y: y.unsqueeze(1)):
         with pytest.raises(ValueError, match=r"the labels are \(64, [13]\), not scores \(N, K\) and classes \(N,\)"):
             diagnose(looped, [(x, change(y)) for x, y in TRAIN])
 
 
-def test_a_model_that_cannot_be_copied_is_told_why(looped: nn.Module) -> None:
+def test_a_model_that_cannot_be_copied_is_rejected_with_the_reason(looped: nn.Module) -> None:
     """One that keeps an activation with its graph."""
     model = copy.deepcopy(looped)
     model.last = model(TRAIN[0][0])
@@ -426,7 +366,7 @@ def test_a_model_that_cannot_be_copied_is_told_why(looped: nn.Module) -> None:
         diagnose(model, TRAIN)
 
 
-def test_updates_take_no_blame_for_statistics_on_their_way() -> None:
+def test_updates_are_not_the_cause_of_statistics_that_have_not_settled() -> None:
     """Twice an optimizer step at momentum 0.001: with half the updates they would be slower yet."""
     shifted = [(x + 5, y) for x, y in TRAIN]
     torch.manual_seed(0)
