@@ -46,12 +46,6 @@ def test_recordings_become_a_whole_file(recordings: Path, tmp_path: Path) -> Non
     assert len(file.class_names) == 60
 
 
-def test_the_number_of_workers_changes_no_byte(recordings: Path, tmp_path: Path) -> None:
-    assert run(recordings, "--out", tmp_path / "a.h5", "--workers", 1) == 0
-    assert run(recordings, "--out", tmp_path / "b.h5", "--workers", 4) == 0
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
-
-
 def test_one_bad_clip_of_many_is_quarantined_with_its_line(recordings: Path, tmp_path: Path) -> None:
     bad = recordings / "S001C001P001R001A001.skeleton"
     bad.write_bytes(bad.read_bytes()[:5000])

@@ -31,9 +31,8 @@ MEANING = [
 ]
 
 
-@pytest.mark.parametrize(("error", "code"), MEANING, ids=lambda value: type(value).__name__)
-def test_each_error_has_its_code(error: BaseException, code: int) -> None:
-    assert exits.code(error) == code
+def test_each_error_has_its_code() -> None:
+    assert [exits.code(error) for error, _ in MEANING] == [code for _, code in MEANING]
 
 
 def test_an_error_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

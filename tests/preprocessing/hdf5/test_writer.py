@@ -75,11 +75,11 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize(("change", "fault"), INVALID.values(), ids=INVALID)
-def test_numbers_that_do_not_fit_are_never_published(tmp_path: Path, change: dict[str, object], fault: str) -> None:
-    with pytest.raises(IntegrityError, match=fault):
-        write_to(tmp_path / "a.h5", replace(contents(), **change))
-    assert list(tmp_path.iterdir()) == []
+def test_numbers_that_do_not_match_are_never_published(tmp_path: Path) -> None:
+    for change, fault in INVALID.values():
+        with pytest.raises(IntegrityError, match=fault):
+            write_to(tmp_path / "a.h5", replace(contents(), **change))  # type: ignore[arg-type]
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_whose_parent_is_gone_leaves_the_rows_alone(tmp_path: Path) -> None:

@@ -73,15 +73,10 @@ CASES: dict[str, tuple[list[Track], Shape | str, Shape | str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ctr_gives_the_result_of_the_original(case: str) -> None:
-    tracks, expected, _ = CASES[case]
-    assert shape(tracks, CTR) == expected
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_pyskl_gives_the_result_of_the_original(case: str) -> None:
-    tracks, _, expected = CASES[case]
-    assert shape(tracks, PYSKL_BUILD) == expected
+def test_each_recipe_gives_the_result_of_its_original(case: str) -> None:
+    tracks, expected_ctr, expected_pyskl = CASES[case]
+    assert shape(tracks, CTR) == expected_ctr
+    assert shape(tracks, PYSKL_BUILD) == expected_pyskl
 
 
 def test_the_cases_tell_the_recipes_apart() -> None:
