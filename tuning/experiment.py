@@ -14,7 +14,7 @@ import tyro
 from pipeline import settings
 from pipeline.data.clips import InputConfig
 from pipeline.settings import Range
-from preprocessing import files
+from preprocessing import exits
 from preprocessing.hdf5 import open_file
 from tuning.engine import Asha, EngineError, Resources, TaskSource, run_all
 from tuning.ledger import StudyLedger, Task
@@ -22,7 +22,7 @@ from tuning.progress import ProgressReporter
 from tuning.trial_spec import TrialSpec
 
 # What the commands answer with one line and an exit code.
-ERRORS = (ValueError, OSError, EngineError, files.LockedError, KeyboardInterrupt)
+ERRORS = (ValueError, OSError, exits.Fault, EngineError, KeyboardInterrupt)
 INTERRUPTED = "interrupted; the same command resumes it"
 AtLeast1 = Annotated[int, Range(ge=1)]
 # Names of options in older versions, when a rank was called a worker; they keep working.

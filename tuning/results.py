@@ -131,9 +131,9 @@ def study_document(arms: Arms, outcomes: Iterable[Outcome]) -> dict[str, Any]:
         if arms.arms[name].re_evaluation:
             row["identical"] = bool(seeds) and all(trial["identical"] for trial in seeds.values())
         table.append(row)
-    corrected = statistics.holm({row["arm"]: row["p"] for row in table if row["arm"] != arms.baseline})
+    corrected = statistics.holm({row["arm"]: row["p"] for row in table})
     for row in table:
-        row["p_holm"] = corrected.get(row["arm"])
+        row["p_holm"] = corrected[row["arm"]]
     table.sort(key=lambda row: (row["val"] is None, -(row["val"] or 0.0)))
     return {"judged": eval_split, "baseline": arms.baseline, "arms": table, "trials": rows}
 

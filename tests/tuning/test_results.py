@@ -84,6 +84,7 @@ def test_effects_are_paired_by_seed() -> None:
     """
     arms = {row["arm"]: row for row in study()["arms"]}
     assert (arms["better"]["n"], arms["better"]["pairs"], arms["better"]["failed"]) == (2, 2, 1)
+    assert (arms["plain"]["n"], arms["plain"]["failed"]) == (3, 0)
     assert arms["better"]["effect"] == 0.4375
     assert arms["better"]["interval"] == pytest.approx((0.4375 - 0.794138, 0.4375 + 0.794138), abs=1e-6)
     assert arms["better"]["p"] == pytest.approx(1 - 2 / math.pi * math.atan(7))
