@@ -64,6 +64,14 @@ def test_all_tasks_have_the_seed_and_the_ranks_of_the_search(data_file: Path, tm
     assert drawn[0].settings == drawn[1].settings != drawn[2].settings
 
 
+def test_tpe_models_settings_together_and_counts_running_trials_as_bad(data_file: Path, tmp_path: Path) -> None:
+    """What the sampler is given; Optuna has no public way to ask."""
+    sampler = source(data_file, tmp_path).study.sampler
+    assert (sampler._n_startup_trials, sampler._multivariate, sampler._group, sampler._constant_liar) == (
+        10, True, True, True
+    )  # fmt: skip
+
+
 def test_no_trial_starts_after_the_budget(data_file: Path, tmp_path: Path) -> None:
     """Not even one that was under way: it stays so."""
     first = source(data_file, tmp_path, trials=6, budget="30m")
