@@ -1,5 +1,46 @@
-"""Train on one HDF5 file and say what normalization did to the model.
+"""Train on one HDF5 file and report what normalization does to the model.
 
-Data flow: `data` (HDF5 -> batches) -> `models` with a norm out of `norms` -> `train` -> run folder -> `doctor`, `page`.
+    import pipeline
+
+    run = pipeline.Run("runs/bn-loop")                     # settings, data, network and figures of a run folder
+    diagnosis, split = pipeline.diagnose_run("runs/bn-loop", "auto")
+    diagnosis = pipeline.diagnose(model, train_batches, eval_batches)    # any torch module
+    answer = pipeline.load("runs/bn-loop")("S001C001P001R001A023.skeleton")
+
+Data flow: `data` (HDF5 to batches) -> `models` with a norm of `norms` -> `train` -> run folder -> `doctor`, `page`.
 Tensor names carry their shape: N clips, M bodies (2), T frames, V joints, C channels, K classes, B = N*M rows.
+`import pipeline` loads nothing else: each name is imported when it is first used.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.doctor.patient import diagnose_run
+    from pipeline.normdoctor import Diagnosis, diagnose
+    from pipeline.predict import Answer, Predictor, load
+    from pipeline.run_folder import Metadata, Run
+
+__all__ = ["Answer", "Config", "Diagnosis", "Metadata", "Predictor", "Run", "diagnose", "diagnose_run", "load"]
+
+_HOMES = {
+    "config": ("Config",),
+    "doctor.patient": ("diagnose_run",),
+    "normdoctor": ("Diagnosis", "diagnose"),
+    "predict": ("Answer", "Predictor", "load"),
+    "run_folder": ("Metadata", "Run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
