@@ -40,6 +40,7 @@ def write_file(
     val_subjects: tuple[int, ...] = (5,),
     test_subjects: tuple[int, ...] = (2, 4, 6),
     body: Body = moving_body,
+    protocols: tuple[str, ...] = ("xsub",),
 ) -> Path:
     """A file of the schema; every fourth class has two bodies; train subjects are 1 and 3."""
     rng = np.random.default_rng(seed)
@@ -82,8 +83,11 @@ def write_file(
             body_slot=np.array(slot, dtype=np.int64),
             body_start=np.array(start, dtype=np.int64),
             clips=columns,
-            splits={"xsub": {part: np.flatnonzero(np.isin(subject, w)).astype(np.int64) for part, w in who.items()}},
-            default_protocol="xsub",
+            splits=dict.fromkeys(
+                protocols,
+                {part: np.flatnonzero(np.isin(subject, w)).astype(np.int64) for part, w in who.items()},
+            ),
+            default_protocol=protocols[0],
         )
         write(path, contents, spool)
     return path

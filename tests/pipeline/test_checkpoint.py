@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from pipeline import checkpoint
+from pipeline.checkpoint import Checkpoint
+from preprocessing import files
 
 
 def state(value: float) -> dict:
@@ -98,3 +100,53 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 2, {"model": Evil()})
     with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
         checkpoint.load(tmp_path)
+
+
+def test_the_old_checkpoint_is_kept_until_the_pointer_has_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk between file and pointer: the old state loads."""
+    checkpoint.save(tmp_path, 1, state(1))
+
+    def full(path: Path, value: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(files, "publish_json", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(tmp_path, 2, state(2))
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+    assert (loaded.epoch, loaded.state["model"]["weight"][0].item()) == (1, 1.0)
+
+
+def kept(best: dict, average: dict) -> Checkpoint:
+    """A checkpoint after epoch 7."""
+    return Checkpoint(7, {"model": {"w": 1}, "optimizer": {"lr": 2}, "average": average, "best": best})
+
+
+AVERAGE = {"n_averaged": 5, "module.w": 3}
+
+
+@pytest.mark.parametrize(
+    ("best", "average", "weights", "epoch"),
+    [
+        ({"epoch": 4, "model": {"w": 4}}, AVERAGE, {"w": 4}, 4),
+        ({"epoch": 0, "model": {}}, AVERAGE, {"w": 3}, 7),
+        ({"epoch": 0, "model": {}}, {}, {"w": 1}, 7),
+    ],
+)
+def test_the_weights_are_those_of_the_kept_epoch(best: dict, average: dict, weights: dict, epoch: int) -> None:
+    """Else the averaged ones, else the last."""
+    assert (kept(best, average).weights, kept(best, average).kept_epoch) == (weights, epoch)
+
+
+def test_repaired_weights_replace_every_copy() -> None:
+    """Last, averaged and best; the optimizer and the count of averages stay."""
+    repaired = kept({"epoch": 0, "accuracy": 0.5, "model": {}}, AVERAGE).with_weights({"w": 9})
+    assert repaired == {
+        "model": {"w": 9},
+        "optimizer": {"lr": 2},
+        "average": {"n_averaged": 5, "module.w": 9},
+        "best": {"epoch": 7, "accuracy": 0.5, "model": {"w": 9}},
+    }
+    assert kept({"epoch": 2, "model": {}}, {}).with_weights({"w": 9})["average"] == {}

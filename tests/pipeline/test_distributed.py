@@ -83,3 +83,24 @@ def test_a_launcher_is_known_by_both_of_its_variables(monkeypatch: pytest.Monkey
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv(variable, "1")
     assert not distributed.launched()
+
+
+@pytest.mark.parametrize("same_buffers", [True, False])
+def test_buffers_are_sent_only_where_ranks_compute_other_ones(
+    same_buffers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What DistributedDataParallel is asked for, on a CPU and on a GPU."""
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **more: asked.update(more) or model)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for device, ids in ((torch.device("cpu"), None), (torch.device("cuda", 1), [1])):
+        distributed.wrap(torch.nn.Linear(1, 1), device, same_buffers)
+        assert asked == {
+            "device_ids": ids, "forward_sync_buffers": not same_buffers, "gradient_as_bucket_view": True,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "expected"), [(5, 5), (6, 6), (7, 7), (2, 2), (9, 3), (1, 3), (-9, 3)])
+def test_a_rank_that_reports_a_code_of_ours_passes_it_on(code: int, expected: int) -> None:
+    """Any other code says no more than that a rank died."""
+    assert distributed.RankDied("x", code).exit_code == expected

@@ -164,3 +164,15 @@ def test_a_full_disk_is_told(runs: Path, full_disk: Path, capsys: pytest.Capture
     words = [str(runs / "none"), str(runs / "bn-masked"), "--out", str(full_disk / "together.json")]
     assert ensemble.main(words) == 7
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_runs_on_another_protocol_are_refused(tmp_path: Path) -> None:
+    """Their test clips differ, though the file is the same."""
+    data, folders = write_file(tmp_path / "two.h5", clips=48, protocols=("xsub", "xview")), []
+    for protocol in ("xsub", "xview"):
+        folders.append(tmp_path / protocol)
+        values = {"data": data, "out": folders[-1], "input": {"frames": 16, "protocol": protocol}}
+        Run.claim(from_dict(values))
+        (folders[-1] / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"xview was trained on protocol xview, .*xsub on xsub; their test clips"):
+        ensemble.members(folders, CPU)

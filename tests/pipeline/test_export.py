@@ -39,10 +39,9 @@ def test_the_copy_with_fixed_shapes_says_the_same(model: str, persons: str) -> N
     torch.testing.assert_close(export.fixed_shapes(made)(x, present), made(x, present))
 
 
-@pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("input_norm", INPUTS)
+@pytest.mark.parametrize(("kind", "input_norm"), [*((k, "none") for k in NORMS), *(("bn", i) for i in INPUTS)])
 def test_so_it_does_with_every_norm(kind: str, input_norm: str) -> None:
-    """Masked input norms fill in their zeros."""
+    """Masked input norms fill in their zeros; a layer and an input norm know nothing of each other."""
     made = network(kind=kind, persons="masked", input=input_norm)
     sample = export.noise(FRAMES, JOINTS, CPU)
     torch.testing.assert_close(export.fixed_shapes(made)(*sample), made(*sample))
@@ -106,3 +105,23 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
             tolerance=-1.0,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_that_is_not_a_number_is_not_written(tmp_path: Path) -> None:
+    """A difference of NaN is not below any tolerance."""
+    exporter()
+    broken = network()
+    with torch.no_grad():
+        list(broken.parameters())[-1].fill_(float("nan"))
+    with pytest.raises(export.ExportDiffers, match="differ from torch's by nan"):
+        export.to_onnx([broken], torch.ones(1), 1.0, export.noise(FRAMES, JOINTS, CPU), tmp_path / "net.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_clips_to_try_an_export_on_hold_every_case() -> None:
+    """A lone first body, two bodies, a lone second one; rows of absent bodies are zero."""
+    x, present = export.noise(FRAMES, JOINTS, CPU)
+    assert present.any(2).tolist() == [[True, False], [True, True], [False, True]]
+    assert (x[0, ..., 1] == 0).all()
+    assert (x[2, ..., 0] == 0).all()
+    assert (x[1] != 0).all()

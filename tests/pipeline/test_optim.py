@@ -106,3 +106,51 @@ def test_a_wrong_setting_is_refused_by_name(field: str, value: object) -> None:
 def test_cosine_ends_at_zero() -> None:
     """Every comparison is at the end of its schedule."""
     assert math.isclose(optim.rate(OptimConfig(schedule="cosine"), 20, 20), 0, abs_tol=1e-12)
+
+
+def one_weight() -> tuple[nn.Linear, torch.Tensor]:
+    """A matrix of one element, and what its gradient is taken of."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    return model, torch.ones(1, 1)
+
+
+def test_two_steps_of_sgd_by_hand() -> None:
+    """Nesterov momentum 0.9 with L2 decay: the velocity is looked ahead along."""
+    model, x = one_weight()
+    chosen = optim.optimizer(model, OptimConfig(name="sgd", lr=0.1, weight_decay=0.5))
+    weight, velocity = 2.0, 0.0
+    for gradient in (1.0, 3.0):
+        chosen.zero_grad()
+        (gradient * model(x)).sum().backward()
+        chosen.step()
+        g = gradient + 0.5 * weight
+        velocity = g if velocity == 0 else 0.9 * velocity + g
+        weight -= 0.1 * (g + 0.9 * velocity)
+        assert model.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
+def test_a_step_of_adamw_by_hand() -> None:
+    """The first step is lr in the direction of the gradient; the decay is decoupled from it."""
+    model, x = one_weight()
+    chosen = optim.optimizer(model, OptimConfig(name="adamw", lr=0.1, weight_decay=0.5))
+    (3 * model(x)).sum().backward()
+    chosen.step()
+    assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, rel=1e-6)
+
+
+def test_gradients_are_clipped_all_together() -> None:
+    """To the norm that is asked for; 0 leaves them."""
+    for largest, expected in ((0.5, 0.5), (0.0, 5.0), (10.0, 5.0)):
+        model = nn.Linear(2, 1, bias=False)
+        model.weight.grad = torch.tensor([[3.0, 4.0]])
+        optim.clip_gradients(model, OptimConfig(clip_norm=largest), adaptive=0.01)
+        assert model.weight.grad.norm().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_learning_rate_of_every_group_is_set() -> None:
+    """With and without weight decay."""
+    chosen = optim.optimizer(network(), OptimConfig(weight_decay=0.1))
+    optim.set_rate(chosen, 0.25)
+    assert [group["lr"] for group in chosen.param_groups] == [0.25, 0.25]

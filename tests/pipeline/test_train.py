@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -528,3 +529,44 @@ def test_a_run_that_averages_is_judged_by_the_average_before_its_first_evaluatio
     assert found.keys() == state.eval_model.state_dict().keys()
     assert all(torch.equal(found[name], value) for name, value in state.eval_model.state_dict().items())
     assert any(not torch.equal(found[name], value) for name, value in state.model.state_dict().items())
+
+
+def test_every_step_is_in_training_mode_and_every_evaluation_is_not(data_file: Path) -> None:
+    """After an evaluation too: with dropout or batch statistics off a network would train as another one."""
+    values = {"data": data_file, "out": "unused", "input": {"frames": 16}}
+    config = from_dict(values | {"train": {"epochs": 2, "eval_every": 1, "batch_size": 32}})
+    clips, splits, state = setup(config, torch.device("cpu"))
+    modes = []
+    state.model.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
+    list(fit(config, clips, splits, state))
+    steps = 2 * -(-len(splits.train) // 32)
+    assert modes.count((True, True)) == steps
+    assert set(modes) == {(True, True), (False, False)}
+
+
+def test_two_steps_are_those_by_hand(data_file: Path) -> None:
+    """Rate in the middle of the step, the mean loss with label smoothing, accumulation of sums over the whole batch."""
+    few = {"epochs": 1, "batch_size": 50, "accumulate": 3, "eval_every": 1}
+    values = {"data": data_file, "out": "unused", "input": {"frames": 16}, "train": few, "norm": {"kind": "gn"}}
+    values |= {"optim": {"name": "sgd", "lr": 0.1, "schedule": "cosine", "label_smoothing": 0.2}}
+    config = from_dict(values | {"model": {"dropout": 0.0, "width": 0.25}})
+    clips, splits, state = setup(config, torch.device("cpu"))
+    model = copy.deepcopy(state.model)
+    (record,) = fit(config, clips, splits, state)
+    batches = epoch_batches(splits.train, clips.label_N, 50, 0, 1, "reshuffle")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    losses, right = 0.0, 0
+    for step, index_N in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (step + 0.5) / len(batches)))
+        batch = clips.batch(index_N, 16)
+        logits = model(batch.x_NCTVM, batch.present_NMT)
+        loss = torch.nn.functional.cross_entropy(logits, batch.label_N, label_smoothing=0.2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses, right = losses + loss.item() * len(index_N), right + int((logits.argmax(1) == batch.label_N).sum())
+    assert len(batches) > 1
+    assert record["train"]["loss"] == pytest.approx(losses / len(splits.train), rel=1e-5)
+    assert record["train"]["top1"] == pytest.approx(right / len(splits.train))
+    for mine, theirs in zip(state.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)

@@ -136,3 +136,56 @@ def test_a_wrong_setting_is_refused_by_name(field: str, value: float) -> None:
     """One line."""
     with pytest.raises(ValueError, match=f"augment.{field} {value}"):
         AugmentConfig(**{field: value})
+
+
+def test_normal_numbers_are_those_of_box_and_muller() -> None:
+    """By hand from the uniform ones; a uniform 0 gives a finite number, since 1 - u is never 0."""
+    draw = Draw(3, 2, torch.arange(5))
+    u, v = draw.uniform(7, 4).chunk(2, dim=1)
+    radius = (-2 * torch.log1p(-u)).sqrt()
+    expected = torch.cat([radius * (2 * torch.pi * v).cos(), radius * (2 * torch.pi * v).sin()], dim=1)
+    torch.testing.assert_close(draw.normal(7, 3), expected[:, :3])
+
+    class Zero(Draw):
+        def uniform(self, purpose: int, count: int) -> torch.Tensor:
+            return torch.zeros(len(self.index_N), count)
+
+    assert torch.equal(Zero(3, 2, torch.arange(5)).normal(7, 2), torch.zeros(5, 2))
+
+
+def test_the_uniform_numbers_are_those_of_splitmix64() -> None:
+    """By Python's whole numbers: seed, epoch, purpose, clip and counter each enter."""
+    mask = (1 << 64) - 1
+
+    def mix(x: int) -> int:
+        x = (x + 0x9E3779B97F4A7C15) & mask
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
+        x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
+        return x ^ x >> 31
+
+    seed, epoch, purpose = 5, 3, 2
+    base = mix(mix(mix(seed) ^ epoch) ^ purpose)
+    expected = [[(mix(mix((n + 1) ^ base) ^ mix(c + 1)) >> 40) / (1 << 24) for c in range(3)] for n in (0, 9)]
+    assert Draw(seed, epoch, torch.tensor([0, 9])).uniform(purpose, 3).tolist() == expected
+
+
+def test_the_place_of_a_crop_does_not_depend_on_its_length() -> None:
+    """Uniform in what is left of the clip, uncorrelated with the length."""
+    first, last = crop_windows(AugmentConfig(crop=0.5), Draw(0, 1, torch.arange(5000))).T
+    length = last - first
+    place = first / (1 - length)
+    assert abs(torch.corrcoef(torch.stack([length, place]))[0, 1]) < 0.05
+    assert place.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_shear_leaves_the_diagonal_and_a_scale_is_one_factor() -> None:
+    """Entries within their bounds, and of both signs."""
+    draw = Draw(0, 1, torch.arange(200))
+    shear = linear_maps(AugmentConfig(shear=0.2), draw) - torch.eye(3)
+    assert shear.diagonal(dim1=1, dim2=2).abs().max() == 0
+    assert 0.19 < shear.max() <= 0.2
+    assert -0.2 <= shear.min() < -0.19
+    size = linear_maps(AugmentConfig(scale=0.3), draw).diagonal(dim1=1, dim2=2)
+    assert torch.equal(size, size[:, :1].expand(-1, 3))
+    assert 0.7 <= size.min() < 0.72
+    assert 1.28 < size.max() <= 1.3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.clips import Clips
+from pipeline.data.clips import Clips, fits
 from preprocessing.hdf5 import open_file
 
 CPU = torch.device("cpu")
@@ -55,3 +55,25 @@ def test_no_body_is_drawn_halfway_to_the_origin(data_file: Path, clips: Clips) -
     assert 0 < seen.sum() < 64
     assert (late[~seen] == 0).all()
     assert (late[seen] < -0.6).all()  # joint 0 hangs 0.72 m or more below the centre
+
+
+def test_a_crop_window_is_interpolated_between_its_own_ends(data_file: Path, clips: Clips) -> None:
+    """By hand, in float64: from a quarter of a clip to three quarters, per clip its own window."""
+    file, frames = open_file(data_file), 9
+    windows_N2 = torch.tensor([[0.25, 0.75], [0.0, 0.5]])
+    batch = clips.batch(torch.tensor([0, 1]), frames, windows_N2)
+    for clip, (first, end) in enumerate(windows_N2.tolist()):
+        start, length = int(file.body_start[file.body_clip == clip][0]), int(file.clips["frames"][clip])
+        rows = np.asarray(file.joints_RV3[start : start + length], np.float64)
+        at = (first + np.linspace(0, 1, frames) * (end - first)) * (length - 1)
+        expected = np.stack([[np.interp(at, np.arange(length), rows[:, v, c]) for v in range(10)] for c in range(3)])
+        np.testing.assert_allclose(batch.x_NCTVM[clip, ..., 0].permute(0, 2, 1), expected, atol=1e-5)
+
+
+def test_only_a_gpu_without_room_keeps_its_clips_on_the_cpu(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the free memory is the limit; a CPU maps the file and needs no threads."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    gpu = torch.device("cuda", 0)
+    assert [fits(needed, gpu) for needed in (499, 500)] == [True, False]
+    assert fits(10**15, CPU)
+    assert (clips.home, clips.workers) == (CPU, 0)
