@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocessing import build, synthetic
+from preprocessing import build, performances, synthetic
 from preprocessing.hdf5 import open_file
 from preprocessing.ntu import BONES, XSUB_TRAIN, parse_name
 from preprocessing.skeleton import SkeletonError, parse
@@ -32,7 +32,7 @@ def truths(folder: Path) -> dict[str, dict[str, Any]]:
 
 def scene(number: int) -> list[np.ndarray]:
     """The people of a performance, without a sensor's noise."""
-    return synthetic.act(0, synthetic.performance(number))
+    return performances.act(0, performances.performance(number))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(folder: Path, tmp_path: Path) -> None:
@@ -56,44 +56,44 @@ def test_the_text_is_ntus(folder: Path) -> None:
 
 def test_bone_lengths_are_constant_and_those_of_the_subject() -> None:
     """In every action, to a micrometre."""
-    for number in range(len(synthetic.ACTIONS)):
-        who = synthetic.person(0, synthetic.performance(number).subject)
+    for number in range(len(performances.ACTIONS)):
+        who = performances.person(0, performances.performance(number).subject)
         joints_TV3 = scene(number)[0]
         length_TB = np.linalg.norm(joints_TV3[:, BONES[:, 1]] - joints_TV3[:, BONES[:, 0]], axis=-1)
-        expected_B = np.linalg.norm(synthetic.offsets(who)[BONES[:, 1]], axis=-1)
+        expected_B = np.linalg.norm(performances.offsets(who)[BONES[:, 1]], axis=-1)
         np.testing.assert_allclose(length_TB, np.broadcast_to(expected_B, length_TB.shape), atol=1e-6)
 
 
 def test_in_every_action_some_joint_goes_a_way() -> None:
     """At least ten centimetres."""
-    way = [np.ptp(scene(number)[0], axis=0).max() for number in range(len(synthetic.ACTIONS))]
+    way = [np.ptp(scene(number)[0], axis=0).max() for number in range(len(performances.ACTIONS))]
     assert min(way) > 0.1
 
 
 def test_a_left_handed_subject_does_the_mirrored_action() -> None:
     """The hand that is raised most is the other one."""
     raised = {}
-    for who in (1, synthetic.LEFT_HANDED[0]):
+    for who in (1, performances.LEFT_HANDED[0]):
         number = next(
-            n for n in range(200) if synthetic.performance(n)[2:] == (who, 1, 23)
+            n for n in range(200) if performances.performance(n)[2:] == (who, 1, 23)
         )  # hand waving, first replication
         rise_V = scene(number)[0][..., 1].max(axis=0) - scene(number)[0][0, :, 1]
         raised[who] = "left" if rise_V[7] > rise_V[11] else "right"
-    assert raised == {1: "right", synthetic.LEFT_HANDED[0]: "left"}
+    assert raised == {1: "right", performances.LEFT_HANDED[0]: "left"}
 
 
 def test_the_default_set_has_the_promised_mix() -> None:
     """12 or more actions, 20 % of them of two people, 8 or more subjects of both sides, 3 cameras, nearly even."""
-    performances = [synthetic.performance(number) for number in range(240)]
-    subjects = {what.subject for what in performances}
-    assert len(synthetic.ACTIONS) >= 12
-    assert np.mean([len(roles) == 2 for roles in synthetic.ACTIONS.values()]) == pytest.approx(0.2)
+    planned = [performances.performance(number) for number in range(240)]
+    subjects = {what.subject for what in planned}
+    assert len(performances.ACTIONS) >= 12
+    assert np.mean([len(roles) == 2 for roles in performances.ACTIONS.values()]) == pytest.approx(0.2)
     assert len(subjects) >= 8
     assert 4 <= len(subjects & XSUB_TRAIN) < len(subjects)
-    assert {what.setup % 2 for what in performances} == {0, 1}
-    assert len(set(performances)) == 240
-    assert len({what[1:] for what in performances}) == 240
-    assert max(Counter(what.subject for what in performances).values()) <= 1.5 * 240 / len(subjects)
+    assert {what.setup % 2 for what in planned} == {0, 1}
+    assert len(set(planned)) == 240
+    assert len({what[1:] for what in planned}) == 240
+    assert max(Counter(what.subject for what in planned).values()) <= 1.5 * 240 / len(subjects)
 
 
 def test_sixty_clips_have_every_quirk(truths: dict[str, dict[str, Any]]) -> None:
