@@ -68,7 +68,7 @@ def outside_scripts(page: Path) -> str:
 
 
 def loads(page: Path) -> list[str]:
-    """What the page would load from elsewhere: addresses in attributes and in its style."""
+    """Addresses from which the page would load: in attributes and in its style."""
     style = "".join(re.findall(r"<style>(.*?)</style>", page.read_text(), flags=re.S))
     links = re.findall(r"(?:src|href|action|poster)\s*=\s*[\"']?([^\s\"'>]+)", outside_scripts(page))
     return [link for link in links if not link.startswith("#")] + re.findall(r"@import|url\([^)]*\)", style)

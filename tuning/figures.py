@@ -225,7 +225,7 @@ def importance_figure(good: list[Outcome]) -> tuple[Plot | None, str]:
     """Draw which settings separate the best tenth of the trials from the rest.
 
     Returns:
-        The figure and an empty string, or None and why there is no figure: nothing depends on it.
+        The figure and an empty string, or None and the reason why there is no figure.
     """
     if len(good) < ENOUGH:
         return None, f"Importance of settings: needs {ENOUGH} trials, {len(good)} have a result."

@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassSection:
-    """What the page shows of the classes."""
+    """Figures, tables and clips of the page's section on classes."""
 
     title: str
     confusion: Plot

@@ -31,7 +31,7 @@ class Plot:
 
     title: str
     alt: str
-    """What a reader who does not see the figure is told."""
+    """Text alternative for readers who do not see the figure."""
     spec: dict[str, Any]
     """`data` and `layout` of plotly."""
     height: int

@@ -1,4 +1,4 @@
-"""What pages are made of, as plain typed values: boxes and tables. `templates/macros.html` draws them."""
+"""Boxes and tables as plain typed values; `templates/macros.html` draws them."""
 
 from __future__ import annotations
 

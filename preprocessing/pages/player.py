@@ -38,7 +38,7 @@ class ClipMotion(TypedDict):
     action: str
     frames: int
     decisions: list[str]
-    """What the recipe decided about it, one line each."""
+    """Decisions of the recipe about it, one line each."""
     note: str
     panels: list[Panel]
 

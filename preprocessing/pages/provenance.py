@@ -1,4 +1,4 @@
-"""Where a page comes from: version, commit, command and date, shown in its footer."""
+"""Provenance of a page: version, commit, command and date, shown in its footer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def version() -> str:
 def commit(file: Path = Path(__file__)) -> str:
     """Return the commit of the checkout that tracks `file`, or an empty string.
 
-    A package installed into somebody's own repository is not tracked there, and so has no commit.
+    A package installed into a user's repository is not tracked there, and so has no commit.
     """
     if not _git(file.parent, "ls-files", file.name):
         return ""

@@ -116,6 +116,26 @@ def test_the_split_table_counts_every_clip_once(built: Path) -> None:
     assert sum(total[1:]) == 25
 
 
+def test_a_survey_counts_frames_joints_and_rejected_clips() -> None:
+    """Five frames, one without a body; one joint at zero; two clips rejected for one reason."""
+    survey = inspect.Survey("a file")
+    rows_FV3 = np.ones((4, 2, 3))
+    rows_FV3[0, 0] = 0
+    rows_FV3[1, 1] = [-1, 2, 3]
+    survey.add("wave", 5, [rows_FV3], np.array([True, True, False, True, True]))
+    for name in ("b", "a"):
+        survey.reject(name, "truncated", "short")
+    assert (survey.absent, survey.zero_joints, survey.joints) == (1, 1, 8)
+    assert (survey.low_3.tolist(), survey.high_3.tolist()) == ([-1, 0, 0], [1, 2, 3])
+    values = dict(inspect.figures(survey))
+    assert values["frames without a body"] == "1 of 5"
+    assert values["rejected: truncated"] == "2"
+    shown = {box.title: (box.figure, box.text) for box in inspect.lead(survey)}
+    assert shown["Frames without a body"] == ("20.00 %", "1 of 5")
+    assert shown["Joints at exactly zero"] == ("12.50 %", "1 of 8")
+    assert shown["Rejected clips"][0] == "2"
+
+
 def test_the_histogram_has_intervals_of_one_width() -> None:
     assert inspect.histogram([3, 4, 4, 6]) == [("3", 1), ("4", 2), ("5", 0), ("6", 1)]
     wide = inspect.histogram([0, 1, 47])

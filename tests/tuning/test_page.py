@@ -89,7 +89,7 @@ def test_a_browser_draws_it_without_an_error(
 
 def test_the_browser_check_sees_a_broken_page(study: Path, tmp_path: Path) -> None:
     """Negative control."""
-    assert "data-failed" in watched(study, tmp_path, more="<script>nobody();</script>")
+    assert "data-failed" in watched(study, tmp_path, more="<script>undefined_function();</script>")
 
 
 def test_what_helps_and_what_is_not_shown_to_stand_first(study: Path) -> None:

@@ -188,7 +188,7 @@ def test_groups_by_hand() -> None:
 
 
 def test_a_page_does_not_land_on_a_recording(runs: Path, tmp_path: Path) -> None:
-    """Where the option's own value was forgotten."""
+    """If the value of the option was forgotten."""
     recording = tmp_path / "S001C001P001R001A001.skeleton"
     recording.write_text("2\n0\n0\n")
     command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-loop"), "--html", str(recording)]

@@ -3,7 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -174,6 +175,17 @@ def test_a_search_and_a_study_as_tables(tmp_path: Path) -> None:
     assert run_tables.study_table(tmp_path).caption.startswith("The study: 2 arms in 4 rows, one per arm and seed")
     (tmp_path / "results.json").write_text('{"trials": []}')
     assert run_tables.study_table(tmp_path).caption == "The search: no trials yet"
+
+
+def test_the_example_is_tracked_in_the_largest_share_of_its_frames() -> None:
+    """Nine of ten frames are more than fifteen of twenty."""
+    file = SimpleNamespace(
+        clips={"frames": np.array([20, 10]), "first_body": np.array([0, 1])},
+        present_R=np.arange(30) % 20 < np.where(np.arange(30) < 20, 15, 9),
+        body_start=np.array([0, 20]),
+        body_clip=np.array([0, 1]),
+    )
+    assert runs.best_tracked(cast(SkeletonFile, file)) == 1
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Templates: escaping, missing values, the footer, and what a wheel contains."""
 
+import base64
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import jinja2
 import numpy as np
 import pytest
 
+from preprocessing.hdf5 import open_file
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, percent, render, text
-from preprocessing.pages.player import pack
+from preprocessing.pages.player import file_clip, pack
 from preprocessing.pages.provenance import commit
 from preprocessing.pages.rendering import environment
 
@@ -84,11 +87,27 @@ def test_provenance_quotes_the_command_and_dates_it() -> None:
 
 
 def test_only_a_tracked_file_has_a_commit(tmp_path: Path) -> None:
-    """A package inside somebody's own repository does not show that repository's commit."""
+    """A package inside a user's repository does not show that repository's commit."""
     if (ROOT / ".git").exists():
         assert re.fullmatch(r"[0-9a-f]{10,}(-dirty)?", commit(ROOT / "pyproject.toml"))
     assert commit(tmp_path / "a.py") == ""
+    for words in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    (tmp_path / "a.py").touch()
+    commit.cache_clear()
+    assert commit(tmp_path / "a.py") == "", "untracked"
     assert commit(ROOT / ".git" / "nothing" / "a.py") == ""
+
+
+def test_a_bodys_track_has_the_frames_in_which_it_is_present(data_file: Path) -> None:
+    """The second body of the test data is absent in its first three frames."""
+    file = open_file(data_file)
+    clip = int(np.flatnonzero(file.clips["bodies"] == 2)[0])
+    frames = int(file.clips["frames"][clip])
+    first, second = file_clip(file, clip)["panels"][0]["bodies"]
+    assert first["frames"] == list(range(frames))
+    assert second["frames"] == list(range(3, frames))
+    assert len(base64.b64decode(second["joints"])) == (frames - 3) * len(file.joint_names) * 3 * 2
 
 
 def test_joints_are_packed_as_millimetres() -> None:
