@@ -103,25 +103,28 @@ def _without_ids(value: Any) -> Any:
 
 
 def save(made: Any) -> str:
-    """Make it on the server; its address. ValueError, which says the way out, where there is none.
+    """Create the workspace on the server and return its address.
 
-    The server is asked first: where none answers, W&B's own client can take minutes to give up and longer to end.
+    The server is probed first: if it does not answer, W&B's client can take minutes to give up and longer to end.
+
+    Raises:
+        ValueError: There is no server or no key, or the server rejects the workspace.
     """
     from pipeline.tracking.wandb_door import refusal
 
-    refused = refusal()
-    if refused is not None:
-        raise ValueError(f"no workspace: {refused}; mend it, or write the workspace with --spec FILE")
+    reason = refusal()
+    if reason is not None:
+        raise ValueError(f"the workspace was not created: {reason}. Fix this, or write it to a file with --spec FILE.")
     try:
         made.save()
-    except Exception as error:  # whatever the client raises: the server is not ours
+    except Exception as error:  # the client raises errors of any class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"W&B did not take the workspace ({reason}); --spec FILE writes it without a server") from None
+        raise ValueError(f"W&B rejected the workspace ({reason}). Write it to a file with --spec FILE.") from None
     return str(made.url)
 
 
 def main() -> int:
-    """Entry of `python -m tuning.dashboard`; returns the exit code."""
+    """Run `python -m tuning.dashboard`; return the exit code."""
     try:
         settings = tyro.cli(Dashboard, prog="python -m tuning.dashboard", description=__doc__)
         made = workspace(settings.entity, settings.project)

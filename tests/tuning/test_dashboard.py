@@ -119,7 +119,7 @@ def test_a_server_that_rejects_the_workspace_gives_the_same_line(stub: Stub) -> 
     result = dashboard(WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "UpsertView2" in stub.asked
-    assert "W&B did not take the workspace" in result.stderr
+    assert "W&B rejected the workspace" in result.stderr
     assert "--spec FILE" in result.stderr
     assert "Traceback" not in result.stderr
     assert KEY not in result.stderr + result.stdout

@@ -65,7 +65,7 @@ def test_all_tasks_have_the_seed_and_the_ranks_of_the_search(data_file: Path, tm
 
 
 def test_tpe_models_settings_together_and_counts_running_trials_as_bad(data_file: Path, tmp_path: Path) -> None:
-    """What the sampler is given; Optuna has no public way to ask."""
+    """Read from private attributes: Optuna has no public ones."""
     sampler = source(data_file, tmp_path).study.sampler
     assert (sampler._n_startup_trials, sampler._multivariate, sampler._group, sampler._constant_liar) == (
         10, True, True, True
