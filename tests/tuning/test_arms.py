@@ -53,6 +53,10 @@ def test_the_question_has_one_arm_per_answer() -> None:
             'baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nre_evaluation = "x"',
             "choose one of momentum_0, joint, per_call",
         ),
+        (
+            'baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nvariant = "joint"\n[arms.c]\nof = "b"\nvariant = "joint"',
+            "arm 'c' is of 'b', which is not a trained arm",
+        ),
         ('baseline = "a"\n[arms.a]\ntrain.seed = 3', "cannot set seed"),
         ('baseline = "a"\n[arms.a]\nnproc = 2', "cannot set seed"),
         ('baseline = "a"\n[arms.a]\nranks = 0', "ranks 0 is too small: must be at least 1."),
