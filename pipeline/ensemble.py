@@ -102,8 +102,9 @@ def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
 
 
 def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """Weights, where they come from, the accuracies of each run and of all together on val and test, and how sure they
-    may be together (`calibrate`).
+    """Weight runs and evaluate them, each alone and all together.
+
+    Returns the weights and their origin, accuracies on val and test, and the calibration of the mean (`calibrate`).
     """
     first, label_N = runs[0].run, runs[0].run.clips.label_N
     held_out = all(len(member.run.splits.held_out(member.run.config.input.fit)) for member in runs)

@@ -18,7 +18,6 @@ BISECTIONS = 40
 def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
     """Return the T that maximizes the likelihood of the labels under softmax(logits / T).
 
-
     After Guo et al. 2017, arXiv 1706.04599, section 4.2. The likelihood is concave in 1 / T, so bisection finds where
     its slope changes sign.
     """

@@ -26,17 +26,20 @@ def named(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final(summary: dict[str, Any]) -> dict[str, float]:
-    """The figures of a run's summary.json. A to D and their gaps stand under `final/`: unlike those after an epoch they
-    are of the test split, where the file has one.
+    """Metrics of a run's summary.json.
+
+    A to D and their gaps stand under `final/`: unlike those of an epoch they are of the test split, where there is one.
     """
     rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
-    judged = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
-    return {name: value for name, value in flat(rest | {"final": judged}).items() if _is_number(value)}
+    evaluated = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
+    return {name: value for name, value in flat(rest | {"final": evaluated}).items() if _is_number(value)}
 
 
 def of_diagnosis(answer: dict[str, Any]) -> dict[str, float]:
-    """The figures of doctor.json; `norm/<layer>/mean_shift` is how far the running mean is from that of the training
-    clips, in standard deviations (median over channels), of the layer's worst call.
+    """Metrics of doctor.json.
+
+    `norm/<layer>/mean_shift` is the distance of the running mean from the training clips' mean, in standard deviations
+    (median over channels), of the layer's worst call.
     """
     result = named({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
     for entry in answer.get("layers", []):

@@ -151,8 +151,10 @@ def our_epochs(data: Path, way: Way, epochs: int, device: torch.device = CPU) ->
 
 
 def command(data: Path, out: Path, ranks: int, epochs: int, more: list[str]) -> tuple[float, int]:
-    """The command as a user runs it, on `ranks` ranks, with `more` settings: clips per second after the first epoch;
-    bytes of the data file that all its processes hold together, at most (PSS).
+    """Run the command as a user does, on `ranks` ranks, with `more` settings.
+
+    Returns clips per second after the first epoch, and the largest number of bytes of the data file that all its
+    processes hold together (PSS).
     """
     line = [sys.executable, "-m", "pipeline.train", "default", "--data", str(data), "--out", str(out)]
     line += ["--nproc", str(ranks), "--wandb", "off", "--norm.persons", "masked"]

@@ -494,8 +494,9 @@ def test_a_run_remembers_its_data_from_wherever_it_is_looked_at(
 
 @pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] if "gcn" in m else []) for m in MODELS])
 def test_a_compiled_training_is_the_training(model: str, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, and all four accuracies; compiled once however many bodies a batch has. Of torch.compile all but the
-    making of machine code, which takes minutes on a CPU (on a GPU: test_gpu.py).
+    """Losses and all four accuracies are equal; the trunk is compiled once for any number of bodies.
+
+    Without the generation of machine code, which takes minutes on a CPU (on a GPU: test_gpu.py).
     """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     counted = torch._dynamo.utils.counters

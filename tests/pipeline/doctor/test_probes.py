@@ -43,9 +43,7 @@ def tuned(runs: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("lr", [10.0, 1.0])
 def test_what_the_network_learns_decides_not_what_its_statistics_catch_up_with(tmp_path: Path, lr: float) -> None:
-    """Slowed down, C always rises: running statistics fit again. The rate is blamed where D rises too. (By how much
-    is chance: the run is chaotic.)
-    """  # noqa: D415
+    """With a lower rate C always rises, because running statistics fit again. The rate is blamed where D rises too."""
     data = write_file(tmp_path / "many.h5", clips=600)
     entry = probe_rate(run_at(data, tmp_path / "hot", lr, "constant"), "test", 3)
     assert entry["gain"]["C"]["significant"], entry["text"]

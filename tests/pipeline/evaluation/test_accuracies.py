@@ -177,9 +177,7 @@ def test_without_batch_statistics_a_is_b(clips: Clips, kind: str, same: bool) ->
 
 
 def test_the_mean_shift_tells_stale_statistics_from_true_ones(clips: Clips) -> None:
-    """Statistics of the start are far from the clips; recalibrated ones are theirs; a norm without any is
-    left out.
-    """
+    """Initial statistics are far from the clips, recalibrated ones are not; a norm without statistics is absent."""
     train_N, none_N = torch.arange(0, 96, 2), torch.arange(0)
     model = network(clips, kind="bn", persons="fold")
     stale = evaluation(model, clips, train_N, none_N, FRAMES, SIZE).norms
@@ -298,8 +296,9 @@ def test_every_input_norm_is_measured(clips: Clips, name: str) -> None:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_empty_body_does_not_blow_up_rounding(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its channels have hardly any spread: statistics of each call, counted behind torch's own kernel for
-    channels_last (negative control), give logits that are off by whole units.
+    """Channels of an absent body have almost no variance.
+
+    Per-call statistics counted behind torch's own channels_last kernel (negative control) shift logits by whole units.
     """
     torch.manual_seed(0)
     model = build_model(ModelConfig(dropout=0), NormConfig(persons="loop"), 64, 25, 5).eval()
@@ -324,8 +323,9 @@ def test_an_empty_body_does_not_blow_up_rounding(exact: bool, monkeypatch: pytes
 def test_statistics_reach_the_layers_of_a_compiled_network(
     clips: Clips, rests: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's compiled code does not notice hooks that came later: did it not rest (negative control), layers would go
-    on by running statistics, and a gap of normalization be too small or zero.
+    """Compiled code does not notice hooks that were added later.
+
+    If it ran (negative control), layers would use running statistics and the normalization gap would vanish.
     """
     model, index_N = network(clips, trained=3), torch.arange(3 * SIZE)
     expected = predict(model, clips, index_N, FRAMES, SIZE, batch_statistics).logits_NK

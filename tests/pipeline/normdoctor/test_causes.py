@@ -105,9 +105,7 @@ def test_of_two_checks_with_one_remedy_the_first_is_the_cause() -> None:
 
 @pytest.mark.parametrize(("joint", "named"), [(0.5, ["reuse"]), (0.89, ["stale"]), (0.7, ["reuse"])])
 def test_reuse_is_the_cause_of_what_a_shared_set_does_not_recover(joint: float, named: list[str]) -> None:
-    """Where fresh shared statistics are enough, the reuse is harmless; where they are not, it takes staleness with
-    it.
-    """
+    """Reuse is harmless where fresh shared statistics suffice; where they do not, it supersedes staleness."""
     tried = {"joint": {"A": right(joint)}, "per_call": {"A": right(0.9)}}
     assert [cause.check for cause in prove(evidence(), found("stale", "reuse"), tried)] == named
 
@@ -216,8 +214,9 @@ def test_more_than_one_update_and_a_half_per_step_is_named(updates: int, fires: 
 
 
 def test_the_sources_own_network_is_no_copy() -> None:
-    """Same scale and same statistics: nothing was averaged. Another scale with the source's statistics: stale ones.
-    With statistics of its own and as many updates it is another network, with less than half of them it is behind.
+    """The source's scale with its statistics is no average; another scale with them has stale statistics.
+
+    With its own statistics and as many updates it is another network; with less than half as many it lags behind.
     """
 
     def checked(mean: float, scale: float, updates: int) -> bool:

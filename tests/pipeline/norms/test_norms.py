@@ -587,8 +587,9 @@ def coordinates(clips: int = 3, frames: int = 4) -> Tensor:
 
 
 def input_by_hand(x_NCTVM: Tensor, present_NMT: Tensor, name: str) -> np.ndarray:
-    """One coordinate at a time: over clips and frames, of all joints together (c) or of one at a time; of both bodies
-    or of each (mvc).
+    """Normalize one coordinate at a time over clips and frames.
+
+    Joints share statistics (c) or not (vc); bodies share them, or not (mvc).
     """
     x, y = x_NCTVM.numpy(), np.zeros(x_NCTVM.shape)
     counts = present_NMT.numpy() if name.endswith("masked") else np.ones(present_NMT.shape, dtype=bool)
@@ -743,8 +744,10 @@ def error(two_ranks: list[dict[str, dict[str, Tensor]]], name: str, key: str) ->
 
 @pytest.mark.parametrize("kind", [*RUNNING_KINDS, "input"])
 def test_two_ranks_equal_one_big_batch(two_ranks: list[dict[str, dict[str, Tensor]]], kind: str) -> None:
-    """A rank may even have no rows. In float64 everything to 1e-12; in float32 output, gradient of the input and
-    running statistics to 1e-6 (the parameters' gradients are sums that nearly cancel, on one rank as on two).
+    """Two ranks, one of them possibly without rows, equal one batch.
+
+    In float64 everything to 1e-12; in float32 output, gradient of the input and running statistics to 1e-6 (the
+    parameters' gradients are sums that nearly cancel, on one rank as on two).
     """
     names = [name for name in CASES if name.split()[0] == kind]
     assert len(names) >= 12
