@@ -128,7 +128,7 @@ def test_without_a_norm_to_change_it_says_so(data_file: Path, tmp_path: Path) ->
         fine_tunes(run, "test", 1)
 
 
-def test_the_command_writes_and_tells_both(runs: Path) -> None:
+def test_the_command_writes_and_prints_both(runs: Path) -> None:
     """In words, in doctor.json and on the page."""
     out = runs / "trained.html"
     command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-masked"), "--split", "test"]
@@ -136,13 +136,13 @@ def test_the_command_writes_and_tells_both(runs: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     answer = json.loads((runs / "bn-masked" / "doctor.json").read_text())
-    said = " ".join(result.stdout.split())
+    printed = " ".join(result.stdout.split())
     for entry in (answer["probe_lr"], *answer["fine_tune"].values()):
-        assert " ".join(entry["text"].split()) in said
+        assert " ".join(entry["text"].split()) in printed
         assert entry["text"].split(":")[0] in out.read_text()
 
 
-def test_less_than_no_epoch_is_refused(runs: Path) -> None:
+def test_negative_epochs_are_rejected(runs: Path) -> None:
     """Exit 2."""
     command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-masked"), "--fine-tune=-1"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)

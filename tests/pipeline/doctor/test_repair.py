@@ -85,7 +85,7 @@ def test_its_summary_says_what_was_done_and_what_it_brought(runs: Path, fixed: t
 
 
 def test_it_can_be_asked(runs: Path, fixed: tuple[Path, dict]) -> None:
-    """What its network needs to be used without the data file came along."""
+    """The metadata that its network needs without the data file came along."""
     assert predict.load(fixed[0]).metadata == Run(runs / "bn-loop").metadata
 
 
@@ -123,7 +123,7 @@ def test_nothing_is_overwritten(runs: Path, fixed: tuple[Path, dict]) -> None:
         fix_run(runs / "bn-loop", runs / "bn-loop")
 
 
-def test_the_command_repairs_and_tells(runs: Path, tmp_path: Path) -> None:
+def test_the_command_repairs_and_reports(runs: Path, tmp_path: Path) -> None:
     """doctor.json has the same figures; --out without --fix is a mistake."""
     out = tmp_path / "fixed"
     command = [sys.executable, "-m", "pipeline.doctor", str(runs / "bn-loop"), "--out", str(out)]
@@ -137,7 +137,7 @@ def test_the_command_repairs_and_tells(runs: Path, tmp_path: Path) -> None:
     assert "repaired (per_call)" in result.stdout.replace("\n", " ")
 
 
-def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured(runs: Path, tmp_path: Path) -> None:
+def test_a_repair_that_cannot_be_written_is_rejected_before_anything_is_measured(runs: Path, tmp_path: Path) -> None:
     """No doctor.json yet; from within the folder, where its name is a dot."""
     run = tmp_path / "run"
     shutil.copytree(runs / "bn-loop", run)
@@ -152,11 +152,11 @@ def test_a_repair_that_may_not_be_written_is_refused_before_anything_is_measured
 
 
 @pytest.mark.parametrize(
-    ("judged", "told"), [("AC", "A 50.0 -> 75.0 %, C 50.0 -> 75.0 % (C: test)"), ("A", "A 50.0 -> 75.0 %;")]
+    ("measured", "words"), [("AC", "A 50.0 -> 75.0 %, C 50.0 -> 75.0 % (C: test)"), ("A", "A 50.0 -> 75.0 %;")]
 )
-def test_a_repair_is_described_by_what_was_measured(judged: str, told: str) -> None:
-    """Without clips that were held out there is no C to tell of."""
-    fix = {when: {"accuracies": dict.fromkeys(judged, value)} for when, value in (("before", 0.5), ("after", 0.75))}
+def test_a_repair_is_described_by_what_was_measured(measured: str, words: str) -> None:
+    """Without held-out clips there is no C to report."""
+    fix = {when: {"accuracies": dict.fromkeys(measured, value)} for when, value in (("before", 0.5), ("after", 0.75))}
     line = described(fix | {"remedy": "per_call", "eval": "test", "out": "out"})
-    assert told in line
-    assert ("(C" in line) == ("C" in judged)
+    assert words in line
+    assert ("(C" in line) == ("C" in measured)

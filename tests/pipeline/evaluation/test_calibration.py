@@ -9,7 +9,7 @@ from pipeline.evaluation.accuracies import Prediction
 from pipeline.evaluation.calibration import calibrate, calibration_error, temperature
 
 
-def said(sharpness: float, clips: int = 4000, seed: int = 0) -> Prediction:
+def overconfident(sharpness: float, clips: int = 4000, seed: int = 0) -> Prediction:
     """Labels drawn from softmax(logits), then the logits made `sharpness` times as sure."""
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(clips, 5, generator=draw)
@@ -20,12 +20,12 @@ def said(sharpness: float, clips: int = 4000, seed: int = 0) -> Prediction:
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_how_much_too_sure_a_network_is(sharpness: float) -> None:
     """Logits that were multiplied by s get about the temperature s."""
-    assert temperature(*said(sharpness)) == pytest.approx(sharpness, rel=0.06)
+    assert temperature(*overconfident(sharpness)) == pytest.approx(sharpness, rel=0.06)
 
 
 def test_no_other_temperature_is_likelier() -> None:
     """A little hotter or colder: the labels are less likely."""
-    logits, label = said(3.0)
+    logits, label = overconfident(3.0)
     best = temperature(logits, label)
 
     def loss(t: float) -> float:
@@ -56,7 +56,7 @@ def test_a_sure_and_right_network_has_no_error() -> None:
 
 def test_calibration_makes_the_confidence_true_on_other_clips() -> None:
     """Chosen on val, measured on test."""
-    result = calibrate(said(3.0), said(3.0, seed=1))
+    result = calibrate(overconfident(3.0), overconfident(3.0, seed=1))
     assert result["clips"] == 4000
     assert result["test"]["ece"] > 0.1
     assert result["test"]["ece_calibrated"] < 0.03
@@ -64,7 +64,7 @@ def test_calibration_makes_the_confidence_true_on_other_clips() -> None:
 
 def test_without_val_clips_nothing_is_chosen() -> None:
     """Never on test."""
-    result = calibrate(None, said(3.0))
+    result = calibrate(None, overconfident(3.0))
     assert (result["temperature"], result["clips"]) == (1.0, 0)
     assert result["test"]["ece"] == result["test"]["ece_calibrated"]
     assert math.isfinite(result["test"]["ece"])

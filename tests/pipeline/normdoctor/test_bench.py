@@ -91,7 +91,7 @@ def default_metric_of_ones(output: Tensor, batch: object) -> Tensor:
 
 
 def collected(batches: list[Tensor], **how: object) -> tuple[Seen, list[Tensor]]:
-    """What a collector sees of batches through one norm, and the outputs."""
+    """Statistics that a collector keeps of batches through one norm, and the outputs."""
     model = nn.Sequential(nn.BatchNorm1d(1, eps=0.0)).eval()
     collector = Collector(model, **how)  # type: ignore[arg-type]
     outputs = []

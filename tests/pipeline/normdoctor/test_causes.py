@@ -131,7 +131,7 @@ def test_the_mode_is_ranked_first_and_measured_as_found() -> None:
 
 
 def test_facts_without_proof_are_suspicions_and_other_findings_are_dropped() -> None:
-    """`lone` is a fact; `stale` and `reuse` are nothing without an effect. A cause is no suspicion."""
+    """`lone` is a fact; `stale` and `reuse` are nothing without an effect. A cause is not a suspicion."""
     assert [s.check for s in suspicions(found("lone", "stale", "reuse", "padding"), [])] == ["lone"]
     causes = prove(evidence(), found("lone"), {"joint": {"A": right(0.9)}})
     assert suspicions(found("lone"), causes) == []

@@ -180,7 +180,7 @@ PLANTED: dict[str, tuple[Callable[[nn.Module], Case], tuple[str, ...]]] = {
 
 
 def diagnosed(healthy: nn.Module, plant: Callable[[nn.Module], Case]) -> Diagnosis:
-    """What the doctor says of a plant in a copy."""
+    """The diagnosis of a plant in a copy."""
     model, train, held_out, known = plant(copy.deepcopy(healthy))
     return diagnose(model, train, held_out, **known)
 
@@ -249,9 +249,7 @@ def test_learned_by_heart_is_overfit_not_normalization() -> None:
     [(1e-3, 16, True), (1e-3, 4, False), (1e-9, 16, False)],
     ids=["many", "few batches", "rounding"],
 )
-def test_what_chance_and_rounding_do_to_means_of_batches_is_no_order(
-    variance: float, batches: int, fires: bool
-) -> None:
+def test_chance_and_rounding_are_not_correlated_batches(variance: float, batches: int, fires: bool) -> None:
     """Means six times as far apart as shuffled ones (in variance): an order, unless so few or so near."""
 
     def seen(between: float) -> Seen:

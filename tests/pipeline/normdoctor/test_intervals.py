@@ -38,7 +38,7 @@ def test_a_constant_difference_has_no_noise_but_must_exceed_two_points() -> None
     assert not paired(zero[:2], zero[:2] + 1).significant
 
 
-def test_scores_that_are_no_shares_are_judged_in_their_own_score_scale() -> None:
+def test_scores_outside_0_and_1_are_measured_in_their_deviation() -> None:
     """Minus a loss of some hundreds: two points of accuracy would mean nothing."""
     loss = -100 * torch.rand(400, generator=torch.Generator().manual_seed(0))
     assert score_scale(loss) > 10
@@ -47,12 +47,12 @@ def test_scores_that_are_no_shares_are_judged_in_their_own_score_scale() -> None
 
 
 def test_one_score_alone_is_judged_by_its_size() -> None:
-    """It has no spread, and a threshold that is no number says nothing."""
+    """It has no deviation: a threshold of NaN would let nothing count."""
     assert score_scale(torch.tensor([5.0])) == 5.0
 
 
 def test_passes_of_different_samples_do_not_pair() -> None:
-    """Refused."""
+    """ValueError with both lengths."""
     with pytest.raises(ValueError, match="passes of 3 and 4 samples cannot be paired"):
         paired(torch.zeros(3), torch.zeros(4))
 

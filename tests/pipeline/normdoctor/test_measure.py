@@ -36,7 +36,7 @@ def bench(clips: Clips, **norm: Any) -> tuple[Bench, list[Batch]]:
 
 
 @pytest.mark.parametrize(("persons", "norm_input"), [("loop", "mvc"), ("fold", "vc"), ("per_person", "mvc")])
-def test_absent_bodies_are_told_apart(clips: Clips, persons: str, norm_input: str) -> None:
+def test_absent_bodies_are_counted_apart(clips: Clips, persons: str, norm_input: str) -> None:
     """Each call, slot and layer by its own real bodies: the first norm sees just as many rows as there are bodies."""
     patient, batches = bench(clips, persons=persons, input=norm_input)
     collector = Collector(patient.model, rows)

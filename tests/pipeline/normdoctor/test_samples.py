@@ -1,4 +1,4 @@
-"""samples: a loader of any kind is read once, evenly, in bounded memory, and can be put together anew."""
+"""samples: a loader of any kind is read once, uniformly, in bounded memory, and its samples collated again."""
 
 import random
 import subprocess
@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(zeros: Callable[[tuple[
 def test_the_process_does_not_grow_with_the_number_of_batches() -> None:
     """Of 25,600 samples of 38 kB 200 are kept, 8 MB, beside the 39 MB of the given batches.
 
-    Copied anew in place of one another, they took 216 MB and more: what is freed lies between what is not.
+    As new copies they took 216 MB and more: freed memory is fragmented by what is kept.
     """
     code = (
         "import torch; from pipeline.normdoctor.samples import take\n"
@@ -116,14 +116,14 @@ def test_batches_of_different_shapes_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("loader", [[], [(torch.zeros(1, 3), torch.zeros(1))], iter(())])
-def test_nothing_or_one_sample_is_refused_in_one_line(loader: Iterable[Any]) -> None:
+def test_fewer_than_two_samples_are_rejected(loader: Iterable[Any]) -> None:
     """Batch statistics need two."""
     with pytest.raises(ValueError, match=r"hold [01] samples?: batch statistics need two") as error:
         take(loader)
     assert "\n" not in str(error.value)
 
 
-def test_a_batch_without_tensors_is_refused() -> None:
+def test_a_batch_without_tensors_is_rejected() -> None:
     """With its type."""
     with pytest.raises(ValueError, match="a batch is a str without any tensor"):
         take(["no", "tensors"])

@@ -85,7 +85,7 @@ def test_a_layer_with_a_formula_of_its_own_is_asked_for_it() -> None:
     assert (slot_of(nn.BatchNorm1d(2)), by_moments_alone(nn.BatchNorm1d(2))) == (None, True)
 
 
-def test_frozen_layers_are_no_batch_norms_and_reused_ones_are_named_once() -> None:
+def test_frozen_layers_are_left_out_and_reused_ones_are_named_once() -> None:
     """By the first name."""
     shared, frozen = nn.BatchNorm1d(2), Own(2)
     frozen.frozen = True

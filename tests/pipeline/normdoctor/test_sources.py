@@ -65,7 +65,7 @@ def test_ranks_weigh_alike_and_their_means_count() -> None:
     assert values(source(("norm", 0), X)) == pytest.approx((1.0, 3.0))
 
 
-def test_there_is_no_union_of_one_rank_or_of_ranks_that_lack_a_layer() -> None:
+def test_one_rank_or_ranks_that_lack_a_layer_have_no_union() -> None:
     """None, rather than a part."""
     layers = {"norm": layer([1.0])}
     assert over_ranks(layers, [state(0, 1)]) is None
