@@ -21,7 +21,6 @@ from pipeline.data.order import epoch_batches, subsample
 from pipeline.data.prefetch import prefetch
 from pipeline.evaluation.recalibration import union_over_ranks
 from pipeline.normdoctor.collector import Collector, SiteMoments
-from pipeline.normdoctor.evidence import gaps as gaps
 from pipeline.normdoctor.moments import PASSING, Moments, mean_shift
 from pipeline.normdoctor.sites import Statistics, batch_norms, statistics
 from pipeline.normdoctor.sources import batch_statistics
@@ -59,9 +58,18 @@ def predict(
     source: Statistics | None = None,
     window: Window | None = None,
 ) -> Prediction:
-    """Logits for clips `index_N`, or for one `window` of each, in shuffled batches shared out over the ranks.
+    """Return the logits of clips, in shuffled batches divided over the ranks.
 
-    Batch statistics are those of a whole batch of `size`, whatever the number of ranks. The model must be in eval mode.
+    Batch statistics are those of a whole batch of `size`, whatever the number of ranks.
+
+    Args:
+        model: A model in eval mode.
+        clips: The data.
+        index_N: Clips to predict.
+        frames: Frames per clip that the model sees.
+        size: Clips per batch.
+        source: Statistics to normalize by; None: the running ones.
+        window: Part of each clip to predict; None: the whole clip.
     """
     return predict_each(model, clips, index_N, frames, size, [source], window)[0]
 
@@ -75,7 +83,7 @@ def predict_each(
     sources: Sequence[Statistics | None],
     window: Window | None = None,
 ) -> list[Prediction]:
-    """`predict` by each of several statistics; every batch is put together once."""
+    """Return `predict` by each of several sources; every batch is collated once."""
     positions = epoch_batches(torch.arange(len(index_N)), clips.label_N, size, seed=0, epoch=0, order="once")
     logits = [torch.zeros(len(index_N), clips.classes, device=clips.device) for _ in sources]
     mine = positions[distributed.rank() :: distributed.world_size()]
@@ -93,7 +101,7 @@ def predict_each(
 
 
 def crops(shortest: float, count: int) -> list[Window]:
-    """`count` windows of a length half-way between a training crop's shortest and the whole, evenly from end to end."""
+    """Return `count` windows, evenly from end to end, half-way in length between the shortest training crop and 1."""
     length = (1 + shortest) / 2
     return [(first, first + length) for first in np.linspace(0, 1 - length, count).tolist()]
 
@@ -101,14 +109,14 @@ def crops(shortest: float, count: int) -> list[Window]:
 def predict_crops(
     model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, windows: Sequence[Window]
 ) -> Prediction:
-    """The mean over several windows of each clip's class probabilities, as logarithms (pyskl's "10 clips")."""
+    """Return the log of the mean class probabilities over several windows of each clip (pyskl's "10 clips")."""
     each = [predict(model, clips, index_N, frames, size, window=window) for window in windows]
     mean_NK = torch.stack([one.logits_NK.softmax(1) for one in each]).mean(0)
     return Prediction(mean_NK.log(), each[0].label_N)
 
 
 def probe(index_N: Tensor) -> Tensor:
-    """At most TRAIN_PROBE training clips, spread evenly and always the same."""
+    """Return at most TRAIN_PROBE training clips, evenly spaced and always the same."""
     return subsample(index_N, TRAIN_PROBE)
 
 
@@ -118,14 +126,23 @@ class Evaluation(NamedTuple):
     accuracies: dict[str, float]
     """A, B and, when there are held-out clips, C and D, as fractions."""
     norms: dict[str, dict[str, float]]
-    """Layer with running statistics -> mean_shift: how far the running mean is from that of the training clips, in
-    standard deviations (`normdoctor.moments.mean_shift`), of the layer's worst call."""
+    """Layer with running statistics -> mean_shift: distance of the running mean from that of the training clips, in
+    standard deviations (`normdoctor.moments.mean_shift`), at the layer's worst call."""
 
 
 def evaluation(
     model: nn.Module, clips: Clips, train_N: Tensor, held_out_N: Tensor, frames: int, size: int
 ) -> Evaluation:
-    """Accuracies A to D, and how far each norm's running mean is from the training clips: both of the same passes."""
+    """Measure accuracies A to D, and the shift of each norm's running mean, in the same passes.
+
+    Args:
+        model: Put into eval mode.
+        clips: The data.
+        train_N: Training clips, for A and B.
+        held_out_N: Evaluation clips, for C and D; may be empty.
+        frames: Frames per clip that the model sees.
+        size: Clips per batch, and so per batch statistic.
+    """
     model.eval()
     collector = Collector(model, hand_over=False, precision=PASSING)
 
@@ -141,7 +158,7 @@ def evaluation(
 
 
 def _mean_shifts(model: nn.Module, table: SiteMoments) -> dict[str, dict[str, float]]:
-    """`Evaluation.norms`, from what this rank saw of the training clips."""
+    """Return `Evaluation.norms` from the statistics that this rank saw of the training clips."""
     result: dict[str, dict[str, float]] = {}
     layers: dict[str, Any] = batch_norms(model)
     for name, layer in layers.items():

@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import confusion, metrics
 from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.cost import cost
 from pipeline.network import autocast
+from pipeline.normdoctor.evidence import gaps
 
 
 def after_epoch(config: Config, clips: Clips, splits: Splits, model: nn.Module, epoch: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def after_epoch(config: Config, clips: Clips, splits: Splits, model: nn.Module, 
             found = accuracies.evaluation(model, clips, probe_N, held_out_N, frames, size)
         record |= {
             "accuracies": found.accuracies,
-            "gap": accuracies.gaps(found.accuracies),
+            "gap": gaps(found.accuracies),
             "norm": found.norms,
             "evaluation_seconds": time.perf_counter() - begin,
         }
@@ -68,7 +69,7 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "calibration": calibrate(val, test),
         "confusion": [] if evaluated is None else confusion(evaluated.logits_NK, evaluated.label_N).tolist(),
         "accuracies": found.accuracies,
-        "gap": accuracies.gaps(found.accuracies),
+        "gap": gaps(found.accuracies),
         "norm": found.norms,
         "eval": "test" if len(splits.test) else "val",
         "protocol": splits.protocol,

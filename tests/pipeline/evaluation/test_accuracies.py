@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from pipeline import checkpoint
 from pipeline.data.clips import Clips
 from pipeline.data.order import epoch_batches
-from pipeline.evaluation.accuracies import crops, evaluation, gaps, predict, predict_crops, probe
+from pipeline.evaluation.accuracies import crops, evaluation, predict, predict_crops, probe
 from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models import ModelConfig, build_model
 from pipeline.normdoctor.collector import population, union
+from pipeline.normdoctor.evidence import gaps
 from pipeline.normdoctor.sites import batch_norms, statistics
 from pipeline.normdoctor.sources import batch_statistics, joint, per_call
 from pipeline.norms import INPUTS, NORMS, NormConfig, norm_factory

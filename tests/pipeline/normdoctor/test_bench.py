@@ -13,6 +13,7 @@ from pipeline.normdoctor.measure import gather
 from pipeline.normdoctor.moments import Moments
 from pipeline.normdoctor.samples import take
 from pipeline.normdoctor.sites import statistics
+from tests.pipeline.normdoctor.test_sites import Own
 
 X = torch.arange(12.0)[:, None]
 LOADER = [(X[i : i + 4], torch.zeros(4)) for i in range(0, 12, 4)]
@@ -139,6 +140,17 @@ def test_real_rows_are_counted_apart_and_normalize_where_asked() -> None:
     assert by_real.flatten().tolist() == [-5.0, -5.0, -1.0, 1.0]
     _, (lone,) = collected([column(0, 0, 0, 4)], by_real_rows=True, **how)
     assert lone[3].item() == pytest.approx(3 / 3**0.5)
+
+
+def test_a_layer_with_a_formula_of_its_own_normalizes_the_batch_itself() -> None:
+    """Its slot, not the number of the call, is that of `rows`; torch's own layers have none."""
+    slots = []
+    for layer in (Own(1), nn.BatchNorm1d(1)):
+        model = nn.Sequential(layer).eval()
+        collector = Collector(model, lambda batch, x, slot: slots.append(slot))
+        with torch.no_grad(), statistics(model, collector):
+            assert (model(column(0, 1, 5)).unique().tolist() == [3.0]) is isinstance(layer, Own)
+    assert slots == [1, 0]
 
 
 def test_places_in_rows_are_chosen_like_rows() -> None:

@@ -70,13 +70,14 @@ def test_the_interval_is_that_of_the_normal_distribution_at_95_percent() -> None
 
 
 def test_the_threshold_is_the_largest_of_three() -> None:
-    """Two points of many equal samples; three standard errors; the weight of three samples of twenty."""
+    """Two points of many equal samples; three standard errors; the weight of three samples of four."""
     zero = torch.zeros(1000)
     assert paired(zero, zero).threshold == pytest.approx(0.02)
     half = (torch.arange(100) % 2).double()
     assert paired(torch.zeros(100), half).threshold == pytest.approx(3 * 0.05, rel=0.1)
-    one = torch.zeros(20)
-    one[0] = 1
-    assert paired(torch.zeros(20), one).threshold == pytest.approx(3 / 20, rel=0.05)
-    assert not paired(torch.zeros(20), one).significant
+    for count, threshold in ((4, 3 / 4), (10_000, 0.02)):  # three standard errors: about 0.65 and 0.0003
+        one = torch.zeros(count)
+        one[0] = 1
+        assert paired(torch.zeros(count), one).threshold == threshold
+    assert not paired(torch.zeros(20), (torch.arange(20) < 1).double()).significant
     assert paired(torch.zeros(2), torch.ones(2)).threshold == 1.5

@@ -61,6 +61,9 @@ def test_a_sorted_loader_is_drawn_from_evenly() -> None:
     assert samples.seen == 5000
     assert set(counts) == set(range(10))
     assert max(counts.values()) < 80
+    given = [int(batch[1][0]) for batch in samples.given]
+    assert len(given) == GIVEN
+    assert max(given) > 5  # whole batches too are drawn from all, not the first ones
 
 
 @pytest.mark.parametrize("zeros", [torch.zeros, np.zeros])
