@@ -37,7 +37,7 @@ class TrainConfig:
     """Gradient-accumulation steps: micro-batches per optimizer step. BatchNorm sees each micro-batch separately."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of convolutions and matrix products. In bf16 (autocast) norms, loss, weights and the last test stay
-    fp32. bf16 is faster on a GPU and on a CPU with bf16 instructions, slower on others (a preflight check says so)."""
+    fp32. bf16 is faster on a GPU and on a CPU with bf16 instructions, slower on others (a preflight check warns)."""
     channels_last: bool = False
     """Memory order N T V C, which pays together with bf16."""
     compile: bool = False

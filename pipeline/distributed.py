@@ -23,22 +23,22 @@ from preprocessing import exits
 TIMEOUT = timedelta(minutes=10)
 
 
-TELLING = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
+PASSED_ON = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
 
 
 class RankDied(exits.Fault):
-    """A rank ended with an error; the message names it. The command's exit code is the rank's, where that says more."""
+    """A rank ended with an error; the message names it. `exit_code` is the rank's where it is one of ours."""
 
     def __init__(self, message: str, code: int = exits.WORKER) -> None:
         super().__init__(message)
-        self.exit_code = code if code in TELLING else exits.WORKER
+        self.exit_code = code if code in PASSED_ON else exits.WORKER
 
 
 def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
     """Run `entry(*arguments)` in `ranks` processes of this machine through torch's elastic launcher.
 
-    The rendezvous listens on loopback. Raises RankDied when a rank fails, KeyboardInterrupt when the launcher is told
-    to end (SIGINT, SIGTERM).
+    The rendezvous listens on loopback. Raises RankDied when a rank fails, KeyboardInterrupt when the launcher gets
+    SIGINT or SIGTERM.
     """
     # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -49,7 +49,7 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It prints a table and a traceback of its own for what the rank has said in a line.
+    # It prints a table and a traceback of its own for an error that the rank has reported in one line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
@@ -73,7 +73,7 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
 
 
 def launched() -> bool:
-    """Whether this process is one rank of a launcher (ours or torchrun)."""
+    """Return whether this process is one rank of a launcher (ours or torchrun)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -95,12 +95,12 @@ def leave() -> None:
 
 
 def rank() -> int:
-    """This process's number, 0 without a process group."""
+    """Return the number of this rank, 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of ranks, 1 without a process group."""
+    """Return the number of ranks, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -1,4 +1,4 @@
-"""Add up what several runs say of the same clips: joint, bone and their motion see different mistakes.
+"""Combine several runs on the same clips: networks on joints, bones and their motion make different mistakes.
 
     python -m pipeline.ensemble runs/joint runs/bone
     python -m pipeline.ensemble runs/joint runs/bone runs/joint-motion --weights 1 1 0.5 --out runs/together.json
@@ -45,14 +45,14 @@ class Member(NamedTuple):
     run: Run
     model: nn.Module
 
-    def says(self, index_N: Tensor) -> Tensor:
-        """Log-probabilities (N, K) of clips."""
+    def log_probabilities(self, index_N: Tensor) -> Tensor:
+        """Return log-probabilities (N, K) of clips."""
         sizes = self.run.config.input.frames, self.run.config.train.batch_size
         return accuracies.predict(self.model, self.run.clips, index_N, *sizes).logits_NK.double().log_softmax(1)
 
 
 def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
-    """The runs, if they speak of the same clips; ValueError names the one that does not."""
+    """Load the runs. ValueError names one that is not finished or has other data or test clips."""
     if len(folders) < 2:
         raise ValueError("an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN")
     runs = [Run(folder, device) for folder in folders]
@@ -70,9 +70,9 @@ def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
     return [Member(run, run.network()) for run in runs]
 
 
-def combine(says_RNK: Tensor, weight_R: Tensor) -> Tensor:
+def combine(scores_RNK: Tensor, weight_R: Tensor) -> Tensor:
     """Scores (N, K): weighted sums of the runs' log-probabilities."""
-    return torch.einsum("r,rnk->nk", weight_R, says_RNK)
+    return torch.einsum("r,rnk->nk", weight_R, scores_RNK)
 
 
 def shares(weight_R: Tensor) -> Tensor:
@@ -81,18 +81,18 @@ def shares(weight_R: Tensor) -> Tensor:
     return ratio_R / ratio_R.sum()
 
 
-def choose_weights(says_RNK: Tensor, label_N: Tensor) -> Tensor:
+def choose_weights(scores_RNK: Tensor, label_N: Tensor) -> Tensor:
     """Positive weights (R,) under which the labels of these clips are likeliest.
 
     The likelihood of the normalised sum has one maximum over weights (a multinomial regression), unlike accuracy, which
     is a staircase on few clips.
     """
-    logarithm_R = torch.zeros(len(says_RNK), dtype=says_RNK.dtype, device=says_RNK.device, requires_grad=True)
+    logarithm_R = torch.zeros(len(scores_RNK), dtype=scores_RNK.dtype, device=scores_RNK.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm_R], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = nn.functional.cross_entropy(combine(says_RNK, logarithm_R.exp()), label_N)
+        value = nn.functional.cross_entropy(combine(scores_RNK, logarithm_R.exp()), label_N)
         value = value + PULL * logarithm_R.square().sum()
         value.backward()
         return value
@@ -109,35 +109,35 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
     first, label_N = runs[0].run, runs[0].run.clips.label_N
     held_out = all(len(member.run.splits.held_out(member.run.config.input.fit)) for member in runs)
     val_N = first.splits.val if held_out else first.splits.val[:0]
-    says = {
-        part: (torch.stack([member.says(index_N) for member in runs]), label_N[index_N])
+    scores = {
+        part: (torch.stack([member.log_probabilities(index_N) for member in runs]), label_N[index_N])
         for part, index_N in (("val", val_N), ("test", first.splits.test))
         if len(index_N)
     }
     if weights is not None:
         fine = len(weights) == len(runs) and all(0 <= weight < math.inf for weight in weights) and any(weights)
         if not fine:
-            raise ValueError(f"--weights needs {len(runs)} finite numbers, 0 or more and not all 0, one a run")
+            raise ValueError(f"--weights needs {len(runs)} finite numbers, 0 or more and not all 0, one per run")
         weight_R, source = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
     elif held_out:
-        weight_R, source = choose_weights(*says["val"]), "val"
+        weight_R, source = choose_weights(*scores["val"]), "val"
     else:
         weight_R, source = torch.ones(len(runs), dtype=torch.float64, device=label_N.device), "equal: no held-out clips"
     share_R = shares(weight_R)
-    said = {part: Prediction(combine(says_RNK, share_R), label) for part, (says_RNK, label) in says.items()}
-    together = {part: metrics(*prediction) for part, prediction in said.items()}
+    predicted = {part: Prediction(combine(scores_RNK, share_R), label) for part, (scores_RNK, label) in scores.items()}
+    together = {part: metrics(*prediction) for part, prediction in predicted.items()}
     alone: list[dict[str, Any]] = [
         {"run": str(member.run.folder), "stream": member.run.config.input.stream} for member in runs
     ]
-    for part, (says_RNK, label) in says.items():
-        for entry, says_NK in zip(alone, says_RNK, strict=True):
-            entry[part] = metrics(says_NK, label)
-    sureness = calibrate(said.get("val"), said.get("test"))
-    return {"weights": weight_R.tolist(), "weights_from": source, "runs": alone, **together, "calibration": sureness}
+    for part, (scores_RNK, label) in scores.items():
+        for entry, scores_NK in zip(alone, scores_RNK, strict=True):
+            entry[part] = metrics(scores_NK, label)
+    calibration = calibrate(predicted.get("val"), predicted.get("test"))
+    return {"weights": weight_R.tolist(), "weights_from": source, "runs": alone, **together, "calibration": calibration}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """One line a run, one of all together; top-1 in %."""
+    """Print one line per run and one of all together; top-1 in %."""
     table = Table("run", "stream", "weight", "val", "test")
     for entry, weight in zip(result["runs"], result["weights"], strict=True):
         table.add_row(escape(entry["run"]), entry["stream"], f"{weight:.2f}", *_cells(entry))
@@ -160,12 +160,12 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs, and how much each counts."""
+    """Arguments of the command."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN...")]
     """Run folders of pipeline.train, on the same data and protocol."""
     weights: tuple[float, ...] = ()
-    """One number a run; none: chosen on val."""
+    """One number per run; none: chosen on val."""
     out: Path | None = None
     """File .json with the figures, which pipeline.predict takes like a run."""
 

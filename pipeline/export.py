@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # of a probability
 
 
 class ExportDiffers(exits.Fault):
-    """The exported network does not say what torch's says; nothing was written."""
+    """The exported network differs from torch's; nothing was written."""
 
     exit_code = exits.INTEGRITY
 
@@ -57,15 +57,15 @@ class _Calibrated(nn.Module):
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """(N, K)."""
-        says_RNK = torch.stack([model(x, present).log_softmax(1) for model in self.models])
-        return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1)
+        scores_RNK = torch.stack([model(x, present).log_softmax(1) for model in self.models])
+        return (ensemble.combine(scores_RNK, self.share_R) / self.temperature).softmax(1)
 
 
 def fixed_shapes(model: nn.Module) -> nn.Module:
-    """A copy that says the same in evaluation, whose shapes do not depend on which bodies are there.
+    """Return a copy that evaluates the same, whose shapes do not depend on which bodies are present.
 
     In evaluation a row never depends on other rows, so putting all slots through the trunk and pooling over the bodies
-    that are there is what `masked` does.
+    that are present is what `masked` does.
     """
     result = copy.deepcopy(model).eval()
     if result.persons == "masked":
@@ -78,7 +78,7 @@ def fixed_shapes(model: nn.Module) -> nn.Module:
 
 
 def noise(frames: int, joints: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Clips to try an export on: a lone body, two, and a lone second one."""
+    """Return clips to try an export on: a lone first body, two bodies, and a lone second one."""
     draw = torch.Generator().manual_seed(0)
     present_NMT = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool().unsqueeze(2).expand(-1, -1, frames).contiguous()
     x_NCTVM = torch.randn(3, 3, frames, joints, BODIES, generator=draw)
@@ -118,7 +118,7 @@ def to_onnx(
         raise ValueError(f"torch cannot export this network ({first})") from None
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     try:
-        (said,) = session.run(None, {"x": x_NCTVM.numpy(), "present": present_NMT.numpy()})
+        (answered,) = session.run(None, {"x": x_NCTVM.numpy(), "present": present_NMT.numpy()})
     except Exception as error:  # its classes are private to its compiled part
         raise ExportDiffers(
             f"{path} was not written: onnxruntime refuses other clips than the exported ones ({error})"
@@ -126,7 +126,7 @@ def to_onnx(
     with torch.no_grad():
         as_they_are = [copy.deepcopy(model).cpu().eval() for model in models]
         own = _Calibrated(as_they_are, share_R, temperature)(x_NCTVM, present_NMT).numpy()
-    difference = float(np.abs(said - own).max())
+    difference = float(np.abs(answered - own).max())
     if not difference <= tolerance:
         raise ExportDiffers(f"{path} was not written: its probabilities differ from torch's by {difference:.1e}")
     files.publish_bytes(path, content)

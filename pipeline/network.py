@@ -14,7 +14,7 @@ from pipeline.models import build_model, compile_trunk
 
 
 class Facts(Protocol):
-    """What a network needs to know of a data file: `Clips` and `Metadata` both have it."""
+    """Facts of a data file that a network is built from; `Clips` and `Metadata` both have them."""
 
     @property
     def joint_names(self) -> list[str]: ...  # noqa: D102

@@ -52,7 +52,7 @@ Recording = str | Path | bytes | RawClip | np.ndarray
 
 
 class Answer(NamedTuple):
-    """What the network says of one recording."""
+    """The prediction for one recording."""
 
     classes: tuple[str, ...]
     """The likeliest classes, at most five, the likeliest first."""
@@ -60,11 +60,11 @@ class Answer(NamedTuple):
     frames: int
     bodies: int
     decisions: tuple[Decision, ...]
-    """What the recipe dropped or joined, and why."""
+    """Bodies that the recipe dropped or joined, and the reason."""
 
 
 class Network(NamedTuple):
-    """What one run has trained."""
+    """The trained network of a run."""
 
     config: Config
     model: nn.Module
@@ -105,7 +105,7 @@ class Predictor:
         """A recording as the training clips were made."""
         name, raw = self._read(recording)
         if not raw.tracks:
-            raise SkeletonError(name, 0, "no-body", "there is no body in any frame")
+            raise SkeletonError(name, 0, "no-body", "no frame has a body")
         joints = raw.tracks[0].joints_FV3.shape[1]
         if joints != len(self.metadata.joint_names):
             raise ValueError(
@@ -173,7 +173,8 @@ class Predictor:
 def load(run: str | Path, device: torch.device | None = None) -> Predictor:
     """A trained run, or several by the file that pipeline.ensemble has written, without their data file.
 
-    ValueError says what a folder lacks.
+    Raises:
+        ValueError: A folder lacks something; the message names it.
     """
     path, device = Path(run), device or distributed.join()
     return _together(path, device) if path.suffix == ".json" and path.is_file() else _alone(path, device)
@@ -232,7 +233,7 @@ def _in_memory(metadata: Metadata, cleaned: Sequence[Clip]) -> SkeletonFile:
 
 @dataclass(frozen=True)
 class Options:
-    """Which run to ask, and what about."""
+    """Arguments of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of pipeline.train, or file of pipeline.ensemble."""

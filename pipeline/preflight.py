@@ -1,4 +1,4 @@
-"""What is said and tried before a training starts: clips of a statistic, numbers the CPU has, a network that learns."""
+"""Preflight checks: samples per batch statistic, bf16 support, free cores, kernels, an overfit test."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def deterministic_algorithms(on: bool) -> None:
 
 
 def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) -> str:
-    """How many clips each batch statistic is computed from, with a warning below 16; empty without batch norms.
+    """Return the number of clips per batch statistic, with a warning below 16; empty without batch norms.
 
     Batches of an epoch differ by one clip at most, accumulation splits them, ranks share them out.
     """
@@ -94,7 +94,7 @@ def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) ->
 
 
 def precision_note(precision: str, device: torch.device, capabilities: Mapping[str, Any]) -> str:
-    """Whether bf16 pays on this machine: empty, or what to do instead. `capabilities`: torch.cpu.get_capabilities().
+    """Return a warning if bf16 is slow on this machine, else nothing. `capabilities`: torch.cpu.get_capabilities().
 
     A CPU without instructions for bf16 is 8 times slower with it than with fp32 (`cnn`, measured on an AVX2 machine).
     """
@@ -108,7 +108,7 @@ def precision_note(precision: str, device: torch.device, capabilities: Mapping[s
 
 
 def cores_note(threads: int, others: Callable[[], int], cores: int, device: torch.device) -> str:
-    """Whether this training's threads will wait for cores that other work holds; empty, or what to do instead.
+    """Return a warning if the threads of this training will wait for cores that other work holds, else nothing.
 
     Threads that wait for one another spin: two trainings on two cores went at a third of the rate of one thread each.
     `others` takes a moment and is asked only where it matters. Ranks have shared the cores out among themselves.

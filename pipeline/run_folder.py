@@ -169,7 +169,7 @@ class Run:
 
     @cached_property
     def metadata(self) -> Metadata:
-        """The metadata of the data file, from the run folder. ValueError says how to get it."""
+        """The metadata of the data file, from the run folder. ValueError if it is missing."""
         path = self.folder / METADATA
         if self.stored and not path.is_file():
             raise ValueError(
@@ -219,7 +219,7 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """State of the network: the kept epoch, else the last one, averaged where the run averages.
 
-        ValueError if there is no checkpoint yet.
+        ValueError without a checkpoint.
         """
         if self.checkpoint is None:
             raise ValueError(f"{self.folder} has no checkpoint yet; run python -m pipeline.train again to resume it")
@@ -256,11 +256,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a summary."""
+        """Return whether the run has a summary."""
         return (self.folder / SUMMARY).is_file()
 
     def require_finished(self) -> None:
-        """ValueError if the run has no summary; the message says how to get one."""
+        """Raise ValueError if the run has no summary."""
         if self.stored and not self.finished:
             raise ValueError(
                 f"{self.folder} is not finished (no {SUMMARY}); the same python -m pipeline.train command resumes it"

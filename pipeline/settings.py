@@ -27,7 +27,7 @@ import tyro
 
 Settings = TypeVar("Settings")
 
-# What a field of each type holds, as an error message says it.
+# Content of a field of each type, in the words of an error message.
 HOLDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -111,7 +111,7 @@ def check(instance: Any, prefix: str) -> None:
 
 
 def _fault(kind: Any, value: Any) -> str:
-    """What is wrong with a value of this type, the value first; empty if nothing is."""
+    """Return the fault of a value of this type, which it begins with; empty if there is none."""
     kind, *markers = get_args(kind) if get_origin(kind) is Annotated else (kind,)
     if get_origin(kind) is Literal:
         known = get_args(kind)

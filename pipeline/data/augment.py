@@ -21,7 +21,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is changed in training clips, and how much; all off by default."""
+    """Random changes of training clips; all off by default."""
 
     crop: Annotated[float, Range(gt=0, le=1)] = 1.0
     """Shortest share of a clip's frames that is cut out, at a random place; 1: the whole clip (CTR-GCN: 0.5)."""
@@ -47,7 +47,7 @@ class AugmentConfig:
 
     @property
     def on(self) -> bool:
-        """Whether anything is changed at all."""
+        """Return whether anything is changed."""
         return any(getattr(self, f.name) != f.default for f in fields(self))
 
 

@@ -49,7 +49,7 @@ class Stream(nn.Module):
         self.register_buffer("parent_V", torch.tensor(parents), persistent=False)
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """The stream of clips; present_NMT says in which frames a body was tracked."""
+        """Return the stream of clips; present_NMT marks the frames in which a body was tracked."""
         places = {"joint": x_NCTVM}
         if any(name.startswith("bone") for name in self.parts):  # once for bones and their motion
             places["bone"] = x_NCTVM - x_NCTVM[..., self.parent_V, :]

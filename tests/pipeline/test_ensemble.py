@@ -60,7 +60,7 @@ def test_weights_prefer_the_run_that_is_right() -> None:
 def test_chosen_weights_are_at_least_as_likely_as_equal_ones(pair: list[ensemble.Member]) -> None:
     """On the val clips, which alone they are chosen on."""
     index = pair[0].run.splits.val
-    says = torch.stack([run.says(index) for run in pair])
+    says = torch.stack([run.log_probabilities(index) for run in pair])
     label = pair[0].run.clips.label_N[index]
 
     def loss(weights: torch.Tensor) -> float:
@@ -86,7 +86,7 @@ def test_the_test_labels_have_no_say_in_the_weights(pair: list[ensemble.Member])
 
 
 def test_runs_that_trained_on_val_are_not_weighed_by_it(runs: Path, data_file: Path, tmp_path: Path) -> None:
-    """All weigh the same, and it is said."""
+    """All weigh the same, and the result names that."""
     values = {"data": data_file, "out": tmp_path / "refit", **SMALL}
     values["input"] = {"frames": 16, "fit": "train+val"}
     config = from_dict(values | {"train": {"epochs": 1, "eval_every": 1, "batch_size": 8, "self_test": False}})
@@ -121,10 +121,10 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.Capt
         ([runs / "none", runs / "bn-masked", "--weights", "inf", "1"], "--weights needs 2 finite numbers"),
     ):
         assert ensemble.main([str(argument) for argument in arguments]) == 2
-        told = capsys.readouterr().err
-        assert words in told
-        assert told.startswith("error: ")
-        assert told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
 
 
 def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> None:
@@ -137,14 +137,14 @@ def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> No
 
 
 def test_runs_are_named_as_they_were_given(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two of one name are told apart, and brackets are no markup."""
+    """Two of one name are distinguished, and brackets are not markup."""
     others = [tmp_path / "a" / "run[x]", tmp_path / "b" / "run[x]"]
     for other in others:
         shutil.copytree(runs / "none", other)
     result = ensemble.ensemble(ensemble.members(others, CPU))
     ensemble.show(result, Console(width=400))
-    told = capsys.readouterr().out
-    assert all(str(other) in told for other in others)
+    printed = capsys.readouterr().out
+    assert all(str(other) in printed for other in others)
 
 
 def test_large_weights_count_as_their_ratio(pair: list[ensemble.Member]) -> None:

@@ -282,6 +282,6 @@ def test_predict_and_export_work_from_a_gpu_run(run: Path, tmp_path: Path) -> No
 
 
 def test_runs_are_asked_together_on_the_gpu(run: Path) -> None:
-    """A run with all the weight is what its summary says."""
+    """A run with all the weight equals its summary."""
     result = ensemble.ensemble(ensemble.members([run, run], GPU), [0.0, 1.0])
     assert result["test"]["top1"] == json.loads((run / "summary.json").read_text())["test"]["top1"]

@@ -1,4 +1,4 @@
-"""No step is taken from gradients that are not finite on, and the clips of the batch are told."""
+"""nonfinite.py: once a gradient is non-finite no step is taken, and the clips of the batch are named."""
 
 import numpy as np
 import pytest

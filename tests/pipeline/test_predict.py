@@ -174,11 +174,11 @@ def test_two_copies_of_a_run_say_what_it_says(
     both, clip = tmp_path / "both.json", str(paths(recordings, ntu_file)[0])
     assert ensemble.main([str(ntu_run), str(tmp_path / "copy"), "--out", str(both)]) == 0
     capsys.readouterr()
-    told = []
+    printed = []
     for source in (ntu_run, both):
         assert predict.main([str(source), clip]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
 
 
 def test_they_become_one_file(together: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,9 +231,9 @@ def test_the_command_answers_and_a_damaged_recording_costs_only_itself(
     good, bad = paths(recordings, ntu_file)[0], tmp_path / "S001C001P001R001A001.skeleton"
     bad.write_text("3\n1\n")
     assert predict.main([*map(str, (ntu_run, good, bad)), "--out", str(tmp_path / "answers.json")]) == 2
-    told = capsys.readouterr()
-    assert "S001C001P001R001A001:3: truncated" in told.err
-    assert "%" in told.out
+    printed = capsys.readouterr()
+    assert "S001C001P001R001A001:3: truncated" in printed.err
+    assert "%" in printed.out
     answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
     assert list(answers) == [str(good)]
     assert answers[str(good)]["probabilities"] == pytest.approx(predict.load(ntu_run)(good).probabilities)
@@ -305,10 +305,10 @@ def test_a_mistake_gets_one_line(runs: Path, tmp_path: Path, capsys: pytest.Capt
         ([runs / "none", "y.skeleton", "--out", "x.skeleton"], "--out x.skeleton must end in .json"),
     ):
         assert predict.main([str(argument) for argument in arguments]) == 2
-        told = capsys.readouterr().err
-        assert words in told
-        assert told.startswith("error: ")
-        assert told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
 
 
 def test_a_recording_without_anybody_is_refused(ntu_run: Path) -> None:

@@ -1,4 +1,4 @@
-"""preflight.py: too few clips for a statistic are told, and a network that cannot learn is told before it trains."""
+"""preflight.py: noisy batch statistics and networks that cannot learn are reported before training."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_a_network_that_is_blind_is_told(data_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "capabilities", "told"),
+    ("precision", "device", "capabilities", "warned"),
     [
         ("bf16", "cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
         ("bf16", "cpu", {}, True),
@@ -86,10 +86,12 @@ def test_a_network_that_is_blind_is_told(data_file: Path) -> None:
     ],
 )
 def test_bf16_that_the_cpu_has_to_imitate_is_told(
-    precision: str, device: str, capabilities: dict[str, bool], told: bool
+    precision: str, device: str, capabilities: dict[str, bool], warned: bool
 ) -> None:
     """Only where it is asked for, and only on a CPU."""
-    assert ("--train.precision fp32" in preflight.precision_note(precision, torch.device(device), capabilities)) == told
+    assert (
+        "--train.precision fp32" in preflight.precision_note(precision, torch.device(device), capabilities)
+    ) == warned
 
 
 def test_torch_says_what_the_cpu_can() -> None:
@@ -99,7 +101,7 @@ def test_torch_says_what_the_cpu_can() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "device", "why", "told"),
+    ("train", "device", "why", "warned"),
     [
         ({"precision": "bf16", "channels_last": True}, "cuda", "no compiler", True),
         ({"precision": "bf16", "channels_last": True}, "cuda", "", False),
@@ -110,17 +112,17 @@ def test_torch_says_what_the_cpu_can() -> None:
     ids=str,
 )
 def test_missing_kernels_are_told_to_whom_they_are_missing(
-    train: dict[str, Any], device: str, why: str, told: bool, monkeypatch: pytest.MonkeyPatch
+    train: dict[str, Any], device: str, why: str, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, in bf16 and channels_last, with the remedy."""
     monkeypatch.setattr(preflight.availability, "unavailable_reason", lambda: why)
     config = from_dict({"data": "x.h5", "out": "x", "wandb": "off", "train": train})
     note = preflight.kernels_note(config, torch.device(device))
-    assert ("apt-get install gcc python3-dev" in note and why in note) == told == bool(note)
+    assert ("apt-get install gcc python3-dev" in note and why in note) == warned == bool(note)
 
 
 @pytest.mark.parametrize(
-    ("threads", "others", "cores", "device", "told"),
+    ("threads", "others", "cores", "device", "warned"),
     [
         (2, 1, 2, "cpu", True),
         (2, 0, 2, "cpu", False),
@@ -129,9 +131,9 @@ def test_missing_kernels_are_told_to_whom_they_are_missing(
         (2, 2, 2, "cuda", False),
     ],
 )
-def test_other_work_on_the_cores_is_told(threads: int, others: int, cores: int, device: str, told: bool) -> None:
+def test_other_work_on_the_cores_is_reported(threads: int, others: int, cores: int, device: str, warned: bool) -> None:
     note = preflight.cores_note(threads, lambda: others, cores, torch.device(device))
-    assert ("OMP_NUM_THREADS=1 before the command" in note) == told
+    assert ("OMP_NUM_THREADS=1 before the command" in note) == warned
 
 
 def test_a_process_that_computes_is_seen_running(tmp_path: Path) -> None:

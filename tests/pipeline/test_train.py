@@ -219,8 +219,8 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, ans
 @pytest.mark.parametrize("registry", [MODELS, NORMS, PERSONS, STREAMS], ids=["models", "norms", "persons", "streams"])
 def test_help_names_every_choice(registry: dict[str, object], answer: Answer) -> None:
     """So that nobody must make a mistake to learn them."""
-    told = re.split(r"[^A-Za-z0-9_]+", answer(main, "default", "--help").stdout)
-    assert [name for name in registry if name not in told] == []
+    printed = re.split(r"[^A-Za-z0-9_]+", answer(main, "default", "--help").stdout)
+    assert [name for name in registry if name not in printed] == []
 
 
 def test_settings_that_were_refused_hold_no_folder(data_file: Path, tmp_path: Path, answer: Answer) -> None:
@@ -295,10 +295,10 @@ def test_two_ranks_that_are_interrupted_say_so(data_file: Path, tmp_path: Path, 
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(number)
-        _, told = process.communicate(timeout=90)
-    assert process.returncode == 130, told
-    assert "error: interrupted; the same command resumes" in told
-    assert "Traceback" not in told
+        _, printed = process.communicate(timeout=90)
+    assert process.returncode == 130, printed
+    assert "error: interrupted; the same command resumes" in printed
+    assert "Traceback" not in printed
 
 
 def test_a_fault_of_the_user_is_told_without_a_traceback_by_two_ranks(data_file: Path, tmp_path: Path) -> None:
