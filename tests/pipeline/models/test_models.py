@@ -177,6 +177,20 @@ def test_statistics_follow_the_batch_in_training_as_often_as_the_layer_is_called
     assert updates == {"loop": {2}, "fold": {1}, "masked": {1}, "per_person": {1}}
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_dropout_is_applied_in_front_of_the_last_layer(model: str) -> None:
+    """With the configured probability; hcn drops whole channels as well."""
+    network = small(model, dropout=0.9).train()
+    outputs: list[Tensor] = []
+    network.dropout.register_forward_hook(lambda _, inputs, y: outputs.append(y))
+    classified: list[Tensor] = []
+    network.classify.register_forward_hook(lambda _, inputs, y: classified.append(inputs[0]))
+    network(*clips(MIXED * 8))
+    assert classified[0] is outputs[0]
+    drops = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)]
+    assert drops == [0.9] * (4 if model == "hcn" else 1)
+
+
 def test_per_person_shares_scale_and_shift_but_not_statistics() -> None:
     """Two sets of buffers, one set of parameters."""
     slots = small(persons="per_person").norms[0]

@@ -826,6 +826,19 @@ def test_a_wrong_setting_is_refused_by_name(field: str, value: object, words: st
     assert "\n" not in str(error.value)
 
 
+def test_several_gpus_take_torchs_sync_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only with norm.sync, and only on several ranks with GPUs."""
+
+    def layer(ranks: int, gpu: bool, sync: bool) -> type[nn.Module]:
+        monkeypatch.setattr("pipeline.distributed.world_size", lambda: ranks)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        return type(norm_factory(NormConfig(kind="bn", sync=sync))(4))
+
+    assert layer(2, gpu=True, sync=True) is nn.SyncBatchNorm
+    others = [layer(2, gpu=True, sync=False), layer(2, gpu=False, sync=True), layer(1, gpu=True, sync=True)]
+    assert others == [BatchNorm] * 3
+
+
 def test_sync_bn_insists_on_all_ranks() -> None:
     """bn follows norm.sync; sync_bn with it off would be bn under another name."""
     with pytest.raises(ValueError, match="sync_bn with norm.sync off contradicts itself; .* norm.kind bn"):
