@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from preprocessing import exits
+from preprocessing.lifetime import end_with_parent
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -70,17 +70,10 @@ def _start_worker() -> None:
     """Workers ignore SIGINT and exit when the parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     # The C library would return memory after each clip and request it again for the next: a fifth of the time. Freeing
     # one block of this size raises its threshold.
     bytearray(LARGE)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def threads(work: Callable[[Task], Answer], tasks: Iterable[Task], workers: int, address: str = "") -> Iterator[Answer]:

@@ -1,4 +1,4 @@
-"""A W&B server on loopback as far as a run needs one: takes figures, files and artifacts, fails when told to."""
+"""Stub of a W&B server on loopback: takes figures, files and artifacts, or fails in a chosen way."""
 
 import json
 import threading
@@ -100,7 +100,7 @@ class Stub:
         self.server.server_close()
 
     def wait_for(self, operation: str, limit: float) -> bool:
-        """Whether it was asked for within `limit` seconds."""
+        """Return whether it was asked for within `limit` seconds."""
         end = time.monotonic() + limit
         while time.monotonic() < end and operation not in self.asked:
             time.sleep(0.05)

@@ -33,6 +33,7 @@ from typing import Any
 from pipeline.config import from_dict
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
+from pipeline.tracking.metric_names import flat
 from tuning.re_evaluations import RE_EVALUATIONS
 from tuning.space import nested
 
@@ -198,7 +199,7 @@ def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
     if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
         raise ValueError(f"{path} is wrong ({wrong}): it needs baseline and [arms.NAME], or from; common is optional.")
-    common = flat(values.get("common", {}))
+    common = flat(values.get("common", {}), ".")
     arms = {name: _arm(path, name, common, arm) for name, arm in values.get("arms", {}).items()}
     if not base:
         return Arms(values["baseline"], arms)
@@ -217,12 +218,4 @@ def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]
     own = {key: values.pop(key) for key in ("ranks", "of", "re_evaluation") if key in values}
     if own.get("of"):
         return Arm(**own)
-    return Arm(common | flat(values), **own)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"norm": {"kind": "bn"}}` -> `{"norm.kind": "bn"}`; names that are flat already stay."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return result
+    return Arm(common | flat(values, "."), **own)

@@ -12,13 +12,13 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.ledger import read
 from preprocessing import files
+from preprocessing.lifetime import end_with_parent
 from tuning import trial
 from tuning.trial_spec import TrialSpec
 
@@ -96,16 +96,8 @@ def _run_child(folder: Path) -> None:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     os.environ["COLUMNS"] = "300"  # messages are not wrapped
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(end=lambda: os.killpg(0, signal.SIGKILL))  # and its ranks
     sys.exit(trial.main(folder))
-
-
-def _end_with_parent() -> None:
-    """Wait until the parent has ended, then kill this process and its ranks."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.killpg(0, signal.SIGKILL)
 
 
 def epoch_metrics(line: dict[str, Any]) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""The figures of a run under stable names, as dashboards and W&B want them: one flat number a name."""
+"""Metric names: every figure of a run as one number under one stable name, for W&B and its dashboards."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-# The names of figures on W&B, which tuning.dashboard draws. A figure of another name keeps it.
+# Names on W&B, which tuning.dashboard draws. Other figures keep the name that they have in the record.
 TRAIN_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "train/top1", "val/top1"
 FOUR = {name: f"accuracies/{name}" for name in "ABCD"}
 GAPS = {name: f"gap/{name}" for name in ("normalization", "generalization")}
-# Of every layer with running statistics: evaluate.Evaluation.norms, and of the doctor.
+# One per layer with running statistics, from the evaluation after an epoch and from the doctor.
 MEAN_SHIFTS = "norm/.*/mean_shift"
-# What the driver of a search or a study calls the same figures (tuning.attempt).
+# What epoch metrics of trials are called (tuning.attempt) -> their W&B name.
 OF_TRIALS = {"train": TRAIN_TOP1, "val": VAL_TOP1, **FOUR, **{f"{name}_gap": full for name, full in GAPS.items()}}
 
 
 def named(record: dict[str, Any]) -> dict[str, float]:
-    """A ledger's line, or what a trial's driver was told of an epoch, under W&B's names. What is no number is left out.
+    """Return the numbers of a ledger's line, or of a trial's epoch metrics, under their W&B names.
 
     C after an epoch is the accuracy on held-out clips, so it is `val/top1` too.
     """
@@ -26,20 +27,20 @@ def named(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final(summary: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a run's summary.json.
+    """Return the numbers of a run's summary.json.
 
-    A to D and their gaps stand under `final/`: unlike those of an epoch they are of the test split, where there is one.
+    A to D and their gaps are named `final/...`: unlike those of an epoch they are of the test split, if there is one.
     """
     rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
-    evaluated = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
-    return {name: value for name, value in flat(rest | {"final": evaluated}).items() if _is_number(value)}
+    final_figures = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
+    return {name: value for name, value in flat(rest | {"final": final_figures}).items() if _is_number(value)}
 
 
 def of_diagnosis(answer: dict[str, Any]) -> dict[str, float]:
-    """Metrics of doctor.json.
+    """Return the numbers of doctor.json.
 
     `norm/<layer>/mean_shift` is the distance of the running mean from the training clips' mean, in standard deviations
-    (median over channels), of the layer's worst call.
+    (median over channels), at the layer's worst call.
     """
     result = named({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
     for entry in answer.get("layers", []):
@@ -55,7 +56,7 @@ VERDICT = ("kind", "check", "recovered", "before", "after", "evidence", "remedy"
 
 
 def verdict_rows(answer: dict[str, Any]) -> list[list[Any]]:
-    """doctor.json as rows of VERDICT: causes, suspicions, the rest, in the order of blame."""
+    """Return doctor.json as rows with the columns VERDICT: causes, then suspicions, then the rest."""
     kinds = {"causes": "cause", "suspicions": "suspicion", "rest": "rest"}
     return [
         [kind, *(entry.get(column) for column in VERDICT[1:])]
@@ -68,9 +69,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures under names joined by a slash."""
+def flat(values: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Return nested values under joined names: `{"norm": {"kind": "bn"}}` -> `{"norm/kind": "bn"}`."""
     result: dict[str, Any] = {}
-    for key, value in record.items():
-        result |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        result |= flat(value, separator, name + separator) if isinstance(value, dict) else {name: value}
     return result

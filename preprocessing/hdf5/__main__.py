@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import select
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -20,6 +17,7 @@ from preprocessing.files import IntegrityError, sync_file
 from preprocessing.hdf5.reader import content_digest, locate
 from preprocessing.hdf5.schema import ATTRIBUTES
 from preprocessing.hdf5.storage import BLOCK, reserve, rows_offset
+from preprocessing.lifetime import end_with_parent, wait_for_end_of_input
 
 
 def complete(spool: Path) -> None:
@@ -73,14 +71,6 @@ def _copy(source: Path, target: Path, count: int, at: int, to: int) -> None:
                 block = block[writer.write(block) :]
 
 
-def _die_with_parent() -> None:
-    """End this process when the parent closes its end of our input: the spool may then belong to another build."""
-    with suppress(OSError):
-        while os.read(0, 1):
-            pass
-    os._exit(1)
-
-
 def _orphaned() -> bool:
     """Return whether the parent died before this process started: its spool may then belong to another build."""
     return bool(select.select([0], [], [], 0)[0])
@@ -89,7 +79,7 @@ def _orphaned() -> bool:
 if __name__ == "__main__":
     if _orphaned():
         sys.exit(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent(wait_for_end_of_input)  # the spool may then belong to another build
     try:
         complete(Path(sys.argv[1]))
     except (OSError, IntegrityError) as error:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import from_dict
 from pipeline.norms import NORMS
-from tuning.arms import ARMS, Arm, Arms, flat, read_arms
+from tuning.arms import ARMS, Arm, Arms, read_arms
 from tuning.space import nested
 
 
@@ -83,7 +83,6 @@ def test_unknown_arms_get_the_nearest_name() -> None:
 
 def test_tables_and_dotted_names_are_the_same(tmp_path: Path) -> None:
     """Settings that all arms share come first, an arm's own win; a re-evaluation has none."""
-    assert flat({"norm": {"kind": "bn"}}) == flat({"norm.kind": "bn"}) == {"norm.kind": "bn"}
     path = tmp_path / "mine.toml"
     path.write_text(
         'baseline = "a"\ncommon.norm.eps = 0.1\ncommon.optim.lr = 0.1\n[arms.a]\noptim.lr = 0.2\nranks = 2\n'

@@ -1,4 +1,4 @@
-"""metric_names.py: one name a figure, whoever reports it."""
+"""metric_names.py: one name per figure, whoever reports it."""
 
 from pipeline.tracking import metric_names
 from tuning.attempt import epoch_metrics
@@ -53,7 +53,7 @@ def test_the_doctors_figures() -> None:
 
 
 def test_stable_names_for_a_training_and_for_a_trial() -> None:
-    """The same figure has one name, whoever reports it; words and lists are none."""
+    """The same figure has one name, whoever reports it; text and lists are left out."""
     of_training = metric_names.named(EPOCH)
     assert of_training == {
         "epoch": 1, "train/top1": 0.5, "train/loss": 1.5, "val/top1": 0.3, "accuracies/A": 0.1, "accuracies/B": 0.2,
@@ -73,10 +73,10 @@ def test_final_figures_do_not_overwrite_those_of_the_last_epoch() -> None:
     }  # fmt: skip
 
 
-def test_nested_figures_get_flat_names() -> None:
-    """As dashboards want them."""
-    assert metric_names.flat({"epoch": 1, "gap": {"normalization": 0.5, "by": {"layer": 2}}}) == {
-        "epoch": 1,
-        "gap/normalization": 0.5,
-        "gap/by/layer": 2,
-    }
+def test_nested_values_get_joined_names() -> None:
+    """With a slash on W&B, with a dot in settings; names that are joined already stay."""
+    nested = {"epoch": 1, "gap": {"normalization": 0.5, "by": {"layer": 2}}, "norm.kind": "bn"}
+    assert metric_names.flat(nested) == {"epoch": 1, "gap/normalization": 0.5, "gap/by/layer": 2, "norm.kind": "bn"}
+    assert metric_names.flat(nested, ".") == {
+        "epoch": 1, "gap.normalization": 0.5, "gap.by.layer": 2, "norm.kind": "bn",
+    }  # fmt: skip

@@ -1,0 +1,40 @@
+"""End a child process when its parent ends, in whatever way that ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+
+def end_with_parent(
+    wait: Callable[[], object] | None = None, end: Callable[[], object] = lambda: os._exit(1)
+) -> None:  # fmt: skip
+    """Start a thread that ends this process once the parent has ended.
+
+    Args:
+        wait: Returns once the parent has ended; by default it waits for the parent of a multiprocessing child.
+        end: Ends this process, by default at once and without clean-up.
+    """
+
+    def work() -> None:
+        (wait or _join_parent)()
+        end()
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def wait_for_end_of_input() -> None:
+    """Return once the parent has closed its end of our standard input, as its death does."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+
+
+def _join_parent() -> None:
+    import multiprocessing  # only where it is loaded anyway: some children start in a few milliseconds
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()

@@ -1,0 +1,59 @@
+"""lifetime.py: a child whose parent is killed ends, with the end that it was given."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A parent whose child says so when it is up, and would sleep for a minute.
+PARENT = """
+import multiprocessing, os, subprocess, sys, time
+from preprocessing.lifetime import end_with_parent, wait_for_end_of_input
+def end():
+    print("ended", flush=True)
+    os._exit(1)
+def child():
+    wait = wait_for_end_of_input if "input" in sys.argv else None
+    end_with_parent(wait, end) if "end" in sys.argv else end_with_parent(wait) if "off" not in sys.argv else None
+    print(os.getpid(), flush=True)
+    time.sleep({seconds})
+if "child" in sys.argv:
+    child()
+elif "input" in sys.argv:
+    subprocess.Popen([sys.executable, "-c", {source!r}, "child", *sys.argv[1:]], stdin=subprocess.PIPE)
+    time.sleep(60)
+else:
+    multiprocessing.get_context("fork").Process(target=child).start()
+    time.sleep(60)
+"""
+SOURCE = PARENT.format(seconds=60, source="")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [(["end"], "ended\n"), ([], ""), (["input", "end"], "ended\n"), (["input"], "")],
+)  # fmt: skip
+def test_a_child_ends_when_its_parent_is_killed(words: list[str], printed: str) -> None:
+    """Its output ends with it: reading it returns long before the child would have slept enough."""
+    source = PARENT.format(seconds=60, source=SOURCE)
+    command = [sys.executable, "-c", source, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+        assert parent.communicate(timeout=20)[0] == printed
+
+
+def test_without_it_a_child_outlives_its_parent() -> None:
+    """The control: its output stays open until it has slept."""
+    source = PARENT.format(seconds=3, source="")
+    with subprocess.Popen([sys.executable, "-c", source, "off"], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            parent.communicate(timeout=1)
+        parent.communicate(timeout=20)
