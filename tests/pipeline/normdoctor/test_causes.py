@@ -160,6 +160,14 @@ def test_a_shift_counts_where_the_target_statistics_help_and_its_share_is_at_mos
     assert generalization_losses(evidence(held_out=moved), {"target": {"C": right(0.9)}}) == []
 
 
+@pytest.mark.parametrize(("mean", "d", "fires"), [(3.0, 0.5, True), (0.1, 0.9, True), (0.1, 0.5, False)])
+def test_a_shift_is_seen_in_the_inputs_or_in_the_score(mean: float, d: float, fires: bool) -> None:
+    """Either is enough: inputs far from those of training, or a gain by the samples' own statistics."""
+    moved = Seen({("norm", 0): of(mean)}, {}, {}, Counter(), Counter())
+    scores = {"A": right(0.9), "B": right(0.9), "C": right(0.5), "D": right(d)}
+    assert (score_checks.shift(evidence(score=scores, held_out=moved)) is not None) is fires
+
+
 def test_the_farthest_group_is_named() -> None:
     """By its shift, not its size."""
     groups = {"camera": {1: Group(90, 0.9, 0.1), 2: Group(10, 0.4, 0.7)}, "subject": {1: Group(100, 0.5, 9.0)}}
@@ -189,6 +197,20 @@ def test_small_batches_are_seen_in_either_direction(large: float, fires: bool) -
     assert (score_checks.small(seen) is not None) is fires
 
 
+def test_batches_are_compared_with_shuffled_ones_by_their_variance_around_the_whole() -> None:
+    """Own means with variance 2 around 1, a whole with mean 0, shuffled means with variance 0.5: (2 + 1) / 0.5.
+
+    The limit for 5 and 9 batches is exp(2.33 sqrt(2/4 + 2/8)).
+    """
+    site = ("norm", 0)
+    own = Seen({}, {}, {site: of(1.0, 2.0)}, Counter({site: 5}), Counter())
+    shuffled = Seen({site: of(0.0, 1.0)}, {}, {site: of(0.0, 0.5)}, Counter({site: 9}), Counter())
+    between = score_checks.between_batches(own, shuffled, site)
+    assert between == pytest.approx((6.0, math.exp(2.33 * 0.75**0.5)))
+    alone = Seen({}, {}, own.batches, Counter({site: 1}), Counter())
+    assert score_checks.between_batches(alone, shuffled, site) is None
+
+
 def test_only_a_gain_of_the_loaders_own_batches_is_leakage() -> None:
     """Not a loss."""
     for given, mixed, fires in ((0.9, 0.5, True), (0.5, 0.9, False)):
@@ -211,6 +233,12 @@ def test_more_than_one_update_and_a_half_per_step_is_named(updates: int, fires: 
     assert (finding is not None) is fires
     if finding:
         assert f"momentum {1 - 0.9 ** (1 / 1.51):.3g} compensates" in finding.advice
+
+
+def test_statistics_that_have_not_settled_are_not_blamed_on_their_updates() -> None:
+    """Twice per step at momentum 0.001: with half the updates they would be slower still."""
+    slow = {"norm": layer(momentum=0.001, updates=200)}
+    assert layer_checks.updates(evidence(slow, history=History(steps=100))) is None
 
 
 def test_the_sources_own_network_is_no_copy() -> None:
