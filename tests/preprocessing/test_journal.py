@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from preprocessing import journal
 from preprocessing.files import IntegrityError
-from preprocessing.journal import Journal, read
+from preprocessing.journal import Journal, Tail, read
 
 RECORDS = [{"epoch": 1, "name": "ü"}, {"epoch": 2, "loss": 0.1 + 0.2}, {"epoch": 3}]
 both = pytest.mark.parametrize("checksum", [False, True])
@@ -120,14 +121,27 @@ def test_a_record_is_on_the_disk_when_append_returns(
     assert synced[3:] == [(str(path), 18)] * sync
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(full_disk: Path) -> None:
-    path = full_disk / "j"
+def test_a_full_disk_leaves_the_journal_as_it_was(small_disk: Callable[[int], Path]) -> None:
+    """Without the part of the record that there was room for."""
+    path = small_disk(64) / "j"
     made = Journal(path)
+    made.append({"epoch": 1})
     for _ in range(2):
         with pytest.raises(OSError, match="No space left") as raised:
             made.append({"long": "x" * 100_000})
         assert raised.value.errno == errno.ENOSPC
-        assert path.read_bytes() == b""
+        assert path.read_bytes() == b'{"epoch": 1}\n'
+
+
+def test_a_tail_returns_each_record_once_and_waits_for_the_end_of_its_line(tmp_path: Path) -> None:
+    tail = Tail(tmp_path / "j")
+    assert tail.read() == []
+    written(tmp_path / "j")
+    assert tail.read() == RECORDS
+    for part, found in ((b'{"epoch"', []), (b": 4}\n{", [{"epoch": 4}]), (b"}\n", [{}]), (b"", [])):
+        with (tmp_path / "j").open("ab") as file:
+            file.write(part)
+        assert tail.read() == found
 
 
 def test_a_line_that_the_kernel_takes_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
