@@ -293,8 +293,8 @@ def test_ranks_apart_by_a_tenth_of_a_deviation_are_named() -> None:
 
 
 def test_stale_names_the_farthest_layer_and_its_memory() -> None:
-    """Means 1 and 3 deviations away."""
-    layers = {"near": layer(mean=1.0), "far": layer(mean=3.0, momentum=0.01)}
+    """Means 1, 3 and 2 deviations away."""
+    layers = {"near": layer(mean=1.0), "far": layer(mean=3.0, momentum=0.01), "last": layer(mean=2.0)}
     finding = layer_checks.stale(evidence(layers))
     assert finding is not None
     assert finding.evidence == (
@@ -302,6 +302,15 @@ def test_stale_names_the_farthest_layer_and_its_memory() -> None:
         "0.01: about 100 updates of 100"
     )
     assert layer_checks.stale(evidence({"norm": layer(mean=0.25, variance=2.0)})) is None
+
+
+@pytest.mark.parametrize(
+    ("on", "running", "fires"), [(4.0, 4.0, True), (4.0, 1.9, False), (4.0, 2.1, True), (1.05, 1.05, False)]
+)
+def test_dropout_counts_where_the_running_variance_remembers_it(on: float, running: float, fires: bool) -> None:
+    """A variance of `on` with dropout and 1 without: nearer to which, on a logarithmic scale, and is it a tenth off?"""
+    seen = evidence({"norm": layer(variance=running)}, dropped={("norm", 0): of(0.0, on)})
+    assert (layer_checks.dropout(seen) is not None) is fires
 
 
 def test_padding_is_measured_against_the_real_rows() -> None:
