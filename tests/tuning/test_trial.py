@@ -15,7 +15,7 @@ import pytest
 
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
-from tuning.attempt import Attempt, AttemptFailed, failure_cause
+from tuning.attempt import Attempt, AttemptFailed, epoch_metrics, failure_cause
 from tuning.trial_spec import TrialSpec
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +131,15 @@ def test_the_cause_of_a_failure_is_one_line(data_file: Path, attempts: Any, more
         epochs(attempts(trial_spec(data_file, **more)))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_val_is_accuracy_c() -> None:
+    """All names, with values that differ."""
+    four = {"A": 0.1, "B": 0.2, "C": 0.3, "D": 0.4}
+    line = {"epoch": 3, "accuracies": four, "train": {"top1": 0.5, "loss": 9.0}, "gap": {"normalization": 0.6}}
+    expected = {"epoch": 3, "val": 0.3, "train": 0.5, **four, "normalization_gap": 0.6}
+    assert epoch_metrics(line) == expected
+    assert epoch_metrics(line | {"accuracies": {"A": 0.1, "B": 0.2}})["val"] is None
 
 
 def test_an_unknown_exit_code_is_reported_with_the_last_line() -> None:
