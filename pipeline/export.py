@@ -121,7 +121,7 @@ def to_onnx(
         (answered,) = session.run(None, {"x": x_NCTVM.numpy(), "present": present_NMT.numpy()})
     except Exception as error:  # its classes are private to its compiled part
         raise ExportDiffers(
-            f"{path} was not written: onnxruntime refuses other clips than the exported ones ({error})"
+            f"{path} was not written: onnxruntime rejects other clips than the exported ones ({error})"
         ) from None
     with torch.no_grad():
         as_they_are = [copy.deepcopy(model).cpu().eval() for model in models]

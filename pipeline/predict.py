@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         predictor = load(options.run)
         cleaned, faults = _clean_all(predictor, options.clips)
         answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True)) if cleaned else {}
-        # Files before words: whoever reads the words may stop reading.
+        # Write files before printing: the reader of standard output may close it.
         if options.out is not None:
             _write(predictor, answers, options.out)
         difference = None if options.onnx is None else _export(predictor, list(cleaned.values()), options.onnx)

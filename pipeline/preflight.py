@@ -82,7 +82,7 @@ def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) ->
     own = max(1, clips // batches // config.train.accumulate // ranks)
     together = own * ranks if config.norm.sync else own
     how = f"over {ranks} ranks" if config.norm.sync and ranks > 1 else "on each rank"
-    note = f"batch statistics: {together} clips {how if ranks > 1 else 'a batch'}"
+    note = f"batch statistics: {together} clips {how if ranks > 1 else 'per batch'}"
     if config.train.accumulate > 1:
         note += f", a part of {config.train.accumulate}: accumulation adds up gradients, not statistics"
     if together < FEW_CLIPS:

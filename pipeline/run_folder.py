@@ -336,7 +336,7 @@ class Run:
         run, file = cls(config.out), open_file(config.data, fast_start=True)
         for left in (*run.folder.glob(".*.tmp"), *(run.folder / "checkpoints").glob(".*.tmp")):
             left.unlink()  # of a run that was killed while it wrote
-        # Settings that never made a checkpoint (they were refused, say) hold no folder.
+        # Settings that never made a checkpoint (rejected ones, for example) do not claim the folder.
         if (run.folder / CONFIG).exists() and (run.folder / POINTER).exists():
             mine, theirs = (json.loads(json.dumps(as_dict(one))) for one in (config, run.config))
             differing = [

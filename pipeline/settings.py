@@ -139,7 +139,7 @@ def build(cls: type[Settings], values: dict[str, Any], prefix: str = "") -> Sett
     """Make a settings dataclass from nested plain values (TOML, JSON); texts become paths and lists tuples.
 
     Raises:
-        ValueError: A key is unknown (the message has the nearest known one), or `check` refuses a value.
+        ValueError: A key is unknown (the message has the nearest known one), or `check` rejects a value.
     """
     known = declared(cls)
     arguments: dict[str, Any] = {}

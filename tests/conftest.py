@@ -95,7 +95,7 @@ def write_file(
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_folder() -> Iterator[Path]:
-    """Where Ray keeps sockets, logs and the address of a cluster: tests see none of this machine's and leave none."""
+    """A folder for Ray's sockets, logs and cluster address: tests see none of this machine's and leave none."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # a short path
         os.environ["RAY_TMPDIR"] = folder
         yield Path(folder) / "ray"
@@ -106,11 +106,11 @@ def ray_folder() -> Iterator[Path]:
 def cluster_gone(ray_folder: Path) -> Iterator[int]:
     """The port of a cluster on this machine that was killed: Ray's file still tells of it."""
     ray_folder.mkdir(exist_ok=True)
-    told = ray_folder / "ray_current_cluster"
+    address = ray_folder / "ray_current_cluster"
     port = 9
-    told.write_text(f"127.0.0.1:{port}")
+    address.write_text(f"127.0.0.1:{port}")
     yield port
-    told.unlink()
+    address.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -154,7 +154,7 @@ def test_a_search_draws_and_measures_what_was_recorded(tmp_path: Path) -> None:
 
 
 def opened(trained: Path) -> dict[str, Any]:
-    """What the old folders gave. They open with any version of torch, so that nothing is skipped."""
+    """Results of the old folders. They open with any version of torch, so that nothing is skipped."""
     return results(trained, "compatibility")
 
 

@@ -27,7 +27,7 @@ class Trial:
     Args:
         study: The study folder.
         key: Distinguishes the trial within its study.
-        task: The task that the study's ledger says has begun.
+        task: The task that has begun according to the study's ledger.
     """
 
     job_type = "trial"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 FOUR = ("joint", "bone", "joint_motion", "bone_motion")
 DISTANCES = ("distance", "partner_distance")
-# Name -> the parts that it is made of: three channels each, distances as many as there are joints.
+# Name -> its parts: three channels each, one channel per joint for distances.
 STREAMS = {name: (name,) for name in (*FOUR, "partner", *DISTANCES)} | {"all": FOUR, "pair": (*FOUR, "partner")}
 
 

@@ -2,10 +2,10 @@
 
     python -m pipeline.tracking.follower_process training RUN --mode online --id ID
 
-Started by pipeline.tracking.follower. Its standard input says when the record is complete: a line `end`, or the end of
+Started by pipeline.tracking.follower. A line `end` on standard input marks the record as complete, as does the end of
 the input when the parent process is gone. It then records the rest and exits, after LIMIT seconds at the latest. Where
-the server cannot be used, it records everything anew on disk, which `wandb sync` sends later: the ledger has it all.
-Exit codes: 0 recorded, 1 failed, 3 nothing can be recorded (a message says so).
+the server cannot be used, it records everything again on disk, which `wandb sync` sends later: the ledger has it all.
+Exit codes: 0 recorded, 1 failed, 3 nothing can be recorded (a message gives the reason).
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class Recorder:
         options, mode = self.options, self.options.mode
         if mode == "offline":
             for part in (self.folder / "wandb").glob(f"run-*-{about.id}"):
-                shutil.rmtree(part, ignore_errors=True)  # of an online run that is recorded anew
+                shutil.rmtree(part, ignore_errors=True)  # of an online run that is recorded again
         run = WandbRun(about, self.folder, mode, options.after > 0, options.start_limit, options.finish_limit)
         self._runs[subject.key] = run
         return run
 
 
 def follow(subjects: Callable[[], Iterable[Subject]], folder: Path, options: argparse.Namespace) -> int:
-    """Record subjects until the parent says that they are complete, or ends; return the exit code.
+    """Record subjects until the parent signals that they are complete, or ends; return the exit code.
 
     If the server cannot be used, this process is replaced by one that records everything on disk.
 
@@ -122,7 +122,7 @@ def _restart_on_disk(stopped: str) -> NoReturn:
 
 
 def _stopped(seconds: float) -> str:
-    """`ended` if the parent said so, `orphaned` if it is gone, empty if neither happens within `seconds`."""
+    """`ended` if the parent signalled it, `orphaned` if it is gone, empty if neither happens within `seconds`."""
     if not select.select([sys.stdin], [], [], seconds)[0]:
         return ""
     return "ended" if sys.stdin.readline() == "end\n" else "orphaned"

@@ -1,4 +1,4 @@
-"""What the follower records on W&B: a training or a diagnosis, read from the files of its run folder."""
+"""Subjects that the follower records on W&B: a training or a diagnosis, read from the files of its run folder."""
 
 from __future__ import annotations
 

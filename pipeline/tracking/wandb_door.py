@@ -23,7 +23,7 @@ import wandb  # noqa: E402 - after its settings
 
 
 class About(NamedTuple):
-    """What names and groups a W&B run."""
+    """Name and group of a W&B run."""
 
     id: str
     name: str

@@ -98,7 +98,7 @@ def must(module: str, *words: object) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What floating-point results depend on besides the code."""
+    """The environment that floating-point results depend on besides the code."""
     cpu = platform.processor()
     with contextlib.suppress(OSError):
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
@@ -306,7 +306,7 @@ def command(module: str, *words: object) -> None:
 
 
 def trials(study: Path) -> list[dict[str, Any]]:
-    """What a study's ledger says of each trial, sorted by name: settings, seed, outcome and measured figures."""
+    """Settings, seed, outcome and measured figures of each trial in a study's ledger, sorted by name."""
     found = []
     for outcome in (line["ended"] for line in lines(study / "ledger.jsonl") if "ended" in line):
         kept = ("accuracies", "gap", "train", "val", "test")

@@ -40,7 +40,7 @@ def runs(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exporter() -> Any:
-    """onnx, or a skip that says what is missing."""
+    """Return onnx, or skip with the name of the missing package."""
     for package in ("onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="the optional extra onnx is not installed")
     return pytest.importorskip("onnx")

@@ -1,4 +1,4 @@
-"""checkpoint.py: a checkpoint is whole, verified and the newest, or it is refused."""
+"""checkpoint.py: a checkpoint is whole, verified and the newest, or it is rejected."""
 
 import io
 import json

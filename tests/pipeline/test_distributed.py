@@ -78,7 +78,7 @@ def test_a_rank_that_dies_ends_the_command_and_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
 def test_a_launcher_is_known_by_both_of_its_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """One alone (a batch system's, say) is no launcher."""
+    """One variable alone (of a batch system, for example) does not make a launcher."""
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv(variable, "1")
@@ -89,7 +89,7 @@ def test_a_launcher_is_known_by_both_of_its_variables(monkeypatch: pytest.Monkey
 def test_buffers_are_sent_only_where_ranks_compute_other_ones(
     same_buffers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What DistributedDataParallel is asked for, on a CPU and on a GPU."""
+    """The arguments of DistributedDataParallel on a CPU and on a GPU."""
     asked: dict[str, object] = {}
     monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **more: asked.update(more) or model)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
@@ -102,5 +102,5 @@ def test_buffers_are_sent_only_where_ranks_compute_other_ones(
 
 @pytest.mark.parametrize(("code", "expected"), [(5, 5), (6, 6), (7, 7), (2, 2), (9, 3), (1, 3), (-9, 3)])
 def test_a_rank_that_reports_a_code_of_ours_passes_it_on(code: int, expected: int) -> None:
-    """Any other code says no more than that a rank died."""
+    """Any other code means only that a rank died."""
     assert distributed.RankDied("x", code).exit_code == expected

@@ -1,4 +1,4 @@
-"""export.py: an ONNX file says what torch says, or is not written."""
+"""export.py: an ONNX file predicts what torch predicts, or is not written."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def network(model: str = "cnn", **norm: Any) -> nn.Module:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("persons", PERSONS)
 def test_the_copy_with_fixed_shapes_says_the_same(model: str, persons: str) -> None:
-    """Masked becomes a fold that pools over the bodies that are there; nobody at all is no exception."""
+    """Masked becomes a fold that pools over the present bodies, also for a clip without any body."""
     made = network(model, persons=persons)
     x, present = export.noise(FRAMES, JOINTS, CPU)
     present = torch.cat([present, torch.zeros_like(present[:1])])
@@ -67,10 +67,10 @@ def test_the_file_says_what_torch_says(model: str, kind: str, input_norm: str, t
     assert export.to_onnx([made], torch.ones(1), 2.0, sample, path, {"class_names": json.dumps(["a", "b"])}) < 1e-4
     x, present = (torch.cat([part, part.flip(0)]) for part in sample)
     session = onnxruntime.InferenceSession(path.read_bytes())
-    (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
+    (probability,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
     with torch.no_grad():
         expected = (made(x, present) / 2.0).softmax(1)
-    torch.testing.assert_close(torch.from_numpy(said), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(probability), expected, rtol=1e-3, atol=1e-4)
     written = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
     assert json.loads(written["class_names"]) == ["a", "b"]
 
@@ -84,15 +84,15 @@ def test_several_networks_answer_from_one_file(tmp_path: Path) -> None:
     x, present = export.noise(FRAMES, JOINTS, CPU)
     assert export.to_onnx(both, torch.tensor([0.75, 0.25]), 2.0, (x, present), path, {}) < 1e-4
     session = onnxruntime.InferenceSession(path.read_bytes())
-    (said,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
+    (probability,) = session.run(["probability"], {"x": x.numpy(), "present": present.numpy()})
     with torch.no_grad():
         first, second = (made(x, present).log_softmax(1) for made in both)
     expected = ((0.75 * first + 0.25 * second) / 2.0).softmax(1)
-    torch.testing.assert_close(torch.from_numpy(said), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(probability), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
-    """Negative control: where nothing is tolerated the same export is refused, and no file is left."""
+    """Negative control: with a tolerance of zero the same export is rejected, and no file is left."""
     exporter()
     with pytest.raises(export.ExportDiffers, match="was not written"):
         export.to_onnx(

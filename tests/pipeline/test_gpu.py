@@ -121,7 +121,7 @@ def test_a_training_follows_the_one_on_the_cpu(data_file: Path) -> None:
 
 
 def waits(config: Config) -> int:
-    """How often the program waits in a training for what the device has computed."""
+    """Count the waits for the device in a training."""
     clips, splits, state = train.setup(config, GPU)
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -262,7 +262,7 @@ def test_a_run_of_the_gpu_answers_the_same_on_the_cpu(run: Path) -> None:
 
 
 def test_the_doctor_finds_the_same_as_on_the_cpu(run: Path) -> None:
-    """The question's run, a call a body with slow statistics: the same causes and remedies."""
+    """The question's run, one call per body and slow statistics: the same causes and remedies."""
     found = []
     for seen in ("0", ""):
         words = [run, "--split", "test", "--wandb", "off"]

@@ -35,7 +35,7 @@ def steps(kind: str, sizes: list[float], told: bool = True) -> tuple[list[Tensor
 @pytest.mark.parametrize("size", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_from_the_bad_batch_on_no_step_is_taken(kind: str, size: float) -> None:
-    """The weights stay those after the last good batch; that is the optimizer's doing, which has been told."""
+    """The weights stay those after the last finite batch, because the optimizer skips the steps after it."""
     weights, named = steps(kind, [1.0, size, 1.0])
     assert weights[0] == weights[1] == weights[2]
     assert named == ["clip2", "clip3"]

@@ -67,13 +67,13 @@ def test_a_recording_is_answered_as_the_evaluation_of_its_clip(recordings: Path,
     predictor.temperature = 2.0  # the run's own, hardly trained, would make everything equally likely
     expected = (logits.double() / 2.0).log_softmax(1)
 
-    def said() -> torch.Tensor:
+    def ensemble() -> torch.Tensor:
         return predictor.probabilities([predictor.clean(path) for path in chosen]).log()
 
-    torch.testing.assert_close(said(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ensemble(), expected, rtol=0, atol=1e-4)
     other = [stage for stage in predictor.stages if stage.name != "yaw"]
     predictor.stages = tuple(other)  # negative control: another recipe, other probabilities
-    assert (said() - expected).abs().max() > 1e-3
+    assert (ensemble() - expected).abs().max() > 1e-3
 
 
 def test_the_answer_has_the_likeliest_classes_first(recordings: Path, ntu_file: Path, ntu_run: Path) -> None:
@@ -143,15 +143,15 @@ def together(runs: Path, tmp_path: Path) -> Path:
 
 def test_several_runs_answer_together(together: Path, tmp_path: Path) -> None:
     """By the weighted mean of their log-probabilities, weights and temperature chosen on val; moved with them, too."""
-    said, scores = json.loads(together.read_text()), 0.0
-    for weight, name in zip(said["weights"], ("none", "bn-masked"), strict=True):
+    ensemble, scores = json.loads(together.read_text()), 0.0
+    for weight, name in zip(ensemble["weights"], ("none", "bn-masked"), strict=True):
         run = Run(together.parent / name, torch.device("cpu"))
         config, clips, model = run.config, run.clips, run.network()
         logits = accuracies.predict(model, clips, torch.arange(6), config.input.frames, 8).logits_NK
-        scores = scores + weight / sum(said["weights"]) * logits.double().log_softmax(1)
-    assert said["weights"][0] != said["weights"][1]
-    assert said["calibration"]["temperature"] != 1
-    expected = (scores / said["calibration"]["temperature"]).softmax(1)
+        scores = scores + weight / sum(ensemble["weights"]) * logits.double().log_softmax(1)
+    assert ensemble["weights"][0] != ensemble["weights"][1]
+    assert ensemble["calibration"]["temperature"] != 1
+    expected = (scores / ensemble["calibration"]["temperature"]).softmax(1)
     moved = tmp_path / "moved"
     shutil.copytree(together.parent, moved)
     file = open_file(config.data)
@@ -240,7 +240,7 @@ def test_the_command_answers_and_a_damaged_recording_costs_only_itself(
 
 
 def test_more_bodies_than_the_network_sees_cost_only_their_clip(runs: Path) -> None:
-    """Where the training's recipe has no rule that chooses among them, as an array file's has none."""
+    """The training's recipe has no rule that chooses among them, as with an array file."""
     predictor = predict.load(runs / "bn-masked")
     with pytest.raises(SkeletonError, match="array:0: body-count: 3 bodies are left and a network sees 2"):
         predictor(np.ones((20, 3, 10, 3), np.float32))

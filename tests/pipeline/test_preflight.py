@@ -24,10 +24,10 @@ def config(data: Path, **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "ranks", "words"),
     [
-        ({"train": {"batch_size": 64}}, 1, "64 clips a batch"),
+        ({"train": {"batch_size": 64}}, 1, "64 clips per batch"),
         ({"train": {"batch_size": 64}}, 2, "64 clips over 2 ranks"),
         ({"train": {"batch_size": 64}, "norm": {"sync": False}}, 4, "16 clips on each rank"),
-        ({"train": {"batch_size": 64, "accumulate": 8}}, 1, "8 clips a batch, a part of 8: accumulation adds up"),
+        ({"train": {"batch_size": 64, "accumulate": 8}}, 1, "8 clips per batch, a part of 8: accumulation adds up"),
         ({"train": {"batch_size": 8}}, 1, "under 16 they are noisy"),
         ({"norm": {"kind": "gn"}}, 1, ""),
     ],
@@ -126,7 +126,7 @@ def test_missing_kernels_are_told_to_whom_they_are_missing(
     [
         (2, 1, 2, "cpu", True),
         (2, 0, 2, "cpu", False),
-        (1, 2, 2, "cpu", False),  # one thread waits for nobody
+        (1, 2, 2, "cpu", False),  # one thread waits for no other
         (8, 8, 16, "cpu", False),
         (2, 2, 2, "cuda", False),
     ],

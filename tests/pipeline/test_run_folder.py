@@ -194,7 +194,7 @@ def test_the_diagnosis_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_claimed_folder_may_change_what_decides_no_number(runs: Path, tmp_path: Path, data_file: Path) -> None:
-    """Ranks, tracking, paths and the check of the data; another seed is refused with both values."""
+    """Ranks, tracking, paths and the check of the data; another seed is rejected with both values."""
     shutil.copytree(runs / "none", tmp_path / "run")
     stored = {key: value for key, value in Run(runs / "none").stored.items() if key != "data_sha256"}
     free = {"nproc": 2, "wandb": "offline", "fast_start": True, "out": str(tmp_path / "run")}

@@ -108,7 +108,7 @@ def test_the_help_shows_what_is_allowed(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_command_line_sets_every_kind_of_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """As without our markers; a name that is not in the registry is refused by tyro with the known ones."""
+    """As without our markers; tyro rejects a name outside the registry and lists the known ones."""
     words = ["--path", "p", "--part.name", "a", "--part.stream", "a+b", "--part.share", "1", "--part.count", "4"]
     whole = tyro.cli(Whole, args=words, default=Whole(Path("d")), registry=settings.command_line())
     assert whole == Whole(Path("p"), Part("a", "a+b", 1.0, count=4))

@@ -37,7 +37,7 @@ QUICK = ["--train.epochs", "4", "--train.eval-every", "2", "--train.batch-size",
 
 
 def words_of(data: Path, run: Path, *more: str, wandb: str = "off") -> list[str]:
-    """What a user types behind the command's name."""
+    """The arguments of the command."""
     return ["default", "--data", str(data), "--out", str(run), "--wandb", wandb, *QUICK, *more]
 
 
@@ -184,14 +184,14 @@ def test_a_users_mistake_gets_words_and_no_traceback(
 
 
 def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path, answer: Answer) -> None:
-    """Settings differ: refused, and the differing one is named with both values."""
+    """Different settings are rejected, and the different one is named with both values."""
     result = answer(main, *words_of(data_file, finished, "--norm.kind", "gn"))
     assert result.returncode == 2
     assert "other settings (norm.kind bn there, gn here)" in result.stderr
 
 
 def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, runs: Path, tmp_path: Path) -> None:
-    """What its config.json lacks counts as the default, and it gets its data.json; another value is refused."""
+    """Settings that its config.json lacks count as defaults, and it gets its data.json; other values are rejected."""
     run = tmp_path / "old"
     shutil.copytree(runs / "none", run)
     stored = json.loads((run / "config.json").read_text())
@@ -218,7 +218,7 @@ def test_a_run_is_not_resumed_on_other_data_of_the_same_name(tmp_path: Path, ans
 
 @pytest.mark.parametrize("registry", [MODELS, NORMS, PERSONS, STREAMS], ids=["models", "norms", "persons", "streams"])
 def test_help_names_every_choice(registry: dict[str, object], answer: Answer) -> None:
-    """So that nobody must make a mistake to learn them."""
+    """The help lists the allowed values."""
     printed = re.split(r"[^A-Za-z0-9_]+", answer(main, "default", "--help").stdout)
     assert [name for name in registry if name not in printed] == []
 
@@ -269,7 +269,7 @@ def test_parts_of_test_clips_are_asked_for_only_where_there_are_some(tmp_path: P
 
 
 def test_a_finished_run_keeps_its_repair_and_does_without_its_ledger(finished: Path, tmp_path: Path) -> None:
-    """The same command again measures it anew."""
+    """The same command measures it again."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     summary = json.loads((run / "summary.json").read_text())
@@ -381,7 +381,7 @@ def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, los
 
 
 def test_batches_that_threads_make_ahead_train_the_same_network(data_file: Path) -> None:
-    """Where a GPU cannot hold the clips: bitwise the same weights, augmentation and two parts a step included."""
+    """Clips that a GPU cannot hold give bitwise equal weights, with augmentation and two micro-batches per step."""
     config = from_dict(
         {"data": data_file, "out": Path("unused"), "wandb": "off", "input": {"frames": 16}}
         | {"augment": {"noise": 0.01, "crop": 0.7}, "train": {"epochs": 2, "batch_size": 16, "accumulate": 2}}
@@ -430,9 +430,9 @@ def test_several_clips_at_test_time_are_a_second_labelled_figure(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert set(summary["test_3_clips"]) == set(summary["test"]) == {"top1", "top5", "mean_class"}
     assert "(3 clips " in result.stdout
-    refused = answer(main, *words_of(data_file, tmp_path / "other", "--train.test-clips", "10"))
-    assert refused.returncode == 2
-    assert "set augment.crop below 1" in refused.stderr
+    rejected = answer(main, *words_of(data_file, tmp_path / "other", "--train.test-clips", "10"))
+    assert rejected.returncode == 2
+    assert "set augment.crop below 1" in rejected.stderr
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# A parent whose child says so when it is up, and would sleep for a minute.
+# A parent whose child prints a line when it runs, and would sleep for a minute.
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
 from preprocessing.lifetime import end_with_parent, wait_for_end_of_input

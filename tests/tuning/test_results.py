@@ -54,7 +54,7 @@ def test_json_and_csv_hold_the_same_rows(tmp_path: Path) -> None:
     assert list(first)[-11:] == [*EPOCH_METRICS, "attempts", "error"]
 
 
-ARMS = Arms("plain", {"plain": Arm(), "better": Arm(), "anew": Arm(of="plain", re_evaluation="per_call")})
+ARMS = Arms("plain", {"plain": Arm(), "better": Arm(), "recalibrated": Arm(of="plain", re_evaluation="per_call")})
 
 
 def ended(arm: str, seed: int, test: float, val: float = 0.5) -> Outcome:
@@ -69,7 +69,7 @@ def ended(arm: str, seed: int, test: float, val: float = 0.5) -> Outcome:
 
 
 def study() -> dict[str, Any]:
-    """Three seeds of two arms, one of them failed with seed 2. By test accuracy "better" would be before "anew"."""
+    """Three seeds of two arms, one of them failed with seed 2. By test accuracy "better" would come first."""
     outcomes = [ended("plain", seed, test) for seed, test in enumerate((0.5, 0.25, 0.375))]
     outcomes += [ended("better", 0, 0.875, val=0.75), ended("better", 1, 0.75, val=0.625)]
     outcomes.append(Outcome(Task("better-s2", {}, 2, arm="better"), "failed", cause="time: too long", attempts=2))
@@ -95,9 +95,13 @@ def test_effects_are_paired_by_seed() -> None:
 def test_p_is_corrected_for_the_number_of_arms_without_the_baseline() -> None:
     """The re-evaluation's three differences are all .25: p is 2 ** -2, which is the larger one of two."""
     arms = {row["arm"]: row for row in study()["arms"]}
-    assert (arms["anew"]["p"], arms["anew"]["interval"], arms["anew"]["p_holm"]) == (0.25, None, 0.25)
+    assert (arms["recalibrated"]["p"], arms["recalibrated"]["interval"], arms["recalibrated"]["p_holm"]) == (
+        0.25,
+        None,
+        0.25,
+    )
     smaller = study_of_three_arms()
-    assert smaller["anew"]["p_holm"] == 0.25
+    assert smaller["recalibrated"]["p_holm"] == 0.25
     assert smaller["better"]["p_holm"] == 2 * smaller["better"]["p"] < 0.05
 
 
@@ -111,20 +115,24 @@ def study_of_three_arms() -> dict[str, dict[str, Any]]:
 def test_a_re_evaluation_is_an_arm_of_the_same_trials() -> None:
     """It has A and C of its own; B, D and the training accuracy are those of the trained network."""
     document = study()
-    (row,) = (row for row in document["arms"] if row["arm"] == "anew")
+    (row,) = (row for row in document["arms"] if row["arm"] == "recalibrated")
     assert (row["n"], row["effect"], row["val"], row["A"], row["B"]) == (3, 0.25, 0.875, 1.0, 1.0)
     assert (row["C"], row["D"], row["train"]) == (0.375 + 0.25, 0.75, 1.0)
     assert row["normalization_gap"] == 0.0
     assert row["identical"] is False
-    assert [r["trial"] for r in document["trials"] if r["arm"] == "anew"] == ["plain-s0", "plain-s1", "plain-s2"]
+    assert [r["trial"] for r in document["trials"] if r["arm"] == "recalibrated"] == [
+        "plain-s0",
+        "plain-s1",
+        "plain-s2",
+    ]
 
 
 def test_arms_are_sorted_by_val_although_the_test_split_disagrees() -> None:
     """The test split decides nothing: by test accuracy the first two would be swapped."""
     document = study()
-    assert [row["arm"] for row in document["arms"]] == ["anew", "better", "plain"]
+    assert [row["arm"] for row in document["arms"]] == ["recalibrated", "better", "plain"]
     test = {row["arm"]: row["test"] for row in document["arms"]}
-    assert test["better"] > test["anew"] > test["plain"]
+    assert test["better"] > test["recalibrated"] > test["plain"]
     assert (document["judged"], document["baseline"]) == ("test", "plain")
 
 
@@ -137,9 +145,15 @@ def test_an_arm_without_a_finished_trial_has_a_row_without_metrics() -> None:
     assert document["judged"] == "val"
     last = document["arms"][-1]
     assert (last["arm"], last["n"], last["failed"], last["val"], last["effect"]) == ("better", 0, 1, None, None)
-    anew = document["arms"][0]
-    assert (anew["arm"], anew["val"], anew["effect"], anew["interval"], anew["p"]) == ("anew", 0.875, 0.375, None, None)
-    assert (anew["train_std"], anew["test"]) == (None, None)
+    recalibrated = document["arms"][0]
+    assert (
+        recalibrated["arm"],
+        recalibrated["val"],
+        recalibrated["effect"],
+        recalibrated["interval"],
+        recalibrated["p"],
+    ) == ("recalibrated", 0.875, 0.375, None, None)
+    assert (recalibrated["train_std"], recalibrated["test"]) == (None, None)
 
 
 @pytest.mark.parametrize(("mean", "std", "shown"), [(0.5, 0.012, "50.0 ± 1.2"), (0.5, None, "50.0"), (None, None, "")])

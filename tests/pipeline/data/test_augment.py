@@ -1,4 +1,4 @@
-"""augment.py: each change does what it says, leaves absent bodies alone, and depends on (seed, epoch, clip) alone."""
+"""augment.py: each change has its documented effect, spares absent bodies, and depends on (seed, epoch, clip) alone."""
 
 from dataclasses import fields, replace
 from typing import Any

@@ -42,7 +42,7 @@ def test_a_network_that_is_always_right_gets_a_finite_temperature() -> None:
 
 
 def test_the_calibration_error_by_hand() -> None:
-    """Two clips say 0.7 and one of them is right; one says 0.5 and is right: (2 * |0.5 - 0.7| + |1 - 0.5|) / 3."""
+    """Two clips have confidence 0.7 and one is right; one has 0.5 and is right: (2 * |0.5 - 0.7| + |1 - 0.5|) / 3."""
     probability = torch.tensor([[0.7, 0.3], [0.3, 0.7], [0.5, 0.5]])
     label = torch.tensor([0, 0, 0])
     assert calibration_error(probability, label) == pytest.approx((2 * 0.2 + 0.5) / 3)

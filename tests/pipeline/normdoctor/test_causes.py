@@ -242,7 +242,7 @@ def test_statistics_that_have_not_settled_are_not_blamed_on_their_updates() -> N
 
 
 def test_the_sources_own_network_is_no_copy() -> None:
-    """The source's scale with its statistics is no average; another scale with them has stale statistics.
+    """The source's scale with its statistics is not an average; another scale with them has stale statistics.
 
     With its own statistics and as many updates it is another network; with less than half as many it lags behind.
     """

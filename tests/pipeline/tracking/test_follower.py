@@ -21,7 +21,7 @@ from tests.wandb_stub import Stub
 
 ROOT = Path(__file__).parents[3]
 KEY = "hunter2hunter2hunter2hunter2hunter2hunt2"
-# Trains two epochs as the trainer does. It stops where it is told to, with the follower's pid, and goes on at a line.
+# Trains two epochs as the trainer does. It stops at the given epoch, prints the follower's pid, and waits for a line.
 CLIENT = """
 import json, sys, time
 from pathlib import Path
@@ -204,7 +204,7 @@ def test_a_server_of_no_use_costs_one_message_and_the_run_is_recorded_on_disk(
 
 @pytest.mark.parametrize("mode", ["hang", 500])
 def test_a_server_that_fails_later_does_not_hold_up_the_training(run: Path, stub: Stub, mode: str | int) -> None:
-    """What it missed is on disk, with all that it had."""
+    """Records that it missed are on disk, with all that it had."""
 
     def between(pid: int) -> None:
         wait_for(lambda: stub.rows)
@@ -236,7 +236,7 @@ def test_a_follower_that_is_killed_or_hangs_costs_nothing(run: Path, stub: Stub,
 
 
 def test_a_training_that_is_killed_leaves_no_follower(run: Path) -> None:
-    """What the ledger has by then is recorded, as a run that crashed."""
+    """Records of the ledger up to then are sent, as a crashed run."""
     seen: list[int] = []
 
     def between(pid: int) -> None:

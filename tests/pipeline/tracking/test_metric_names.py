@@ -1,4 +1,4 @@
-"""metric_names.py: one name per figure, whoever reports it."""
+"""metric_names.py: one name per metric, in every report."""
 
 from pipeline.tracking import metric_names
 from tuning.attempt import epoch_metrics
@@ -53,7 +53,7 @@ def test_the_doctors_figures() -> None:
 
 
 def test_stable_names_for_a_training_and_for_a_trial() -> None:
-    """The same figure has one name, whoever reports it; text and lists are left out."""
+    """A metric has the same name in every report; text and lists are skipped."""
     of_training = metric_names.named(EPOCH)
     assert of_training == {
         "epoch": 1, "train/top1": 0.5, "train/loss": 1.5, "val/top1": 0.3, "accuracies/A": 0.1, "accuracies/B": 0.2,
