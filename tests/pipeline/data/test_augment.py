@@ -189,3 +189,12 @@ def test_a_shear_leaves_the_diagonal_and_a_scale_is_one_factor() -> None:
     assert torch.equal(size, size[:, :1].expand(-1, 3))
     assert 0.7 <= size.min() < 0.72
     assert 1.28 < size.max() <= 1.3
+
+
+def test_joints_are_dropped_with_the_probability_that_is_asked_for() -> None:
+    """In all frames and bodies of a clip at once."""
+    x, present = torch.ones(400, 3, 2, 10, 2), torch.ones(400, 2, 2, dtype=torch.bool)
+    dropped, _ = augment(AugmentConfig(joint_drop=0.1), Draw(0, 1, torch.arange(400)), x, present, None)
+    kept_NV = dropped[:, 0, 0, :, 0]
+    assert torch.equal(dropped, kept_NV[:, None, None, :, None].expand_as(dropped))
+    assert 1 - kept_NV.mean().item() == pytest.approx(0.1, abs=0.01)

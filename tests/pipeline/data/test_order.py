@@ -57,3 +57,10 @@ def test_a_subsample_is_evenly_spaced() -> None:
     assert subsample(index_N, 4).tolist() == [10, 12, 15, 17]
     assert subsample(index_N, 50).tolist() == index_N.tolist()
     assert subsample(index_N[:0], 4).tolist() == []
+
+
+def test_an_epoch_is_shuffled_by_its_own_key() -> None:
+    """(seed, 1, epoch) for reshuffle, (seed, 1, 0) for once: a run resumes in the order that it began with."""
+    for order, epoch, key in (("reshuffle", 2, (0, 1, 2)), ("once", 2, (0, 1, 0))):
+        (batch,) = epoch_batches(torch.arange(6), torch.zeros(6), 6, seed=0, epoch=epoch, order=order)
+        assert torch.equal(batch, torch.randperm(6, generator=generator(*key)))
