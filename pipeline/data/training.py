@@ -43,7 +43,7 @@ def training_steps(
     """Yield the optimizer steps of an epoch.
 
     The caller runs `backward` for each micro-batch before it asks for the next one. The non-finite guard then looks at
-    the gradients, and raises NonFiniteLoss one micro-batch later, so that nobody waits for the device.
+    the gradients, and raises NonFiniteLoss one micro-batch later, so that the loop does not wait for the device.
 
     Args:
         config: Settings of the run.

@@ -37,7 +37,7 @@ class NoStartError(ValueError):
 
 
 @dataclass(frozen=True)
-class Training:
+class Probe:
     """A short training with changed settings.
 
     Attributes:
@@ -68,27 +68,27 @@ def with_norm(**changed: Any) -> Callable[[Config], Config]:
     )
 
 
-LOWER_RATE = Training(
+LOWER_RATE = Probe(
     "the learning rate was not decayed: let it fall (optim.schedule cosine or step)",
     lambda config: at_rate(config, DROP * last_rate(config), "constant"),
 )
 
-FINE_TUNES: dict[str, Training] = {
+FINE_TUNES: dict[str, Probe] = {
     # The gain of the epochs alone; the others are compared with it.
-    "train_on": Training("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
-    "freeze": Training(
+    "train_on": Probe("train longer", lambda config: at_rate(config, config.optim.lr, "cosine")),
+    "freeze": Probe(
         "freeze the statistics for the last epochs (norm.kind frozen_bn)",
         with_norm(kind="frozen_bn"),
         lambda config: config.norm.kind != "frozen_bn",
     ),
-    "swap": Training(
+    "swap": Probe(
         "a norm of single samples (norm.kind gn), which does not depend on the batch",
         with_norm(kind="gn"),
         lambda config: config.norm.kind != "gn",
     ),
     # A scale per joint and coordinate amplifies joints that hardly move: the network fits every training clip by them,
     # A and B agree, and no other statistics undo what it learned.
-    "input": Training(
+    "input": Probe(
         "one scale per coordinate for all joints (norm.input c_masked)",
         with_norm(input="c_masked"),
         lambda config: config.norm.input not in ("c", "c_masked"),
@@ -174,7 +174,7 @@ def measured(config: Config, clips: Clips, index_N: Tensor, model: nn.Module) ->
     return {name: accuracies.predict(model, *ask, source).correct_N.cpu() for name, source in by.items()}
 
 
-def compared(way: Training, epochs: int, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Any]:
+def compared(way: Probe, epochs: int, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Any]:
     """Return the advice, the epochs, the accuracies C and D before and after, and their gains with intervals."""
     gains = {name: paired(before[name], after[name]) for name in before}
     return {

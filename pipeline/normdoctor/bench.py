@@ -21,7 +21,7 @@ Batches = Iterator[tuple[Tensor, Any]]
 OWN_FUNCTIONS = "forward=lambda model, batch: ... and metric=lambda output, batch: ..."
 
 
-class Outcome(NamedTuple):
+class PassResult(NamedTuple):
     """Result of one pass."""
 
     score_N: Tensor
@@ -37,7 +37,7 @@ class Bench:
         self.model, self.train, self.held_out = model, train, held_out
         self.forward, self.metric = forward, metric
 
-    def run(self, batches: Batches, source: Statistics | None) -> Outcome:
+    def run(self, batches: Batches, source: Statistics | None) -> PassResult:
         """Score a pass under the given statistics (None: as the model is); its buffers stay as they were.
 
         Raises:
@@ -59,7 +59,7 @@ class Bench:
                 nonfinite += _nonfinite_samples(output)
                 scores.append(found.reshape(-1))
                 positions.append(at if found.numel() == len(at) else at[:1])
-        return Outcome(worst_for_nonfinite(torch.cat(scores))[torch.cat(positions).argsort()], nonfinite)
+        return PassResult(worst_for_nonfinite(torch.cat(scores))[torch.cat(positions).argsort()], nonfinite)
 
     def on_train(self, source: Statistics | None) -> Tensor:
         """Score the training samples in shuffled batches."""

@@ -1,6 +1,6 @@
 """Start and end the follower: a process that reads a ledger as it grows and hands it to W&B.
 
-Nothing here waits for W&B while work goes on, and nothing raises for its sake. At the end the follower gets LIMIT
+Nothing here waits for W&B during the work, and no fault of it raises. At the end the follower gets LIMIT
 seconds; if it has not finished by then, or was killed, another one records everything on disk from the ledger.
 """
 
@@ -39,7 +39,7 @@ class Follower:
         self.process = self._start(mode, after) if mode != "off" else None
 
     def finish(self) -> None:
-        """Say that the record is complete, and wait until W&B has it; LIMIT seconds at most, then as much on disk."""
+        """Mark the record as complete and wait for W&B, at most LIMIT seconds; after that, record it on disk."""
         if self.process is None:
             return
         process, self.process = self.process, None
@@ -69,7 +69,7 @@ class Follower:
 
 
 def _end(process: subprocess.Popen[str]) -> int | None:
-    """Say that the record is complete; return the exit code, None if the process had to be killed."""
+    """Mark the record as complete; return the exit code, None if the process had to be killed."""
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it is dead already
         process.stdin.write("end\n")
