@@ -79,11 +79,11 @@ def test_only_a_gpu_without_room_keeps_its_clips_on_the_cpu(clips: Clips, monkey
     assert (clips.home, clips.workers) == (CPU, 0)
 
 
-@pytest.mark.parametrize(("at", "present"), [(2.45, False), (2.55, True)])
+@pytest.mark.parametrize(("at", "present"), [(2.45, False), (2.5, True), (2.55, True)])
 def test_at_a_border_of_presence_the_nearer_frame_decides(
     data_file: Path, clips: Clips, at: float, present: bool
 ) -> None:
-    """The second body of clip 3 is absent in frames 0 to 2."""
+    """The second body of clip 3 is absent in frames 0 to 2; half-way the later frame decides."""
     last = int(open_file(data_file).clips["frames"][3]) - 1
     batch = clips.batch(torch.tensor([3]), 2, torch.tensor([[at / last, 1.0]]))
     assert batch.present_NMT[0, 1].tolist() == [present, True]

@@ -15,6 +15,7 @@ from pipeline.models.bodies import PERSONS, max_over_bodies, mean_over_bodies
 from pipeline.models.cost import cost, describe
 from pipeline.models.graph import adjacency
 from pipeline.models.plan import Plan
+from pipeline.models.stgcn import AdaptiveGraphConv
 from pipeline.normdoctor.collector import population
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.norms import INPUTS, NORMS, PERSONS_MODES, NormConfig, norm_factory
@@ -249,6 +250,13 @@ def test_the_adjacency_of_a_small_tree_by_hand() -> None:
     assert torch.equal(a_KVV[0], torch.eye(4))
     assert a_KVV[1].tolist() == [[0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert a_KVV[2].tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0.5, 0, 0], [0, 0.5, 0, 0]]
+
+
+def test_a_graph_convolution_starts_with_weights_for_three_messages_per_joint() -> None:
+    """Uniform within 1 / sqrt(16 channels x 3 subsets)."""
+    torch.manual_seed(0)
+    layer = AdaptiveGraphConv(plan(), adjacency(BONES, JOINTS), 16, 32)
+    assert layer.convolution.weight.abs().max().item() == pytest.approx(48**-0.5, rel=0.01)
 
 
 def plan(**changes: Any) -> Plan:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.normdoctor import layer_checks, score_checks
 from pipeline.normdoctor.causes import (
     generalization_losses,
     prove,
     suspicions,
+    try_remedies,
     unexplained_share,
 )
 from pipeline.normdoctor.checks import CHECKS, REST, fired
@@ -20,8 +21,10 @@ from pipeline.normdoctor.collector import Seen
 from pipeline.normdoctor.evidence import Evidence, Group, History
 from pipeline.normdoctor.finding import Check, Finding, Fired, listed
 from pipeline.normdoctor.layers import Layer
+from pipeline.normdoctor.measure import gather
 from pipeline.normdoctor.moments import Moments
 from pipeline.normdoctor.remedies import REMEDIES
+from pipeline.normdoctor.verdict import verdict
 
 COUNT = 100
 
@@ -145,6 +148,36 @@ def test_the_share_that_no_cause_recovers() -> None:
     assert unexplained_share(evidence(), [], found("stale"), tried) == 1.0
     seen = evidence(score={"A": right(0.9), "B": right(0.9)})
     assert unexplained_share(seen, [], [], {}) == 0.0
+
+
+@pytest.mark.parametrize(("unexplained", "told"), [(0.19, False), (0.21, True)])
+def test_the_verdict_tells_of_more_than_a_fifth_that_no_cause_recovers(unexplained: float, told: bool) -> None:
+    """Causes explain the gap from 80 % on."""
+    causes = prove(evidence(), found("stale"), {"joint": {"A": right(0.8)}})
+    text = verdict(evidence(), causes, [], [], unexplained, [])
+    assert ("21 % of the gap is unexplained." in text) is told
+    assert ("unexplained" in text) is told
+
+
+@pytest.mark.parametrize(("mean", "scored"), [(19.5, {"A"}), (100.0, {"A", "C"})])
+def test_evaluation_samples_are_scored_under_remedies_that_help_training_samples(mean: float, scored: set[str]) -> None:
+    """Numbers 0 to 39, right above 19.5: a running mean of 100 costs half of A, the true one nothing."""
+    x = torch.arange(40.0)[:, None]
+    model = nn.Sequential(nn.BatchNorm1d(1)).eval()
+    nn.init.constant_(model[0].running_mean, mean)  # type: ignore[arg-type]
+    tried = try_remedies(
+        *gather(
+            model,
+            [(x, x)],
+            [(x, x)],
+            lambda net, batch: net(batch[0]),
+            lambda output, batch: ((output > 0) == (batch[1] > 19.5))[:, 0],
+            None,
+        )
+    )
+    assert set(tried["joint"]) == scored
+    assert tried["joint"]["A"].all()
+    assert set(tried["target"]) == {"C"}
 
 
 def test_a_shift_counts_where_the_target_statistics_help_and_its_share_is_at_most_one() -> None:
@@ -322,6 +355,7 @@ def test_padding_is_measured_against_the_real_rows() -> None:
         assert (finding is not None) is fires
         if finding:
             assert finding.evidence.startswith("75 % of the rows at norm")
+            assert evidence(train=seen).absent_shares("norm") == [0.75]
 
 
 def test_a_quarter_of_dead_scales_is_named() -> None:

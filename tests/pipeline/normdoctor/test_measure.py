@@ -12,7 +12,7 @@ from pipeline.doctor.patient import correct, forward, rows
 from pipeline.models import ModelConfig, build_model
 from pipeline.normdoctor.bench import Bench
 from pipeline.normdoctor.collector import Collector
-from pipeline.normdoctor.measure import first_input
+from pipeline.normdoctor.measure import first_input, gather
 from pipeline.normdoctor.moments import mean_shift
 from pipeline.normdoctor.samples import take
 from pipeline.norms import NormConfig
@@ -66,3 +66,51 @@ def test_the_first_layers_input_is_had_without_the_rest_of_the_network(clips: Cl
     assert mean_shift(moments, seen.seen.population[site]) < 1e-9
     patient.run(patient.train.batches(), None)
     assert reached  # the hook would have seen it
+
+
+class Negating(nn.Module):
+    """Changes the sign of its input in training mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return -x or x."""
+        return -x if self.training else x
+
+
+class Stuck(nn.BatchNorm1d):
+    """`eval()` leaves it in training mode."""
+
+    def train(self, mode: bool = True) -> "Stuck":  # noqa: ARG002
+        """Stay in training mode."""
+        return super().train(True)
+
+
+class Counting(nn.BatchNorm1d):
+    """Counts batches in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (B, C)."""
+        self.num_batches_tracked += 1  # type: ignore[operator]
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "training", "found"),
+    [
+        (nn.BatchNorm1d, False, None),
+        (nn.BatchNorm1d, True, 0.0),
+        (Stuck, False, 1.0),
+        (Stuck, True, 0.0),
+        (Counting, False, 1.0),
+    ],
+)
+def test_a_model_is_scored_as_found_where_it_is_no_function_of_the_sample(
+    layer: type[nn.BatchNorm1d], training: bool, found: float | None
+) -> None:
+    """By sign all are right in eval mode, and none in training mode."""
+    x = torch.arange(-5.5, 6.0)[:, None]
+    model = nn.Sequential(layer(1), Negating()).train(training)
+    forward, metric = lambda net, b: net(b[0]), lambda output, b: ((output > 0) == (b[0] > 0))[:, 0]
+    _, evidence = gather(model, [(x, x)], [(x, x)], forward, metric, None)
+    assert evidence.mean("A") == evidence.mean("C") == 1.0
+    scores = [evidence.mean(name) if name in evidence.score else None for name in ("found_A", "found_C")]
+    assert scores == [found, found]
