@@ -14,8 +14,9 @@ Tensor names carry their shape: N clips, M bodies (2), T frames, V joints, C cha
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from preprocessing.public import lazy_names
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -26,21 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Config", "Diagnosis", "Metadata", "Predictor", "Run", "diagnose", "diagnose_run", "load"]
 
-_HOMES = {
-    "config": ("Config",),
-    "doctor.patient": ("diagnose_run",),
-    "normdoctor": ("Diagnosis", "diagnose"),
-    "predict": ("Answer", "Predictor", "load"),
-    "run_folder": ("Metadata", "Run"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "config": ("Config",),
+        "doctor.patient": ("diagnose_run",),
+        "normdoctor": ("Diagnosis", "diagnose"),
+        "predict": ("Answer", "Predictor", "load"),
+        "run_folder": ("Metadata", "Run"),
+    },
+)

@@ -19,8 +19,9 @@ Names are imported on first use, so that `import preprocessing` takes no time.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from preprocessing.public import lazy_names
 
 if TYPE_CHECKING:
     from preprocessing.files import IntegrityError
@@ -36,22 +37,14 @@ __all__ = [
     "open_file", "open_sources", "parse", "read_manifest", "recipe",
 ]  # fmt: skip
 
-_HOMES = {
-    "files": ("IntegrityError",),
-    "hdf5": ("SkeletonFile", "clip_present", "clip_rows", "open_file"),
-    "manifest": ("read_manifest",),
-    "skeleton": ("RawClip", "SkeletonError", "Track", "parse"),
-    "sources": ("SOURCES", "ClipSource", "SourceError", "open_sources"),
-    "stages": ("RECIPES", "STAGES", "Clip", "Decision", "Landmarks", "Stage", "apply", "recipe"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "files": ("IntegrityError",),
+        "hdf5": ("SkeletonFile", "clip_present", "clip_rows", "open_file"),
+        "manifest": ("read_manifest",),
+        "skeleton": ("RawClip", "SkeletonError", "Track", "parse"),
+        "sources": ("SOURCES", "ClipSource", "SourceError", "open_sources"),
+        "stages": ("RECIPES", "STAGES", "Clip", "Decision", "Landmarks", "Stage", "apply", "recipe"),
+    },
+)

@@ -15,8 +15,9 @@ The names below are loaded on first use: `import tuning` loads neither torch nor
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from preprocessing.public import lazy_names
 
 if TYPE_CHECKING:
     from tuning.arms import ARMS, Arm, Arms, read_arms
@@ -54,29 +55,18 @@ __all__ = [
     "study_document",
 ]
 
-_MODULES = {
-    "arms": ("ARMS", "Arm", "Arms", "read_arms"),
-    "engine": ("EngineError",),
-    "ledger": ("Outcome", "Task"),
-    "re_evaluations": ("RE_EVALUATIONS", "re_evaluate"),
-    "results": ("read_results", "study_document"),
-    "search": ("Search", "run_search"),
-    "space": ("SPACE",),
-    "statistics": ("Comparison", "compare", "holm"),
-    "study": ("Study", "StudyResult", "run_study"),
-    "trial_spec": ("TrialSpec",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "arms": ("ARMS", "Arm", "Arms", "read_arms"),
+        "engine": ("EngineError",),
+        "ledger": ("Outcome", "Task"),
+        "re_evaluations": ("RE_EVALUATIONS", "re_evaluate"),
+        "results": ("read_results", "study_document"),
+        "search": ("Search", "run_search"),
+        "space": ("SPACE",),
+        "statistics": ("Comparison", "compare", "holm"),
+        "study": ("Study", "StudyResult", "run_study"),
+        "trial_spec": ("TrialSpec",),
+    },
+)

@@ -87,7 +87,7 @@ class Attempt:
 
 
 def _run_child(folder: Path) -> None:
-    """Run a trial in a process group of its own, with its output in a log; it ends with its parent."""
+    """Run a trial in its own process group, with its output in a log; it ends with its parent."""
     os.setsid()
     with contextlib.suppress(OSError):  # the name in ps and top, where /proc exists
         Path("/proc/self/comm").write_text(f"trial {folder.name}")

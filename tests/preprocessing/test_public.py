@@ -14,11 +14,6 @@ def test_every_public_name_resolves() -> None:
     assert dir(preprocessing) == sorted(preprocessing.__all__)
 
 
-def test_the_table_of_modules_holds_the_public_names() -> None:
-    names = [name for names in preprocessing._HOMES.values() for name in names]
-    assert sorted(names) == sorted(preprocessing.__all__)
-
-
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'open_flie'"):
         _ = preprocessing.open_flie  # type: ignore[attr-defined]

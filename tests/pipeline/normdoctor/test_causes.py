@@ -150,13 +150,13 @@ def test_the_share_that_no_cause_recovers() -> None:
     assert unexplained_share(seen, [], [], {}) == 0.0
 
 
-@pytest.mark.parametrize(("unexplained", "told"), [(0.19, False), (0.21, True)])
-def test_the_verdict_tells_of_more_than_a_fifth_that_no_cause_recovers(unexplained: float, told: bool) -> None:
+@pytest.mark.parametrize(("unexplained", "reported"), [(0.19, False), (0.21, True)])
+def test_the_verdict_tells_of_more_than_a_fifth_that_no_cause_recovers(unexplained: float, reported: bool) -> None:
     """Causes explain the gap from 80 % on."""
     causes = prove(evidence(), found("stale"), {"joint": {"A": right(0.8)}})
     text = verdict(evidence(), causes, [], [], unexplained, [])
-    assert ("21 % of the gap is unexplained." in text) is told
-    assert ("unexplained" in text) is told
+    assert ("21 % of the gap is unexplained." in text) is reported
+    assert ("unexplained" in text) is reported
 
 
 @pytest.mark.parametrize(("mean", "scored"), [(19.5, {"A"}), (100.0, {"A", "C"})])
