@@ -1,7 +1,7 @@
 """The only door to torch.distributed: start ranks, know one's place among them, add exactly.
 
-A program without ranks is a world of one: every function here then returns its argument unchanged, so that callers
-need no second path.
+A program without ranks is a world of one, so that callers need no second path: `wrap` and `total` then return their
+argument unchanged, `gathered` and `stack_over_ranks` a copy with a first axis of length 1.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def world_size() -> int:
 
 
 def wrap(model: nn.Module, device: torch.device, same_buffers: bool) -> nn.Module:
-    """DistributedDataParallel over the ranks; the model itself in a world of one.
+    """Wrap the model in DistributedDataParallel; return it unchanged in a world of one.
 
     `same_buffers`: every rank computes the same buffers, so that rank 0 need not send its own before each step.
     """
@@ -122,7 +122,7 @@ FEW = 4096
 
 
 def total(x: Tensor) -> Tensor:
-    """Sum of a tensor over the ranks, without gradient; the same bits on every rank."""
+    """Return the sum of a tensor over the ranks, without gradient; the same bits on every rank."""
     if world_size() == 1:
         return x
     if x.numel() <= FEW:

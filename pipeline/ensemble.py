@@ -5,8 +5,8 @@
     python -m pipeline.predict runs/together.json CLIP.skeleton
 
 The scores are weighted sums of log-probabilities. Without --weights they are chosen on the val clips, which no run may
-have trained on (input.fit train); where one has, all weigh the same. The test clips are read once, at the end. The file
-that is written can be asked like a run.
+have trained on (input.fit train); where one has, all weigh the same. The test clips take no part in the choice. The
+file that is written can be used like a run folder by pipeline.predict.
 Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 """
 
@@ -52,7 +52,7 @@ class Member(NamedTuple):
 
 
 def members(folders: Sequence[Path], device: torch.device) -> list[Member]:
-    """Load the runs. ValueError names one that is not finished or has other data or test clips."""
+    """Load the runs. ValueError names one that is not finished or has another data file or protocol."""
     if len(folders) < 2:
         raise ValueError("an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN")
     runs = [Run(folder, device) for folder in folders]
@@ -147,7 +147,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def publish(result: dict[str, Any], path: Path) -> None:
-    """Write the figures and, for `pipeline.predict`, the way to each run from here and the hash of its weights."""
+    """Write the figures and, for `pipeline.predict`, each run's path from that file and checkpoint sha256."""
     folders = [Path(entry["run"]) for entry in result["runs"]]
     where = [os.path.relpath(folder, path.parent) for folder in folders]
     hashes = [Run(folder).pointer["sha256"] for folder in folders]

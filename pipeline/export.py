@@ -94,7 +94,7 @@ def to_onnx(
     about: dict[str, str],
     tolerance: float = TOLERANCE,
 ) -> float:
-    """Write networks to `path`; the largest difference of a probability from torch's on `sample` (x, present).
+    """Write networks to `path`; return the largest difference of a probability from torch's on `sample` (x, present).
 
     One network has a share of 1; several read the same clips, and their shares have sum 1 (`ensemble.shares`). `about`
     goes into the file's metadata. ValueError without the packages or where a network cannot be exported, ExportDiffers

@@ -12,7 +12,7 @@ from preprocessing import exits
 
 
 class NonFiniteLoss(exits.Fault):
-    """The loss of a step is not finite on some rank; no rank has taken the step. `clips` names the batch."""
+    """A gradient of a step is not finite; no rank has taken the step. `clips` names the micro-batch of all ranks."""
 
     exit_code = exits.NON_FINITE
 
@@ -67,7 +67,7 @@ class NonFiniteGuard:
 
 
 class _Answer(NamedTuple):
-    """On its way from the device since `there` was recorded."""
+    """The answer for the clips `index_N`: `broken` has arrived from the device once the event `there` has completed."""
 
     broken: Tensor
     there: torch.cuda.Event | None

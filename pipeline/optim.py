@@ -60,7 +60,7 @@ SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> list[dict[str, Any]]:
-    """Return two groups: with weight decay matrices, kernels and, if asked, norm parameters; without the rest."""
+    """Return two groups, without empty ones: matrices, kernels and, if asked, norm parameters with decay; the rest."""
     named = {id(p) for p in norms.norm_parameters(model)} if decay_norms else set()
     decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in named]
     plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in named]

@@ -2,7 +2,8 @@
 
     python -m pipeline.page runs/none runs/bn-loop runs/bn-masked --study studies/norms --out report.html
 
-The cause is read from a run's doctor.json, if it is there. The page reads run folders only; it computes no accuracy.
+The cause is read from a run's doctor.json, if it is there. Accuracies come from the run folders, none is computed. The
+data file is read for the clips that the page shows.
 """
 
 from __future__ import annotations

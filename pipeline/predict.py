@@ -11,8 +11,8 @@
 
 A recording is cleaned by the recipe that the network was trained on, which the run folder names. Probabilities are
 softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the weighted mean of
-their log-probabilities. Exit codes: 0 ok, 2 wrong settings or a
-recording that cannot be used (the others are answered all the same), 6 a damaged file, or an export that differs.
+their log-probabilities. Exit codes: 0 ok, 2 wrong settings or a recording that cannot be used (the others are answered
+all the same), 6 a damaged file, or an export that differs.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ class Predictor:
         self.temperature = float(self.calibration.get("temperature", 1.0))
 
     def __call__(self, recording: Recording) -> Answer:
-        """The answer for one recording. SkeletonError names what is wrong with it, ValueError joints that do not match.
+        """Return the answer for one recording. SkeletonError names its fault, ValueError joints that do not match.
 
         Arrays and parsed clips carry no joint names: they must have the joints of the training data, in its order.
         """
         return self.answer([self.clean(recording)])[0]
 
     def clean(self, recording: Recording) -> Clip:
-        """A recording as the training clips were made."""
+        """Clean a recording by the recipe of the training clips. Raises as `__call__` does."""
         name, raw = self._read(recording)
         if not raw.tracks:
             raise SkeletonError(name, 0, "no-body", "no frame has a body")
@@ -149,14 +149,14 @@ class Predictor:
         return Clips(_in_memory(self.metadata, cleaned), self.device)
 
     def probabilities(self, cleaned: Sequence[Clip]) -> Tensor:
-        """(N, K), calibrated, on the CPU."""
+        """Return the probabilities (N, K) of finished clips, calibrated, on the CPU."""
         every, clips = torch.arange(len(cleaned)), self.gathered(cleaned)
         said = [accuracies.predict(model, clips, every, config.input.frames, BATCH) for config, model in self.networks]
         says_RNK = torch.stack([one.logits_NK.double().log_softmax(1) for one in said])
         return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1).cpu()
 
     def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
-        """An answer for each finished clip."""
+        """Return an answer for each finished clip."""
         best = self.probabilities(cleaned).topk(min(SHOWN, len(self.metadata.class_names)), dim=1)
         return [
             Answer(
@@ -171,7 +171,7 @@ class Predictor:
 
 
 def load(run: str | Path, device: torch.device | None = None) -> Predictor:
-    """A trained run, or several by the file that pipeline.ensemble has written, without their data file.
+    """Load a trained run, or several by the file that pipeline.ensemble has written, without their data file.
 
     Raises:
         ValueError: A folder lacks something; the message names it.

@@ -94,7 +94,7 @@ def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) ->
 
 
 def precision_note(precision: str, device: torch.device, capabilities: Mapping[str, Any]) -> str:
-    """Return a warning if bf16 is slow on this machine, else nothing. `capabilities`: torch.cpu.get_capabilities().
+    """Return a warning if bf16 is slow on this machine, else "". `capabilities`: torch.cpu.get_capabilities().
 
     A CPU without instructions for bf16 is 8 times slower with it than with fp32 (`cnn`, measured on an AVX2 machine).
     """
@@ -136,7 +136,7 @@ def running(proc: Path = Path("/proc/loadavg")) -> int:
 
 
 def kernels_note(config: Config, device: torch.device) -> str:
-    """Why a training that our GPU kernels are for goes without them, and what to do; empty if it does not."""
+    """Return why a training that our GPU kernels suit runs without them, and a remedy; empty if it runs with them."""
     wanted = config.train.precision == "bf16" and config.train.channels_last and not config.train.compile
     why = availability.unavailable_reason() if device.type == "cuda" and wanted else ""
     return why and (

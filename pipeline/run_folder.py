@@ -152,7 +152,10 @@ class Run:
 
     @cached_property
     def data(self) -> SkeletonFile:
-        """The data file, open. ValueError if it is missing or another one now, IntegrityError if it is damaged."""
+        """The data file, open. ValueError if it is missing or has other content now, IntegrityError if it is damaged.
+
+        In a run that is being trained, a missing file raises FileNotFoundError.
+        """
         if self.training:
             return open_file(self.data_path, fast_start=self.config.fast_start)
         path = self.data_path
@@ -226,9 +229,10 @@ class Run:
         return self.checkpoint.weights
 
     def network(self) -> nn.Module:
-        """Build the trained network, in eval mode, on the device; without data file and optimizer.
+        """Build the trained network, in eval mode, on the device, without the optimizer.
 
-        IntegrityError if the weights do not fit the settings. The random state of torch stays as it is.
+        The data file is read only if the folder has no `data.json` (old versions wrote none). IntegrityError if the
+        weights do not fit the settings. The random state of torch stays as it is.
         """
         import torch
 
@@ -320,13 +324,13 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the folder: LockedError if another process does."""
+        """Hold the lock of the folder. LockedError if another process holds it."""
         with files.lock(self.folder / "lock"):
             yield
 
     @classmethod
     def claim(cls, config: Config) -> Run:
-        """Make the run folder that of these settings and data.
+        """Make `config.out` the run folder of these settings and data, or resume the run that it holds.
 
         Raises:
             ValueError: It holds a run with other settings or data; the message names them.
@@ -388,7 +392,7 @@ def _differing(name: str, there: Any, here: Any) -> list[str]:
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of a whole run from its ledger; empty if the ledger is lost.
 
-    Training accuracy of the last epoch (as a progress bar shows it), seconds, and clips per second.
+    Training accuracy of the last epoch (summed up while it trains), seconds of all epochs, and mean clips per second.
     """
     if not lines:
         return {}

@@ -52,7 +52,7 @@ class Experiment(ABC):
     cpus_per_rank: AtLeast1 = 1
     """CPU cores per rank; as many trials run at once as fit the machine."""
     trial_limit: str = ""
-    """Time after which a trial counts as failed (90s, 30m, 2h)."""
+    """Time after which an attempt at a trial counts as failed (90s, 30m, 2h)."""
     keep: bool = False
     """Keep the checkpoints of finished trials, for pipeline.doctor and pipeline.page."""
     wandb: Literal["off", "offline", "online"] = "offline"
@@ -81,7 +81,7 @@ class Experiment(ABC):
 
     @property
     def limit_seconds(self) -> float | None:
-        """The time limit of a trial; None means no limit."""
+        """The time limit of an attempt at a trial; None means no limit."""
         return duration_seconds(self.trial_limit, "--trial-limit")
 
     def make_spec(self, task: Task, eval_every: int, read_test: bool, memory: float = 0.0) -> TrialSpec:
@@ -165,7 +165,7 @@ def check_data(data: Path, protocol: str = "") -> str:
 
     Args:
         data: The HDF5 file.
-        protocol: Name of the split; empty means the file's default.
+        protocol: Name of the split protocol; empty means the file's default.
 
     Raises:
         ValueError: The protocol has no clips in its `val` split, or the file is damaged.

@@ -1,4 +1,4 @@
-"""The tables of a search or a study: one row per trial and, in a study, one per arm; as JSON and CSV, best first."""
+"""The tables of a search (trials, best first) or a study (trials by arm, and arms, best first); as JSON and CSV."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class AugmentConfig:
     """Random changes of training clips; all off by default."""
 
     crop: Annotated[float, Range(gt=0, le=1)] = 1.0
-    """Shortest share of a clip's frames that is cut out, at a random place; 1: the whole clip (CTR-GCN: 0.5)."""
+    """Smallest share of a clip's frames that is kept, at a random place; 1: the whole clip (CTR-GCN: 0.5)."""
     rotate: Annotated[float, Range(ge=0)] = 0.0
     """Largest rotation about each of the three axes, radians (CTR-GCN: 0.3)."""
     yaw: Annotated[float, Range(ge=0)] = 0.0
@@ -36,7 +36,7 @@ class AugmentConfig:
     noise: Annotated[float, Range(ge=0)] = 0.0
     """Standard deviation of the noise of each coordinate, metres."""
     joint_drop: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Probability that a joint of a clip is put at the origin."""
+    """Probability that a joint is put at the origin, in all frames and both bodies of a clip."""
     mirror: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Probability that left and right are exchanged (needs joint names with "left" and "right" in the data file)."""
     swap: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -98,7 +98,7 @@ def _mix_int(value: int) -> int:
     return int(_mix(torch.tensor(_signed(value))))
 
 
-# One purpose a random decision, so that switching one change on leaves the others as they were.
+# One purpose per random decision, so that switching one change on leaves the others as they were.
 _CROP_LENGTH, _CROP_PLACE, _ROTATE, _YAW, _SCALE, _SHEAR, _NOISE, _DROP, _MIRROR, _SWAP = range(10)
 
 
@@ -110,7 +110,7 @@ def crop_windows(config: AugmentConfig, draw: Draw) -> Tensor:
 
 
 def mirrored_joints(joint_names: list[str]) -> Tensor:
-    """(V,) for each joint the one it changes places with. ValueError where names tell no sides."""
+    """(V,) for each joint the one it changes places with. ValueError if names have no sides."""
     place = {name: v for v, name in enumerate(joint_names)}
     other = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in joint_names]
     if other == list(joint_names) or any(name not in place for name in other):
@@ -151,7 +151,7 @@ def augment(
 
 
 def linear_maps(config: AugmentConfig, draw: Draw) -> Tensor:
-    """(N, 3, 3): rotation about x, y and z, a further yaw, size and shear."""
+    """(N, 3, 3): shear, then rotation about x, y (with the further yaw) and z, then size."""
     count = len(draw.index_N)
     angle_N3 = draw.symmetric(_ROTATE, 3, config.rotate)
     angle_N3 = angle_N3 + torch.nn.functional.pad(draw.symmetric(_YAW, 1, config.yaw), (1, 1))

@@ -1,4 +1,4 @@
-"""STREAMS: what of a clip a network sees: joints, bones, motion, the other person, distances; on the device, by batch.
+"""STREAMS, the inputs of a network: joints, bones, motion, the other person, distances. Made per batch on the device.
 
 Shi et al. 2019 (2s-AGCN, arXiv 1805.07694) for bones, Shi et al. 2020 (MS-AAGCN, arXiv 1912.06971) for motion. Several
 side by side let one network see what an ensemble of as many does (inputs fused early, as in Song et al. 2022,
@@ -70,7 +70,8 @@ class Stream(nn.Module):
     def partner(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """Each joint relative to the other body's root; zero wherever not both are tracked.
 
-        Nothing else tells a body how far the other one is: each goes through the network by itself.
+        Each body goes through the network by itself, so other streams than this one and `partner_distance` do not show
+        how far the other body is.
         """
         both_NMT = present_NMT & present_NMT.flip(1)
         root_NCT1M = x_NCTVM[..., self.root, :].unsqueeze(3)
@@ -80,7 +81,7 @@ class Stream(nn.Module):
 def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
     """For each joint the one its bone hangs on; a root is its own parent, so that its bone has no length.
 
-    ValueError where the bones are missing, or no tree of these joints.
+    ValueError if the bones are missing, or do not form a tree of these joints.
     """
     if not bones:
         raise ValueError("this data file has no bones, which a bone stream needs: give the array file an entry bones")
@@ -112,7 +113,7 @@ def motion(x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
 def distances(x_NCTVM: Tensor, other_NCTVM: Tensor, both_NMT: Tensor) -> Tensor:
     """(N, V, T, V, M): metres from each joint (the second V) to each of another body's, or its own, joints.
 
-    Zero but where `both_NMT`. Summed coordinate by coordinate: torch.cdist has no ONNX, and a norm over a short
+    Zero except where `both_NMT`. Summed coordinate by coordinate: torch.cdist has no ONNX, and a norm over a short
     dimension is twenty times slower on a CPU.
     """
     coordinates = zip(x_NCTVM.unbind(1), other_NCTVM.unbind(1), strict=True)

@@ -4,7 +4,8 @@
     diagnosis = diagnose(model, train_batches, eval_batches)
 
 `pipeline.normdoctor` does the work for any torch module; this package makes run folders its patients. `patient` loads
-a run folder, `repair` writes the repaired one, `probes` trains copies on request, `page` is the report.
+a run folder, `repair` writes the repaired one, `probes` trains copies on request; `pipeline.pages.diagnosis`
+is the report.
 """
 
 from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, History, Suspicion, decayed_scales, diagnose

@@ -8,7 +8,8 @@
 Writes RUN/doctor.json. A cause is a finding whose remedy, tried without retraining, recovers accuracy; a suspicion is a
 finding that only training anew can prove. --fix writes the repaired run to RUN-fixed (or --out): the same weights, with
 its accuracy before and after in its summary.json. --probe-lr and --fine-tune train copies, to test what no other
-statistics can show. Nothing else in RUN changes. Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
+statistics can show. Nothing else in RUN changes, except that --wandb writes to RUN/wandb.
+Exit codes: 0 ok, 2 wrong settings, 6 damaged file.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
         return self.correct_N.double().mean().item()
 
 
-Window = tuple[float, float]  # first and last place of a part of a clip, as shares of its length
+Window = tuple[float, float]  # crop window: first and last point, as shares of the clip's length
 
 
 def predict(
@@ -69,7 +69,7 @@ def predict(
         frames: Frames per clip that the model sees.
         size: Clips per batch.
         source: Statistics to normalize by; None: the running ones.
-        window: Part of each clip to predict; None: the whole clip.
+        window: Crop window of each clip; None: the whole clip.
     """
     return predict_each(model, clips, index_N, frames, size, [source], window)[0]
 
@@ -101,7 +101,7 @@ def predict_each(
 
 
 def crops(shortest: float, count: int) -> list[Window]:
-    """Return `count` windows, evenly from end to end, half-way in length between the shortest training crop and 1."""
+    """Return `count` crop windows, evenly spaced, half-way in length between the shortest training crop and 1."""
     length = (1 + shortest) / 2
     return [(first, first + length) for first in np.linspace(0, 1 - length, count).tolist()]
 
@@ -109,7 +109,7 @@ def crops(shortest: float, count: int) -> list[Window]:
 def predict_crops(
     model: nn.Module, clips: Clips, index_N: Tensor, frames: int, size: int, windows: Sequence[Window]
 ) -> Prediction:
-    """Return the log of the mean class probabilities over several windows of each clip (pyskl's "10 clips")."""
+    """Return the log of the mean class probabilities over several crop windows of each clip (pyskl's "10 clips")."""
     each = [predict(model, clips, index_N, frames, size, window=window) for window in windows]
     mean_NK = torch.stack([one.logits_NK.softmax(1) for one in each]).mean(0)
     return Prediction(mean_NK.log(), each[0].label_N)
@@ -158,7 +158,7 @@ def evaluation(
 
 
 def _mean_shifts(model: nn.Module, table: SiteMoments) -> dict[str, dict[str, float]]:
-    """Return `Evaluation.norms` from the statistics that this rank saw of the training clips."""
+    """Return `Evaluation.norms` from this rank's statistics of the training clips, merged over the ranks."""
     result: dict[str, dict[str, float]] = {}
     layers: dict[str, Any] = batch_norms(model)
     for name, layer in layers.items():

@@ -16,10 +16,10 @@ BISECTIONS = 40
 
 
 def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
-    """Return the T that maximizes the likelihood of the labels under softmax(logits / T).
+    """Return the T in [1/20, 20] that maximizes the likelihood of the labels under softmax(logits / T).
 
-    After Guo et al. 2017, arXiv 1706.04599, section 4.2. The likelihood is concave in 1 / T, so bisection finds where
-    its slope changes sign.
+    After Guo et al. 2017, arXiv 1706.04599, section 4.2. The log-likelihood is concave in 1 / T, so bisection finds
+    where its slope changes sign.
     """
     logits_NK = logits_NK.double()
     right_N = logits_NK.gather(1, label_N.unsqueeze(1)).squeeze(1)

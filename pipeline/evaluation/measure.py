@@ -44,7 +44,7 @@ def after_epoch(config: Config, clips: Clips, splits: Splits, model: nn.Module, 
 
 
 def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dict[str, Any]:
-    """Measure what summary.json reports. The test split is read here and nowhere else.
+    """Measure what summary.json reports. A training reads the test split here and nowhere else.
 
     C and D are those of the test split, or of val if there is no test split.
     """

@@ -132,7 +132,7 @@ def present_rows(present_NM: Tensor, rows: int, call: int) -> Tensor | None:
     Args:
         present_NM: Bodies that are present.
         rows: Rows of the layer's input. N: one body slot (loop, per_person, mvc). N*M: all slots (fold). Any other
-            number: absent bodies were left out (masked), or the layer is behind the pool.
+            number: absent bodies were left out (masked). A layer behind the pool has N rows, too: do not ask for it.
         call: Number of the call in the forward pass, which is the body slot if there are N rows.
     """
     clips, bodies = present_NM.shape

@@ -44,7 +44,7 @@ class Cnn(nn.Module):
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Return features of B bodies, (B, 128, T/8, V/8)."""
+        """Return features of B bodies, (B, 128, T // 8, V // 8) at width 1."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             # ReLU behind the max-pool: numbers and gradients are equal (it is monotone), on a quarter of the elements.
             x_BCTV = self.activation(torch.max_pool2d(norm(convolution(x_BCTV), slot), 2))

@@ -38,7 +38,7 @@ class Branch(nn.Module):
         self.dropout = nn.Dropout2d(plan.dropout)
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Return features (B, 64, T/4, 8) of x_BCTV; the last axis held the channels of a joint."""
+        """Return features (B, 64, T // 4, 8) of x_BCTV at width 1; the last axis held the channels of a joint."""
         for stage in range(2):
             x_BCTV = self.activation(self.norms[stage](self.convolutions[stage](x_BCTV), slot))
         y = x_BCTV.transpose(1, 3)  # (B, V, T, C)
@@ -76,7 +76,7 @@ class Hcn(nn.Module):
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Return features of B bodies, (B, 256, T/16, 2), of positions and motion in (B, 2 C, T, V)."""
+        """Return features of B bodies, (B, 256, T // 16, 2) at width 1, of positions and motion in (B, 2 C, T, V)."""
         parts = zip(self.branches, x_BCTV.chunk(2, dim=1), strict=True)
         y = torch.cat([branch(part, slot) for branch, part in parts], dim=1)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):

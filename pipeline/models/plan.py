@@ -29,5 +29,8 @@ class Plan:
     """Name in STREAMS, or several joined by +."""
 
     def channels(self, published: int, multiple: int = 8) -> int:
-        """Return a published number of channels times the width, as a `multiple` that groups and branches divide."""
+        """Return a published number of channels times the width, rounded to a multiple of `multiple`, at least that.
+
+        Groups and branches divide `multiple`.
+        """
         return max(multiple, round(published * self.width / multiple) * multiple)

@@ -17,7 +17,7 @@ from .remedies import REMEDIES
 EXPLAINED = 0.8
 
 Tried = dict[str, Scores]
-"""Remedy -> scores A and C under its statistics; C is missing where A does not rise."""
+"""Remedy -> scores A and C under its statistics; C is missing where A does not rise, A for a transductive remedy."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class GeneralizationLoss:
 
 
 def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
-    """Score the samples under each remedy: A, and C where A rises.
+    """Score the samples under each remedy: A, and C where A rises; C alone for a transductive remedy.
 
     A remedy whose statistics are those of a simpler one has its scores.
     """

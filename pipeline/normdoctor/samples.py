@@ -25,7 +25,7 @@ GIVEN = 16
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples kept of one loader, drawn uniformly from all of it."""
+    """Samples kept of one loader: a uniform draw from all of it, or its first batches if these cannot be divided."""
 
     kept: list[list[Any]]
     """One list of leaves per sample; whole batches where these cannot be divided."""
@@ -52,7 +52,7 @@ class Samples:
         return len(self.kept) if self.apart else sum(size_of(batch) for batch in self.kept)
 
     def batches(self, seed: int = 0, size: int | None = None, limit: int | None = None) -> Iterator[tuple[Tensor, Any]]:
-        """Yield (positions (n,), batch), shuffled by `seed`; batch sizes differ by one at most."""
+        """Yield (positions (n,), batch), shuffled by `seed`, sizes at most one apart; as given if not `apart`."""
         if not self.apart:
             first = 0
             for batch in self.kept:
@@ -78,7 +78,7 @@ class Samples:
         return [batch for batch in self.given if 2 * size_of(batch) > self.size]
 
     def mixed(self) -> Iterator[tuple[Tensor, Any]]:
-        """Yield the samples of the given batches in shuffled batches; positions count through `given`."""
+        """Yield the samples of the `usual` batches in shuffled batches; positions count through `usual`."""
         rows = [row for batch in self.usual for row in apart(batch)]
         draw = torch.Generator().manual_seed(1)
         order = torch.randperm(len(rows), generator=draw)
@@ -86,7 +86,7 @@ class Samples:
             yield positions, self.collated([rows[i] for i in positions.tolist()])
 
     def as_given(self) -> Iterator[tuple[Tensor, Any]]:
-        """Yield the given batches; positions count through them."""
+        """Yield the `usual` batches as they were given; positions count through them."""
         first = 0
         for batch in self.usual:
             yield torch.arange(first, first + size_of(batch)), batch

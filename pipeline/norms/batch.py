@@ -47,7 +47,7 @@ class BatchStatistics(_BatchNorm):
     num_batches_tracked: Tensor
     momentum: float
     by_moments_alone = False
-    """`normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
+    """True if `normalize_by_batch(x)` equals `normalize_by(x, mean, variance)` by the moments of x."""
     slot: int | None = None
     """The body slot whose rows alone reach this layer (per_person, mvc). None: the number of the call is the slot."""
 

@@ -112,7 +112,7 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return BatchNorm(channels, config.momentum, config.eps, config.sync)
 
 
-# On several GPUs both are nn.SyncBatchNorm; on several CPU ranks the equivalent BatchNorm.
+# On several GPUs both are nn.SyncBatchNorm (with norm.sync); on several CPU ranks the equivalent BatchNorm.
 BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True)
 # The same layer; it requires norm.sync, so that statistics cover all ranks.
 SYNC_BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True, synchronized=True)

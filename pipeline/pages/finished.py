@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import run_folder
 
-COUNTS = 0.02  # a normalization gap from which a page speaks of it
+COUNTS = 0.02  # smallest normalization gap that a page reports, as a fraction
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _fix(runs: list[FinishedRun], sick: FinishedRun, causes: list[dict[str, Any]
 
 
 def best_tracked(file: SkeletonFile) -> int:
-    """Return the clip with most bodies that are tracked in the largest share of their frames, the first of several."""
+    """Return the clip whose bodies' shares of tracked frames have the largest sum, the first of several."""
     frames_N, first_N = file.clips["frames"], file.clips["first_body"]
     seen_R = np.concatenate([[0], np.cumsum(file.present_R)])
     seen_B = seen_R[file.body_start + frames_N[file.body_clip]] - seen_R[file.body_start]

@@ -58,7 +58,7 @@ class Follower:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         words = [sys.executable, "-m", self.module, *self.arguments, *options]
         try:
-            # A session of its own: Ctrl-C is for the parent, which tells the follower in its own time.
+            # A session of its own: Ctrl-C reaches the parent only, which then signals the follower.
             return subprocess.Popen(  # noqa: S603 - the words are ours
                 words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
                 env=os.environ | {"PYTHONPATH": path},

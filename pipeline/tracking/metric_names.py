@@ -40,7 +40,7 @@ def of_diagnosis(answer: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of doctor.json.
 
     `norm/<layer>/mean_shift` is the distance of the running mean from the training clips' mean, in standard deviations
-    (median over channels), at the layer's worst call.
+    (median over channels), at the layer's worst call; `mean_shift_eval` that from the evaluation clips' mean.
     """
     result = named({key: answer[key] for key in ("accuracies", "gap", "unexplained") if key in answer})
     for entry in answer.get("layers", []):

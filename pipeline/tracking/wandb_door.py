@@ -76,7 +76,7 @@ class WandbRun:
     def dataset(self, metadata: dict[str, Any]) -> None:
         """Record which data file the run reads, by content hash and facts.
 
-        Recordings are under research terms, so no file and no path of theirs is recorded. Online the data is an
+        Recordings are under research terms, so no file of theirs is recorded. Online the data is an
         artifact that the run uses; wandb has no public way to declare that offline.
         """
         sha256 = str(metadata["content_sha256"])
