@@ -48,11 +48,11 @@ def test_batch_norm_is_that_of_torch_in_float64(
     dy = drawn(*shape).to(dtype)
 
     def torchs(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, mean, var, weight, bias, True, 0.1, 1e-5)
+        return nn.functional.batch_norm(x, mean, var, weight, bias, True, 0.1, 0.1)
 
     found, exact = [], []
     for results, function, kind in (
-        (found, partial(batch_norm, momentum=0.1, eps=1e-5), None),
+        (found, partial(batch_norm, momentum=0.1, eps=0.1), None),
         (exact, torchs, DOUBLE),
     ):
         given = [part.to(kind or part.dtype, copy=True) for part in (x, weight, bias, mean, var)]
@@ -67,8 +67,10 @@ def test_batch_norm_is_that_of_torch_in_float64(
 
 
 @pytest.mark.parametrize("sizes", [(7, 75, 25, 64), (33, 60, 20, 24), (3, 75, 25, 100), (40, 12, 4, 8)], ids=str)
-def test_messages_are_the_product_with_each_row(sizes: tuple[int, ...]) -> None:
-    """Output and both gradients, with sides that are not powers of two."""
+def test_messages_are_the_product_with_each_row(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output and both gradients, with sides that are not powers of two, and one or several rows per thread block."""
+    monkeypatch.setattr("pipeline.kernels.graph.ROW_BLOCKS", 4)
+    monkeypatch.setattr("pipeline.kernels.graph.SUM_BLOCKS", 5)
     SEEDED.manual_seed(0)
     rows, inside, outside, channels = sizes
     a, z = drawn(outside, inside).half().float(), drawn(rows, inside, channels, dtype=torch.float16)
@@ -139,14 +141,15 @@ class FakeFeatures:
     """Features with a device, type, order and size, but without data."""
 
     def __init__(self, **changes: object) -> None:
-        self.is_cuda, self.dtype, self.bodies, self.order = True, torch.bfloat16, 512, torch.channels_last
+        self.is_cuda, self.dtype, self.order = True, torch.bfloat16, torch.channels_last
+        self.dims, self.elements = 4, 2**24
         vars(self).update(changes)
 
     def dim(self) -> int:
-        return 4
+        return self.dims
 
     def numel(self) -> int:
-        return self.bodies * 64 * 64 * 25
+        return self.elements
 
     def is_contiguous(self, memory_format: torch.memory_format) -> bool:
         return self.order == memory_format
@@ -156,18 +159,32 @@ def test_large_features_on_a_gpu_take_kernels(monkeypatch: pytest.MonkeyPatch) -
     """If Triton can compile them; the control of the test below."""
     for why, taken in (("", True), ("no compiler", False)):
         monkeypatch.setattr(availability, "unavailable_reason", lambda why=why: why)
-        assert availability.use_kernels(FakeFeatures()) is taken
+        for dtype in (torch.bfloat16, torch.float16):
+            assert availability.use_kernels(FakeFeatures(dtype=dtype)) is taken
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"is_cuda": False}, {"dtype": torch.float32}, {"order": torch.contiguous_format}, {"bodies": 64}, {"bodies": 0}],
+    [
+        {"is_cuda": False},
+        {"dtype": torch.float32},
+        {"order": torch.contiguous_format},
+        {"elements": 2**24 - 1},
+        {"dims": 3},
+    ],
     ids=str,
 )
 def test_other_features_do_not(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another device, type or memory order, or small."""
+    """Another device, type or memory order, small, or not in four dimensions."""
     monkeypatch.setattr(availability, "unavailable_reason", str)
     assert not availability.use_kernels(FakeFeatures(**change))
+
+
+def test_compiled_code_keeps_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler fuses them."""
+    monkeypatch.setattr(availability, "unavailable_reason", str)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not availability.use_kernels(FakeFeatures())
 
 
 def no_compiler(*_: object) -> None:
@@ -179,7 +196,7 @@ def test_the_reason_why_kernels_cannot_run_is_one_line(monkeypatch: pytest.Monke
     ask = availability.unavailable_reason.__wrapped__
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert ask() == "this GPU has no bfloat16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     monkeypatch.setattr(torch, "ones", lambda *sizes, **_: torch.zeros(sizes, device=DEVICE))
     assert ask() == ""
     monkeypatch.setattr("pipeline.kernels.graph.aggregate", no_compiler)

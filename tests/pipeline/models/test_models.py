@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.doctor import diagnose
 from pipeline.models import MODELS, ModelConfig, build_model, compile_trunk
-from pipeline.models.bodies import PERSONS, max_over_bodies, mean_over_bodies
+from pipeline.models.bodies import PERSONS, max_over_bodies, mean_over_bodies, present_rows
 from pipeline.models.cost import cost, describe
 from pipeline.models.graph import adjacency
 from pipeline.models.plan import Plan
@@ -188,8 +188,8 @@ def test_dropout_is_applied_in_front_of_the_last_layer(model: str) -> None:
     network.classify.register_forward_hook(lambda _, inputs, y: classified.append(inputs[0]))
     network(*clips(MIXED * 8))
     assert classified[0] is outputs[0]
-    drops = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)]
-    assert drops == [0.9] * (4 if model == "hcn" else 1)
+    drops = [(type(layer), layer.p) for layer in network.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)]
+    assert drops == [(nn.Dropout2d, 0.9)] * (3 if model == "hcn" else 0) + [(nn.Dropout, 0.9)]
 
 
 def test_per_person_shares_scale_and_shift_but_not_statistics() -> None:
@@ -244,6 +244,17 @@ def test_pools_over_bodies_by_hand() -> None:
     assert mean_over_bodies(features, present).tolist() == [[1, -2], [0, 0]]
 
 
+def test_rows_of_a_layer_are_bodies_where_their_number_says_so() -> None:
+    """Three clips of two bodies: one slot per call, both slots, or neither: other rows, or a third call."""
+    present = torch.tensor([[True, False], [True, True], [False, True]])
+    slots = [present_rows(present, 3, call) for call in range(2)]
+    assert [slot.tolist() for slot in slots if slot is not None] == [[True, True, False], [False, True, True]]
+    both = present_rows(present, 6, 0)
+    assert both is not None
+    assert both.tolist() == [True, False, True, True, False, True]
+    assert present_rows(present, 4, 0) is present_rows(present, 3, 2) is None
+
+
 def test_the_adjacency_of_a_small_tree_by_hand() -> None:
     """0 - 1, and 1 to 2 and 3: joint 1's children send half each; a root has no parent, a leaf no children."""
     a_KVV = adjacency(((0, 1), (1, 2), (1, 3)), 4)
@@ -266,6 +277,12 @@ def plan(**changes: Any) -> Plan:
         "frames": FRAMES, "joints": JOINTS, "classes": CLASSES, "bones": BONES,
     }  # fmt: skip
     return Plan(**(values | changes))
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1.0, 64), (0.44, 32), (0.42, 24), (0.01, 8)])
+def test_numbers_of_channels_are_the_nearest_multiples_of_eight(width: float, channels: int) -> None:
+    """64 times the width: 28.2 and 26.9 lie on either side of 28."""
+    assert plan(width=width).channels(64) == channels
 
 
 # Published, of NTU RGB+D with 60 classes: HCN 1.047 M (skelact), CTR-GCN 1.46 M, ST-GCN++ 1.4 M (pyskl).
@@ -338,3 +355,24 @@ def test_a_copy_of_a_compiled_network_has_weights_of_its_own() -> None:
     nn.init.zeros_(copied.convolutions[0].weight)
     assert torch.equal(network(*clips(MIXED)), expected)
     assert not torch.allclose(copied(*clips(MIXED)), expected)
+
+
+def test_a_trunk_is_compiled_once_for_any_number_of_bodies_and_not_for_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six bodies, three and twelve."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    network = small(persons="masked")
+    compile_trunk(network)
+    network.eval()(*clips(MIXED))
+    assert graphs == []
+    for present in (MIXED, MIXED[:2], MIXED * 2):
+        network.train()(*clips(present))
+    assert len(graphs) == 1

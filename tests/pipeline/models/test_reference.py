@@ -25,19 +25,19 @@ REFERENCES: dict[str, Callable[[Weights, Tensor, Tensor, str], Tensor]] = {
 }
 
 
-def clips() -> tuple[Tensor, Tensor]:
+def clips(frames: int = FRAMES) -> tuple[Tensor, Tensor]:
     """Five clips in float64 with one or two bodies; one body is present from the fourth frame on, one has a gap."""
-    present_NMT = torch.ones(5, 2, FRAMES, dtype=torch.bool)
+    present_NMT = torch.ones(5, 2, frames, dtype=torch.bool)
     present_NMT[0, 1] = present_NMT[3, 0] = False
     present_NMT[1, 1, :3] = present_NMT[2, 0, 8:11] = False
-    x = torch.randn(5, 3, FRAMES, JOINTS, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(5, 3, frames, JOINTS, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return x * present_NMT.movedim(1, 2)[:, None, :, None, :], present_NMT
 
 
-def network(model: str, persons: str) -> torch.nn.Module:
+def network(model: str, persons: str, frames: int = FRAMES, width: float = 0.25) -> torch.nn.Module:
     """A network in float64 without dropout; scales, shifts, statistics and what starts at zero are random too."""
-    config = ModelConfig(model, dropout=0.0, width=0.25)
-    net = build_model(config, NormConfig(persons=persons), FRAMES, JOINTS, CLASSES, BONES).double()
+    config = ModelConfig(model, dropout=0.0, width=width)
+    net = build_model(config, NormConfig(persons=persons), frames, JOINTS, CLASSES, BONES).double()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
@@ -61,3 +61,10 @@ def test_a_model_equals_its_reference(model: str, persons: str, training: bool) 
     logits = net(x, present)
     assert (logits.amax(0) - logits.amin(0)).min() > 1e-4, "the logits depend on the clip"
     torch.testing.assert_close(logits, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_hcn_at_width_1_reads_places_in_the_order_of_its_reference() -> None:
+    """Two frames and two columns are left in front of the linear layer; at width 0.25 it is one of each."""
+    net, (x, present) = network("hcn", "masked", frames=32, width=1.0).eval(), clips(32)
+    expected = hcn(Weights(net.state_dict(), False, False), x, present, "masked")
+    torch.testing.assert_close(net(x, present), expected, rtol=1e-8, atol=1e-10)
