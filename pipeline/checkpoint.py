@@ -68,6 +68,7 @@ def load(run: Path) -> Checkpoint | None:
 
     Raises:
         ValueError: The file that the pointer names is missing or has changed.
+        IntegrityError: The pointer is damaged.
     """
     pointer = run / POINTER
     if not pointer.exists():

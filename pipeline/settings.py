@@ -99,7 +99,7 @@ def check(instance: Any, prefix: str) -> None:
 
     Args:
         instance: The settings; call this in their `__post_init__`.
-        prefix: What stands before a field's name on the command line: `norm.`, or `--`.
+        prefix: Text before a field's name on the command line: `norm.`, or `--`.
 
     Raises:
         ValueError: A value is not allowed; the message names the field, the value and what is allowed.

@@ -70,7 +70,7 @@ class Options:
 
 
 class TooManyRejects(RuntimeError):
-    """More clips are unreadable than in an intact download."""
+    """More clips are unreadable than in an intact download, or no clip could be built."""
 
     exit_code = exits.REJECTS
 
@@ -91,9 +91,10 @@ def build(options: Options, console: Console) -> Manifest:
 
     Raises:
         SourceError: The options or the sources cannot be used.
-        TooManyRejects: Too many clips are unreadable; the manifest is published, the file is not.
+        TooManyRejects: Too many clips are unreadable, or none is left; the manifest is published, the file is not.
         LockedError: Another process builds the same file.
         CountError: A whole benchmark does not have its published splits.
+        IntegrityError: The finished rows do not match each other.
         EngineError: The engine cannot be used, or its workers died.
         OSError: A file cannot be read or written; ENOSPC for a full disk.
     """

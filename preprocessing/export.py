@@ -49,7 +49,7 @@ class Options:
     frames: int = 64
     """dense: number of frames T that every clip is resampled to."""
     protocol: str = ""
-    """ctr: the split; empty: the file's default."""
+    """ctr: the split protocol; empty: the file's default."""
     second: str = ""
     """ctr: values of an absent second actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for NTU 120."""
 

@@ -27,7 +27,7 @@ class Journal:
         sync: Each record is on the disk when `append` returns. Without it, a power cut may lose the last records.
 
     Raises:
-        IntegrityError: A line before the last is damaged.
+        IntegrityError: A line with a line break, and a matching checksum if lines have one, is not JSON.
     """
 
     def __init__(self, path: Path, *, checksum: bool = False, sync: bool = True) -> None:

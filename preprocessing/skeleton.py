@@ -83,7 +83,7 @@ def _blank(data, at):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _ends(data, at):  # type: ignore[no-untyped-def]
-    """Return whether a token may end at `at`. NUL, which damaged disks leave, and other control characters end none."""
+    """Return whether a token may end at `at`: at white space or the end, not at NUL or other control characters."""
     return at >= data.size or data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9
 
 

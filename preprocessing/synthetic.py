@@ -42,7 +42,7 @@ HIDDEN_NOISE = 0.05  # metres: joints on the far side of a body that stands side
 
 
 def film(scene: list[np.ndarray], camera: int, setup: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Project the scene into the coordinates of a camera (x, y up, z depth; metres) and add the sensor's noise."""
+    """Transform the scene into the coordinates of a camera (x, y up, z depth; metres) and add the sensor's noise."""
     yaw = np.radians((-45, 0, 45)[camera - 1]) + rng.normal(0, 0.05)
     height, distance = 0.7 + 0.2 * setup, 2.8 + 0.25 * setup
     place_3 = np.array([rng.normal(0, 0.2), -height, distance + rng.normal(0, 0.15)])

@@ -39,7 +39,7 @@ def join(scene: Scene, gap: float, distance: float) -> Result:
 
 
 def length(scene: Scene, frames: float) -> Result:
-    """Of several bodies, drop those tracked in `frames` frames or fewer."""
+    """Of several bodies, drop those tracked in `frames` frames or fewer; if all are, the one that moves most stays."""
     if len(scene.bodies) < 2:
         return scene, []
     short = [len(body.frame_F) <= frames for body in scene.bodies]
@@ -65,7 +65,7 @@ def spread(scene: Scene, width: float, share: float) -> Result:
 
 
 def still(scene: Scene, least: float, most: float) -> Result:
-    """Of several bodies, drop those with a motion below `least` or above `most` (square metres), except the largest.
+    """Of several bodies, drop those with a motion below `least` or above `most` (m^2), except the one that moves most.
 
     Optional: it removes furniture and tracking jitter, but quiet partners as well.
     """
