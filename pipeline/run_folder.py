@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
 SUMMARY, DOCTOR, NON_FINITE = "summary.json", "doctor.json", "nonfinite.json"
-# Settings that a resumed run may change: they decide no number.
+# Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
+# batch statistics without norm.sync.
 FREE = ("data", "out", "nproc", "wandb", "fast_start")
 
 

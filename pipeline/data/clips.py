@@ -57,7 +57,7 @@ WORKERS = 4
 
 
 class Clips:
-    """All clips of one file. On the CPU they stay mapped: one copy in the page cache serves every rank and trial.
+    """All clips of one file. On the CPU they stay memory-mapped: one copy in the page cache serves every rank.
 
     On a GPU they are copied there once if they fit into half of its free memory; else `workers` threads make batches on
     the CPU from the mapped file (`prefetch`) and copy them one by one.
