@@ -1,6 +1,6 @@
 """STUDY/ledger.jsonl: the record of a search or a study, one line per event, on the disk before work goes on.
 
-It is the truth. Ray's own state is pickle, a kill can tear it, and it is never read back.
+Searches and studies resume from it alone. Ray's own state is pickle, a kill can tear it, and it is never read back.
 
 The first line names the study. Each other line is `begun` (a task with its settings and seed), `failed` (an attempt,
 with its cause) or `ended` (the task with its outcome). A task that began and did not end was under way when the driver

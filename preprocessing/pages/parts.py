@@ -65,7 +65,7 @@ class Row:
 
     cells: tuple[Value, ...]
     marked: str = ""
-    """Why the row is highlighted, in a word such as `baseline`; empty: it is not."""
+    """Reason for highlighting the row, in a word such as `baseline`; empty: it is not highlighted."""
 
 
 @dataclass(frozen=True)
