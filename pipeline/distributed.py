@@ -117,7 +117,7 @@ def wrap(model: nn.Module, device: torch.device, same_buffers: bool) -> nn.Modul
     )
 
 
-# Values up to which a sum over ranks is made of one exchange instead of a reduction's two: there the wait is all.
+# Up to this many values latency dominates: one all-gather and a local sum replace the two exchanges of a reduction.
 FEW = 4096
 
 
@@ -133,7 +133,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def gathered(x: Tensor) -> Tensor:
-    """Every rank's `x`, stacked to (world, *x.shape), without gradient."""
+    """Return every rank's `x`, stacked to (world, *x.shape), without gradient."""
     stacked = x.new_empty(world_size(), *x.shape)
     if world_size() == 1:
         return stacked.copy_(x[None])
@@ -153,6 +153,6 @@ class _Stacked(torch.autograd.Function):
 
 
 def stack_over_ranks(x: Tensor) -> Tensor:
-    """Every rank's `x`, stacked to (world, *x.shape), the same on all ranks and differentiable."""
+    """Return every rank's `x`, stacked to (world, *x.shape), the same on all ranks and differentiable."""
     result: Tensor = _Stacked.apply(x)
     return result

@@ -39,7 +39,7 @@ class _MaskedInput(nn.Module):
         self.norm = norm
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """As the norm it stands for."""
+        """Return what the norm that it replaces returns in evaluation."""
         return torch.where(
             present_NMT.transpose(1, 2)[:, None, :, None, :], self.norm(x_NCTVM, present_NMT), 0.0
         )  # fmt: skip
@@ -56,7 +56,7 @@ class _Calibrated(nn.Module):
         self.register_buffer("share_R", share_R.cpu().float())
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """(N, K)."""
+        """Return probabilities (N, K)."""
         scores_RNK = torch.stack([model(x, present).log_softmax(1) for model in self.models])
         return (ensemble.combine(scores_RNK, self.share_R) / self.temperature).softmax(1)
 

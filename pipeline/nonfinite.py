@@ -25,9 +25,8 @@ class NonFiniteLoss(exits.Fault):
 class NonFiniteGuard:
     """Guards one epoch: once a gradient is non-finite, no further optimizer step is taken, and the clips are named.
 
-    A GPU works behind the program that launches its kernels, and runs out of work after each question that the program
-    waits for. So the optimizer learns on the device whether it may step, and the program reads the answer for a batch
-    after it has launched the next.
+    GPU kernels run asynchronously, and each synchronization with the host leaves the GPU idle. So the optimizer reads
+    on the device whether it may step, and the host reads the answer for a batch after it has launched the next.
     """
 
     def __init__(

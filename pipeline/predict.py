@@ -71,10 +71,17 @@ class Network(NamedTuple):
 
 
 class Predictor:
-    """A trained run, or several together, ready to be asked. `source` is what the user named: a run folder or a file.
+    """Predict the action in recordings, by one trained run or several together.
 
-    `result` is what was measured of them; None of a run that is not finished. `temperature` is 1 where none could be
-    fitted (`calibrated` False).
+    `temperature` is 1 if none could be fitted (`calibrated` is False then).
+
+    Args:
+        source: Run folder, or file of pipeline.ensemble, that the user named.
+        metadata: Metadata of the data that the runs were trained on.
+        networks: The trained networks.
+        weights: Weight of each network; only their ratios count.
+        result: Summary of the run, or content of the file; None for a run that is not finished.
+        device: Device of the networks.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 FEW_CLIPS = 16
 STEPS = 200
 CLIPS = 16
-LEARNED = 0.5  # of the loss of guessing
-LOOKS = 9  # at who is running, 25 ms apart
+LEARNED = 0.5  # share of the loss of guessing, ln K, at which the overfit test passes
+LOOKS = 9  # samples of the number of runnable threads, 25 ms apart
 
 
 def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh: bool) -> None:
@@ -131,7 +131,7 @@ def running(proc: Path = Path("/proc/loadavg")) -> int:
     seen = []
     for _ in range(LOOKS):
         time.sleep(0.025)
-        seen.append(int(proc.read_text().split()[3].split("/")[0]) - 1)  # the one is who reads it
+        seen.append(int(proc.read_text().split()[3].split("/")[0]) - 1)  # this thread is runnable itself
     return max(0, int(statistics.median(seen)))
 
 

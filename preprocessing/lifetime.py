@@ -1,4 +1,4 @@
-"""End a child process when its parent ends, in whatever way that ends."""
+"""End a child process when its parent ends, even if the parent is killed."""
 
 from __future__ import annotations
 

@@ -59,18 +59,18 @@ class Draw(NamedTuple):
     index_N: Tensor  # int64, positions in the file
 
     def uniform(self, purpose: int, count: int) -> Tensor:
-        """(N, count) float32: the same for a clip whatever else is in the batch."""
+        """Return (N, count) float32 in [0, 1); the draw of a clip does not depend on the rest of the batch."""
         base = _mix_int(_mix_int(_mix_int(self.seed) ^ self.epoch) ^ purpose)
         key_N1 = _mix((self.index_N + 1).unsqueeze(1) ^ base)
         counter = torch.arange(count, device=self.index_N.device)
         return (_mix(key_N1 ^ _mix(counter + 1)) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
     def symmetric(self, purpose: int, count: int, largest: float) -> Tensor:
-        """(N, count), uniform in [-largest, largest)."""
+        """Return (N, count) float32, uniform in [-largest, largest)."""
         return largest * (2 * self.uniform(purpose, count) - 1)
 
     def normal(self, purpose: int, count: int) -> Tensor:
-        """(N, count), standard normal (Box & Muller 1958)."""
+        """Return (N, count) float32, standard normal (Box & Muller 1958)."""
         half = -(-count // 2)
         u_NH, v_NH = self.uniform(purpose, 2 * half).chunk(2, dim=1)
         radius_NH = (-2 * (1 - u_NH).log()).sqrt()
@@ -110,7 +110,7 @@ def crop_windows(config: AugmentConfig, draw: Draw) -> Tensor:
 
 
 def mirrored_joints(joint_names: list[str]) -> Tensor:
-    """(V,) for each joint the one it changes places with. ValueError if names have no sides."""
+    """Return the index of each joint's mirror image, (V,). ValueError if names have no sides."""
     place = {name: v for v, name in enumerate(joint_names)}
     other = [name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in joint_names]
     if other == list(joint_names) or any(name not in place for name in other):
@@ -124,7 +124,7 @@ def mirrored_joints(joint_names: list[str]) -> Tensor:
 def augment(
     config: AugmentConfig, draw: Draw, x_NCTVM: Tensor, present_NMT: Tensor, mirror_V: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Changed clips and where their bodies are; rows of absent bodies stay zero."""
+    """Return the changed clips and their presence; rows of absent bodies stay zero."""
     if config.mirror:
         assert mirror_V is not None
         flip_N = draw.uniform(_MIRROR, 1)[:, 0] < config.mirror
@@ -151,7 +151,7 @@ def augment(
 
 
 def linear_maps(config: AugmentConfig, draw: Draw) -> Tensor:
-    """(N, 3, 3): shear, then rotation about x, y (with the further yaw) and z, then size."""
+    """Return (N, 3, 3): shear, then rotation about x, y (with the further yaw) and z, then size."""
     count = len(draw.index_N)
     angle_N3 = draw.symmetric(_ROTATE, 3, config.rotate)
     angle_N3 = angle_N3 + torch.nn.functional.pad(draw.symmetric(_YAW, 1, config.yaw), (1, 1))
@@ -163,7 +163,7 @@ def linear_maps(config: AugmentConfig, draw: Draw) -> Tensor:
 
 
 def rotation(angle_N: Tensor, axis: int) -> Tensor:
-    """(N, 3, 3) right-handed rotations about a coordinate axis, radians."""
+    """Return right-handed rotations (N, 3, 3) about a coordinate axis by angles in radians."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     result = torch.zeros(len(angle_N), 3, 3, device=angle_N.device)
     result[:, axis, axis] = 1

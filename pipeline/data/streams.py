@@ -21,7 +21,7 @@ STREAMS = {name: (name,) for name in (*FOUR, "partner", *DISTANCES)} | {"all": F
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """The parts of a stream, or of several joined by +. ValueError for a name that is not in STREAMS."""
+    """Return the parts of a stream, or of several joined by +. ValueError for a name that is not in STREAMS."""
     for word in name.split("+"):
         if word not in STREAMS:
             raise ValueError(
@@ -68,7 +68,7 @@ class Stream(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def partner(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-        """Each joint relative to the other body's root; zero wherever not both are tracked.
+        """Return each joint relative to the other body's root; zero unless both bodies are tracked.
 
         Each body goes through the network by itself, so other streams than this one and `partner_distance` do not show
         how far the other body is.
@@ -79,7 +79,7 @@ class Stream(nn.Module):
 
 
 def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
-    """For each joint the one its bone hangs on; a root is its own parent, so that its bone has no length.
+    """Return the parent of each joint; a root is its own parent, so that its bone has length 0.
 
     ValueError if the bones are missing, or do not form a tree of these joints.
     """
@@ -101,7 +101,7 @@ def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
 
 
 def motion(x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
-    """x[t + 1] - x[t], zero in the last frame and wherever the body is not tracked in both frames.
+    """Return x[t + 1] - x[t], zero in the last frame and where the body is not tracked in both frames.
 
     Without the second rule a body that comes or goes would leap from or to the origin.
     """
@@ -111,7 +111,7 @@ def motion(x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
 
 
 def distances(x_NCTVM: Tensor, other_NCTVM: Tensor, both_NMT: Tensor) -> Tensor:
-    """(N, V, T, V, M): metres from each joint (the second V) to each of another body's, or its own, joints.
+    """Return (N, V, T, V, M): metres from each joint (the second V) to each of another body's, or its own, joints.
 
     Zero except where `both_NMT`. Summed coordinate by coordinate: torch.cdist has no ONNX, and a norm over a short
     dimension is twenty times slower on a CPU.

@@ -1,8 +1,8 @@
 """Mean and variance per channel: computed, merged, compared, and applied to a layer's input.
 
-Precision is decided here and nowhere else. A batch's moments are computed in float32 at least (a bfloat16 sum loses its
-small terms), or in the type that a `Precision` names. Variances come from differences of means, never from
-E[x^2] - E[x]^2, which cancels in float32.
+The precision of the doctor and of recalibration is decided here. A batch's moments are computed in float32 at least
+(a bfloat16 sum loses its small terms), or in the type that a `Precision` names. Variances come from differences of
+means, never from E[x^2] - E[x]^2, which cancels in float32.
 """
 
 from __future__ import annotations
