@@ -35,7 +35,8 @@ class ClipBatches:
     order: str = "once"
 
     def __iter__(self) -> Iterator[Batch]:
-        for index_N in epoch_batches(self.index_N, self.clips.label_N, self.size, seed=0, epoch=0, order=self.order):
+        key_N = self.clips.sorted_by(self.order)
+        for index_N in epoch_batches(self.index_N, key_N, self.size, seed=0, epoch=0, order=self.order):
             yield self.clips.batch(index_N, self.frames)
 
 

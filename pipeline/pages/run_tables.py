@@ -85,7 +85,7 @@ def study_table(study: Path) -> Table:
     path = study / "results.json"
     if not path.exists():
         raise ValueError(
-            f"{study} has no results.json. FinishedRun python -m tuning.search or tuning.study --out {study} first."
+            f"{study} has no results.json. Run python -m tuning.search or tuning.study --out {study} first."
         )
     document = files.read_json(path, "trials")
     trials, arms = document["trials"], document.get("arms")

@@ -71,7 +71,7 @@ def _why(sick: FinishedRun, causes: list[dict[str, Any]]) -> Box:
                 "of statistics for both."
             )
     else:
-        words += sick.doctor["verdict"] if sick.doctor else "FinishedRun python -m pipeline.doctor to find the cause."
+        words += sick.doctor["verdict"] if sick.doctor else "Run python -m pipeline.doctor to find the cause."
     return Box("Why", f"{100 * sick.normalization_gap:.1f} points", words, "bad")
 
 

@@ -63,7 +63,7 @@ def test_the_boxes_say_what_happened_why_and_what_fixes_it() -> None:
 
 
 def test_without_a_cause_the_verdict_or_the_command_stands_there() -> None:
-    assert "FinishedRun python -m pipeline.doctor" in runs.answer([run("a")])[1].text
+    assert "Run python -m pipeline.doctor" in runs.answer([run("a")])[1].text
     _, why, fix = runs.answer([run("a", doctor=DOCTOR | {"causes": []})])
     assert why.text.endswith("The loop.")
     assert fix.figure == ""
