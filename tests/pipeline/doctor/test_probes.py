@@ -1,6 +1,7 @@
 """training: short trainings of a copy find a rate that was not decayed and norms that heal; the run stays as it was."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from pipeline import train
 from pipeline.config import from_dict
-from pipeline.doctor.probes import FINE_TUNES, fine_tunes, probe_rate, start, trained
+from pipeline.doctor.probes import FINE_TUNES, LOWER_RATE, fine_tunes, last_rate, probe_rate, start, trained
 from pipeline.run_folder import Run
 from tests.conftest import CLASSES, JOINTS, moving_body, write_file
 from tests.pipeline.conftest import SMALL, trained_run
@@ -63,6 +64,20 @@ def test_a_rate_that_fell_needs_no_probe(data_file: Path, tmp_path: Path) -> Non
     entry = probe_rate(run_at(data_file, tmp_path / "cosine", 1e-3, "cosine"), "test", 1)
     assert entry["text"].startswith("learning rate decayed")
     assert "after" not in entry
+
+
+def test_copies_train_at_the_rates_that_they_are_compared_at() -> None:
+    """The probe at a tenth of the rate in the middle of the last epoch; new norms at the run's own, never frozen."""
+    values = {"data": Path("unused"), "out": Path("unused"), "norm": {"kind": "frozen_bn", "freeze_after": 7}}
+    values |= {"optim": {"lr": 2.0, "schedule": "cosine", "warmup": 1.0}, "train": {"epochs": 10}}
+    config = from_dict(values)
+    assert last_rate(config) == pytest.approx(1 + math.cos(0.95 * math.pi))
+    lower = LOWER_RATE.change(config).optim
+    assert (lower.lr, lower.schedule, lower.warmup) == (pytest.approx(0.1 * last_rate(config)), "constant", 0.0)
+    for name, kind in (("swap", "gn"), ("input", "frozen_bn")):
+        changed = FINE_TUNES[name].change(config)
+        assert (changed.optim.lr, changed.optim.schedule, changed.optim.warmup) == (2.0, "cosine", 0.0)
+        assert (changed.norm.kind, changed.norm.freeze_after) == (kind, 0)
 
 
 def test_a_copy_trains_in_the_runs_memory_order(data_file: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline import checkpoint, predict, train
 from pipeline.config import as_dict, from_dict
 from pipeline.doctor.__main__ import described
 from pipeline.doctor.patient import diagnose_run
-from pipeline.doctor.repair import converted, fix_run
+from pipeline.doctor.repair import Repair, choose, converted, fix_run
 from pipeline.models.bodies import SlotNorms
 from pipeline.run_folder import Run
 from preprocessing.files import sha256_file
@@ -113,6 +113,22 @@ def test_a_healthy_run_is_not_repaired(runs: Path, tmp_path: Path) -> None:
     assert fix_run(runs / "bn-masked", tmp_path / "out") is None
     assert fix_run(runs / "none", tmp_path / "out") is None
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"), [(0.5, 0.5, None), (0.9, 0.91, "first"), (0.7, 0.9, "second"), (0.5, 0.9, "second")]
+)
+def test_a_later_repair_is_chosen_where_it_beats_the_simpler_one(
+    first: float, second: float, chosen: str | None
+) -> None:
+    """The run as it is has half of 200 clips right; a point more is noise."""
+    config = from_dict({"data": Path("unused"), "out": Path("unused")})
+    as_it_is, *repairs = (
+        Repair(name, config, torch.nn.Identity(), torch.arange(200) < round(200 * share))
+        for name, share in (("as it is", 0.5), ("first", first), ("second", second))
+    )
+    best = choose(as_it_is, repairs)
+    assert (best.name if best else None) == chosen
 
 
 def test_nothing_is_overwritten(runs: Path, fixed: tuple[Path, dict]) -> None:
