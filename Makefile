@@ -45,9 +45,9 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 
-# Two workers: tests run one thread each.
+# Two workers: tests run one thread each. Those of a group (xdist_group) run in one worker.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

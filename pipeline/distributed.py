@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from preprocessing import exits
+from preprocessing import exits, lifetime
 
 # A rank that died is noticed at once (its connection resets); a rank that hangs, after this time.
 TIMEOUT = timedelta(minutes=10)
@@ -63,13 +63,18 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, entry)(*arguments)
+        elastic_launch(config, _run_rank)(entry, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         words = f"rank {rank} ended with exit code {failure.exitcode}; its message stands above"
         raise RankDied(words, failure.exitcode) from None
     except SignalException:
         raise KeyboardInterrupt from None
+
+
+def _run_rank(entry: Callable[..., None], *arguments: Any) -> None:
+    lifetime.interrupt_once()
+    entry(*arguments)
 
 
 def launched() -> bool:

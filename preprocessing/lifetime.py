@@ -1,8 +1,9 @@
-"""End a child process when its parent ends, even if the parent is killed."""
+"""End a child process once: when its parent ends, even if it is killed, and at the first interrupt."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,19 @@ def wait_for_end_of_input() -> None:
     with suppress(OSError):
         while os.read(0, 1):
             pass
+
+
+def interrupt_once() -> None:
+    """Let the first SIGINT raise KeyboardInterrupt and ignore later ones, which would break off the clean-up.
+
+    A rank gets Ctrl-C twice: from the terminal and from its launcher.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def _join_parent() -> None:

@@ -47,7 +47,7 @@ class Experiment(ABC):
     _: KW_ONLY
     epochs: AtLeast1 = 20
     """Epochs per trial."""
-    frames: AtLeast1 = InputConfig.frames
+    frames: Annotated[int, Range(ge=2)] = InputConfig.frames
     """Frames T that clips are resampled to."""
     cpus_per_rank: AtLeast1 = 1
     """CPU cores per rank; as many trials run at once as fit the machine."""
@@ -68,8 +68,15 @@ class Experiment(ABC):
 
     @property
     def command(self) -> dict[str, str]:
-        """All settings as text, as results.json and report.html show them."""
+        """All settings as text, as report.html shows them."""
         return {key: str(value) for key, value in asdict(self).items()}
+
+    @property
+    def recorded_command(self) -> dict[str, str]:
+        """All settings as text for results.json, also under the keys that older versions wrote."""
+        command = self.command
+        old = {_key(old): command[_key(new)] for old, new in OLD_OPTIONS.items() if _key(new) in command}
+        return command | old
 
     @abstractmethod
     def spec(self, task: Task) -> TrialSpec:
@@ -126,6 +133,10 @@ def parse(cls: type[E], description: str | None) -> E:
     program = f"python -m {cls.__module__}"
     words = [_current_option(word) for word in sys.argv[1:]]
     return tyro.cli(cls, prog=program, description=description, args=words, registry=settings.command_line())
+
+
+def _key(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _current_option(word: str) -> str:

@@ -101,7 +101,7 @@ def run_search(settings: Search) -> list[Outcome]:
             with settings.reporter(settings.trials, done) as reporter:
                 settings.run(tpe_source(settings, ledger, reporter), Asha(settings.grace, settings.epochs))
         outcomes = list(ledger.ended.values())
-        results.write(settings.out, {"command": settings.command, "trials": results.search_rows(outcomes)})
+        results.write(settings.out, {"command": settings.recorded_command, "trials": results.search_rows(outcomes)})
         page.write_search(settings.out, settings.command, outcomes)
     return outcomes
 

@@ -114,7 +114,7 @@ def run_study(settings: Study) -> StudyResult:
                 settings.run(TaskList(left, settings.spec, ledger, reporter))
         outcomes = [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
         document = results.study_document(arms, outcomes)
-        results.write(settings.out, {"command": settings.command, **document})
+        results.write(settings.out, {"command": settings.recorded_command, **document})
         page.write_study(settings.out, settings.command, document, outcomes)
     return StudyResult(arms, outcomes, document)
 

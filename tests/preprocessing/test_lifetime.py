@@ -57,3 +57,23 @@ def test_without_it_a_child_outlives_its_parent() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             parent.communicate(timeout=1)
         parent.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(("call", "end"), [("lifetime.interrupt_once()", "cleaned up"), ("", "interrupted again")])
+def test_the_first_interrupt_counts(call: str, end: str) -> None:
+    """A second SIGINT does not break off the clean-up; without the call it does (control)."""
+    code = f"""
+import os, signal
+from preprocessing import lifetime
+{call}
+try:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("cleaned up")
+except KeyboardInterrupt:
+    print("interrupted again")
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == end

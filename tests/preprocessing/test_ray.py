@@ -12,6 +12,9 @@ import pytest
 from preprocessing import engines
 from preprocessing.build import main as build
 
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 TIME_LIMIT = 300  # seconds, of any one step
 
 

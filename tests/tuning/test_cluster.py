@@ -36,6 +36,9 @@ needs_root = pytest.mark.skipif(
     reason="namespaces need root, unshare and ip: run as root, apt-get install util-linux iproute2",
 )
 
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script of this folder in its own namespaces."""

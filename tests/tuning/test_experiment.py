@@ -46,6 +46,16 @@ def test_old_option_names_work(
     assert {name: getattr(parsed, name) for name in expected} == expected
 
 
+def test_results_keep_the_keys_of_older_versions(tmp_path: Path) -> None:
+    """results.json has a setting under its old key too; the page shows it once."""
+    search = Search(write_file(tmp_path / "a.h5", clips=24), tmp_path / "study", cpus_per_rank=3)
+    assert search.recorded_command == search.command | {
+        "cpus_per_worker": "3",
+        "workers_per_trial": search.command["ranks_per_trial"],
+    }
+    assert "cpus_per_worker" not in search.command
+
+
 def test_help_speaks_of_ranks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The old names are not shown."""
     monkeypatch.setattr(sys, "argv", ["prog", "--help"])

@@ -203,6 +203,9 @@ import os, signal, sys
 from pathlib import Path
 from tuning.engine import Resources, run_all
 
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 class Finalized:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

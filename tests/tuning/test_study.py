@@ -16,6 +16,9 @@ from tuning.arms import Arm, Arms, read_arms
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.study import Study, list_tasks, main, run_study
 
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 LOOP = {"train.batch_size": 16, "norm.kind": "bn", "norm.persons": "loop", "norm.momentum": 0.01}
 NONE = {"train.batch_size": 16, "norm.kind": "none"}
