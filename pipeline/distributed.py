@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -65,11 +66,21 @@ def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -
     try:
         elastic_launch(config, _run_rank)(entry, *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = root_failure(error.failures)
         words = f"rank {rank} ended with exit code {failure.exitcode}; its message stands above"
         raise RankDied(words, failure.exitcode) from None
     except SignalException:
         raise KeyboardInterrupt from None
+
+
+def root_failure(failures: Mapping[int, Any]) -> tuple[int, Any]:
+    """Return the rank that failed first, and its failure, from those of all ranks by rank.
+
+    A rank that aborted comes last: gloo and NCCL abort ranks that wait for a dead one, and the launcher may notice both
+    at the same time.
+    """
+    own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGABRT}
+    return min((own or failures).items(), key=lambda item: item[1].timestamp)
 
 
 def _run_rank(entry: Callable[..., None], *arguments: Any) -> None:

@@ -1,9 +1,11 @@
 """distributed.py: a world of one changes nothing; ranks that die end the command with their name."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +76,21 @@ def test_a_rank_that_dies_ends_the_command_and_is_named(tmp_path: Path) -> None:
     result = two_ranks(tmp_path, "die")
     assert result.returncode == 1
     assert "error: rank 1 ended with exit code 9" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("failures", "root"),
+    [
+        ({0: (-signal.SIGABRT, 1), 1: (9, 2)}, 1),  # rank 0 waited for rank 1 in a collective
+        ({0: (2, 5), 1: (2, 4)}, 1),
+        ({0: (-signal.SIGABRT, 2), 1: (-signal.SIGABRT, 1)}, 1),
+        ({0: (-signal.SIGKILL, 1), 1: (-signal.SIGABRT, 0)}, 0),
+    ],
+)
+def test_the_rank_that_failed_first_is_named(failures: dict[int, tuple[int, int]], root: int) -> None:
+    """By time, but those that a collective aborted come last."""
+    found = {rank: SimpleNamespace(exitcode=code, timestamp=time) for rank, (code, time) in failures.items()}
+    assert distributed.root_failure(found) == (root, found[root])
 
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
