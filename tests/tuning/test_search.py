@@ -22,6 +22,9 @@ from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.search import main
 from tuning.space import SPACE
 
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 TRIALS = 3
 
@@ -202,9 +205,6 @@ SWALLOWED = """
 import os, signal, sys
 from pathlib import Path
 from tuning.engine import Resources, run_all
-
-# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
-pytestmark = pytest.mark.xdist_group("ray")
 
 class Finalized:
     def __del__(self):
