@@ -7,7 +7,7 @@ OUT    ?= $(if $(RAW),demo-raw,demo)
 # Keep byte code even where the environment disables it: without it every start takes 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow test-docker lint bench bench-doctor clean
+.PHONY: setup demo test test-slow test-docker lint bench bench-doctor bench-normbugs clean
 
 setup: .venv/ready
 
@@ -64,6 +64,10 @@ bench: setup
 # Half an hour of one core; one line per case; the same command resumes.
 bench-doctor: setup
 	$(BIN)/python tests/bench/doctor.py --out bench-doctor
+
+# Twenty minutes of two cores; the same command resumes.
+bench-normbugs: setup
+	$(BIN)/python tests/bench/normbugs.py --out bench-normbugs
 
 clean:
 	rm -rf .venv demo demo-raw .docker-test

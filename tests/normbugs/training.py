@@ -1,0 +1,120 @@
+"""Train and score the cases' models in plain torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def first(model: nn.Module, batch: Any) -> Any:
+    """Apply the model to the batch's first element."""
+    return model(batch[0])
+
+
+def cross_entropy(output: Any, batch: Any) -> Tensor:
+    """Return the cross-entropy of logits (N, K, ...) against the batch's last element."""
+    return functional.cross_entropy(output, batch[-1])
+
+
+def right(output: Any, batch: Any) -> Tensor:
+    """Return whether the first choice is right, per sample (or per pixel)."""
+    return (output.argmax(1) == batch[-1]).float()
+
+
+def negative_error(output: Any, batch: Any) -> Tensor:
+    """Return the negative squared error per sample (N,)."""
+    return -(output - batch[-1]).square().flatten(1).mean(1)
+
+
+def squared_error(output: Any, batch: Any) -> Tensor:
+    """Return the mean squared error."""
+    return functional.mse_loss(output, batch[-1])
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Any],
+    epochs: int,
+    lr: float = 3e-3,
+    *,
+    forward: Forward = first,
+    loss: Callable[[Any, Any], Tensor] = cross_entropy,
+    optimizer: torch.optim.Optimizer | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train a model, in the mode that its caller put it in (training mode, unless a case says otherwise).
+
+    Args:
+        model: The model.
+        batches: The training loader.
+        epochs: Passes over it.
+        lr: Learning rate of Adam.
+        forward: (model, batch) -> output.
+        loss: (output, batch) -> loss.
+        optimizer: Takes the place of Adam.
+        after_step: Called with the number of steps taken, after each.
+    """
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr)
+    step = 0
+    for _ in range(epochs):
+        for batch in batches:
+            optimizer.zero_grad()
+            loss(forward(model, batch), batch).backward()
+            optimizer.step()
+            step += 1
+            if after_step:
+                after_step(step)
+
+
+def scorer(
+    batches: Iterable[Any], metric: Callable[[Any, Any], Tensor] = right, forward: Forward = first
+) -> Callable[[nn.Module], float]:
+    """Return a user's evaluation loop: the mean metric over all samples, in the mode that the model is in.
+
+    It works on a copy, because an evaluation in training mode changes buffers.
+    """
+
+    def score(model: nn.Module) -> float:
+        mine = copy.deepcopy(model)
+        values: list[Tensor] = []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            values += [metric(forward(mine, batch), batch).reshape(-1).double() for batch in batches]
+        return torch.cat(values).mean().item()
+
+    return score
+
+
+def norms(model: nn.Module) -> list[Any]:
+    """Return torch's batch norms and instance norms of a model."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+
+def with_momentum(model: nn.Module, momentum: float | None) -> nn.Module:
+    """Set the momentum of all norms."""
+    for norm in norms(model):
+        norm.momentum = momentum
+    return model
+
+
+def small_cnn(classes: int = 10, channels: int = 16, inputs: int = 1) -> nn.Sequential:
+    """Return a plain network of two convolutions with batch norms, for small pictures."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(channels, 2 * channels, 3, padding=1),
+        nn.BatchNorm2d(2 * channels),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * channels, classes),
+    )
