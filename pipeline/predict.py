@@ -97,6 +97,7 @@ class Predictor:
         self.share_R = ensemble.shares(torch.tensor(weights, dtype=torch.float64, device=device))
         self.stages = metadata.stages()
         self.finished = result is not None
+        self.accuracies: dict[str, float] = (result or {}).get("accuracies", {})
         self.calibration: dict[str, Any] = (result or {}).get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
         self.temperature = float(self.calibration.get("temperature", 1.0))

@@ -59,14 +59,34 @@ class Metadata:
     fps: float
     class_names: list[str]
     content_sha256: str
+    channels: int = 3
+    """Values per joint; 3 in folders of versions that did not write it."""
 
     @classmethod
     def of(cls, file: SkeletonFile) -> Metadata:
         """Take the metadata from an open data file."""
         bones = tuple((int(parent), int(child)) for parent, child in file.bones)
         return cls(
-            file.dataset, file.recipe, file.joint_names, bones, file.fps, file.class_names, file.content_sha256
-        )  # fmt: skip
+            dataset=file.dataset,
+            recipe=file.recipe,
+            joint_names=file.joint_names,
+            bones=bones,
+            fps=file.fps,
+            class_names=file.class_names,
+            content_sha256=file.content_sha256,
+            channels=int(file.joints_RV3.shape[2]),
+        )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Metadata:
+        """Make metadata of the values of a JSON file; a field newer than the file has its default."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+        return cls(**known | {"bones": tuple((parent, child) for parent, child in values["bones"])})
+
+    @classmethod
+    def required(cls) -> tuple[str, ...]:
+        """Return the fields that every version has written."""
+        return tuple(field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING)
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the recipe, ready to apply. ValueError for a stage that this version does not know."""
@@ -179,9 +199,7 @@ class Run:
             raise ValueError(
                 f"{self.folder} has no {METADATA}; run its python -m pipeline.train command again, which adds it"
             )
-        values = files.read_json(path, *(field.name for field in dataclasses.fields(Metadata)))
-        known = {field.name: values[field.name] for field in dataclasses.fields(Metadata)}
-        return Metadata(**known | {"bones": tuple((parent, child) for parent, child in values["bones"])})
+        return Metadata.from_json(files.read_json(path, *Metadata.required()))
 
     @cached_property
     def clips(self) -> Clips:

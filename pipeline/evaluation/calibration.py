@@ -46,6 +46,21 @@ def calibration_error(probability_NK: Tensor, label_N: Tensor) -> float:
     return off.abs().sum().item() / max(1, len(label_N))
 
 
+def reliability(probability_NK: Tensor, label_N: Tensor) -> list[dict[str, float]]:
+    """Return `confidence`, `accuracy` and `clips` of each bin of the ECE that has clips."""
+    confidence_N, choice_N = probability_NK.double().max(1)
+    right_N = (choice_N == label_N).double()
+    bin_N = (confidence_N * BINS).ceil().long().clamp(1, BINS) - 1
+    return [
+        {
+            "confidence": confidence_N[bin_N == place].mean().item(),
+            "accuracy": right_N[bin_N == place].mean().item(),
+            "clips": int((bin_N == place).sum()),
+        }
+        for place in bin_N.unique().tolist()
+    ]
+
+
 def calibrate(val: Prediction | None, test: Prediction | None) -> dict[str, Any]:
     """Choose a temperature on the val clips, and return it with the ECE on val and test.
 
