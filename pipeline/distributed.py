@@ -6,11 +6,19 @@ argument unchanged, `gathered` and `stack_over_ranks` a copy with a first axis o
 
 from __future__ import annotations
 
-import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +30,8 @@ from preprocessing import exits, lifetime
 
 # A rank that died is noticed at once (its connection resets); a rank that hangs, after this time.
 TIMEOUT = timedelta(minutes=10)
+# Seconds that the other ranks have to end by themselves after one has failed, and to end once they are told to.
+GRACE, LAST_GRACE = 5.0, 30.0
 
 
 PASSED_ON = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
@@ -36,56 +46,116 @@ class RankDied(exits.Fault):
 
 
 def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
-    """Run `entry(*arguments)` in `ranks` processes of this machine through torch's elastic launcher.
+    """Run `entry(*arguments)` in `ranks` new processes of this machine.
 
-    The rendezvous listens on loopback. Raises RankDied when a rank fails, KeyboardInterrupt when the launcher gets
-    SIGINT or SIGTERM.
+    The ranks find each other through a file, so that no port is open; gloo's connections stay on loopback.
+
+    Raises:
+        RankDied: A rank failed. The message names the first one that did; the others are ended.
+        KeyboardInterrupt: This process got SIGINT or SIGTERM; the ranks are interrupted and have ended.
     """
-    # The store that agent and ranks share by default can hang a restart over gloo (pytorch#135712).
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     if not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    # It prints a table and a traceback of its own for an error that the rank has reported in one line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    try:
-        elastic_launch(config, _run_rank)(entry, *arguments)
-    except ChildFailedError as error:
-        rank, failure = root_failure(error.failures)
-        words = f"rank {rank} ended with exit code {failure.exitcode}; its message stands above"
-        raise RankDied(words, failure.exitcode) from None
-    except SignalException:
-        raise KeyboardInterrupt from None
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="skelnorm-ranks-") as name, _terminated_as_interrupted():
+        folder = Path(name)
+        processes = [
+            context.Process(target=_run_rank, args=(rank, ranks, folder, entry, arguments), name=f"rank {rank}")
+            for rank in range(ranks)
+        ]
+        try:
+            for process in processes:
+                process.start()
+            _wait_for_failure(processes)
+            failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+            if failed:
+                rank = root_failure(failed, _times_of_failure(folder))
+                words = f"rank {rank} ended with exit code {failed[rank]}; its message stands above"
+                raise RankDied(words, failed[rank])
+        finally:
+            _end(processes, signal.SIGINT if isinstance(sys.exception(), KeyboardInterrupt) else signal.SIGTERM)
 
 
-def root_failure(failures: Mapping[int, Any]) -> tuple[int, Any]:
-    """Return the rank that failed first, and its failure, from those of all ranks by rank.
+def _wait_for_failure(processes: Sequence[BaseProcess]) -> None:
+    """Return once all have ended; after a failure, once all have or GRACE is over.
 
-    A rank that aborted comes last: gloo and NCCL abort ranks that wait for a dead one, and the launcher may notice both
-    at the same time.
+    A process is noticed to have ended some time after its connections are reset. So the rank that waited for it may be
+    noticed first, and only the exit codes of all tell which one failed.
     """
-    own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGABRT}
-    return min((own or failures).items(), key=lambda item: item[1].timestamp)
+    deadline = None
+    while running := [process.sentinel for process in processes if process.exitcode is None]:
+        if deadline is None and any(process.exitcode for process in processes):
+            deadline = time.monotonic() + GRACE
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return
+        multiprocessing.connection.wait(running, left)
 
 
-def _run_rank(entry: Callable[..., None], *arguments: Any) -> None:
+def _end(processes: Sequence[BaseProcess], how: signal.Signals) -> None:
+    """Send a signal to the processes that still run, and kill those that do not end in time."""
+    running = [process for process in processes if process.pid is not None and process.exitcode is None]
+    for process in running:
+        os.kill(process.pid or 0, how)
+    deadline = time.monotonic() + LAST_GRACE
+    for process in running:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def root_failure(failed: Mapping[int, int], times: Mapping[int, int]) -> int:
+    """Return the rank that failed first.
+
+    A rank that died without a word (killed, crashed) comes before those that raised an error, which may be that of a
+    lost connection. A rank that aborted comes last: gloo and NCCL abort ranks that wait for a dead one.
+
+    Args:
+        failed: Rank -> its exit code, negative for a signal.
+        times: Rank -> time at which it raised an error; absent where it died without a word.
+    """
+
+    def place(rank: int) -> tuple[int, int]:
+        if rank in times:
+            return 1, times[rank]
+        return 2 if failed[rank] == -signal.SIGABRT else 0, 0
+
+    return min(failed, key=place)
+
+
+def _times_of_failure(folder: Path) -> dict[int, int]:
+    return {int(path.suffix[1:]): int(path.read_text()) for path in folder.glob("failed.*")}
+
+
+def _run_rank(rank: int, ranks: int, folder: Path, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     lifetime.interrupt_once()
-    entry(*arguments)
+    lifetime.end_with_parent()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    try:
+        join(f"file://{folder / 'store'}")
+        entry(*arguments)
+    except BaseException:
+        (folder / f"failed.{rank}").write_text(str(time.monotonic_ns()))
+        raise
 
 
 def launched() -> bool:
@@ -93,14 +163,20 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def join() -> torch.device:
-    """Join the process group if a launcher started this process; return the device of this rank."""
+def join(store: str = "env://") -> torch.device:
+    """Join the process group if a launcher started this process; return the device of this rank.
+
+    Args:
+        store: Where the ranks find each other, as torch's `init_method`; by default as torchrun says.
+    """
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if launched() and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        number, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store, timeout=TIMEOUT, rank=number, world_size=ranks)
     return device
 
 

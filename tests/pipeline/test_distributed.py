@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,15 +12,32 @@ import torch
 from pipeline import distributed
 
 RANKS = """
-import os, sys
+import os, sys, time
 import torch
 from pipeline import distributed
+
+def listening():
+    # Local addresses, in hexadecimal, that this process listens on.
+    sockets = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in list(open(table))[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:
+                yield columns[1].split(":")[0]
 
 def work(what):
     distributed.join()
     rank = distributed.rank()
     if what == "die" and rank == 1:
         os._exit(9)
+    if what == "raise" and rank == 1:
+        raise RuntimeError("of rank 1")
+    if what == "hang" and rank == 0:
+        time.sleep(600)
+    if what == "hang":
+        os._exit(9)
+    if what == "ports":
+        print(f"listens on {sorted(listening())};", flush=True)
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     stacked = distributed.stack_over_ranks(x * (rank + 1))
     (stacked * torch.tensor([[1.0, 10.0], [100.0, 1000.0]])).sum().backward()
@@ -78,19 +94,41 @@ def test_a_rank_that_dies_ends_the_command_and_is_named(tmp_path: Path) -> None:
     assert "error: rank 1 ended with exit code 9" in result.stderr
 
 
+def test_an_error_that_nobody_expected_is_printed_with_its_rank(tmp_path: Path) -> None:
+    """And the rank that then loses its connection is not blamed."""
+    result = two_ranks(tmp_path, "raise")
+    assert "Process rank 1:" in result.stderr
+    assert "RuntimeError: of rank 1" in result.stderr
+    assert "error: rank 1 ended with exit code 1" in result.stderr
+
+
+def test_ranks_listen_on_loopback_alone(tmp_path: Path) -> None:
+    """Neither the launcher nor the ranks open a port to the network."""
+    result = two_ranks(tmp_path, "ports")
+    assert result.stdout.count("listens on ['0100007F'];") == 2
+
+
+def test_a_rank_that_hangs_is_ended_with_the_others(tmp_path: Path) -> None:
+    """Rank 0 takes no part in a collective: only the launcher can end it."""
+    result = two_ranks(tmp_path, "hang")
+    assert "error: rank 1 ended with exit code 9" in result.stderr
+
+
 @pytest.mark.parametrize(
-    ("failures", "root"),
+    ("failed", "times", "root"),
     [
-        ({0: (-signal.SIGABRT, 1), 1: (9, 2)}, 1),  # rank 0 waited for rank 1 in a collective
-        ({0: (2, 5), 1: (2, 4)}, 1),
-        ({0: (-signal.SIGABRT, 2), 1: (-signal.SIGABRT, 1)}, 1),
-        ({0: (-signal.SIGKILL, 1), 1: (-signal.SIGABRT, 0)}, 0),
+        ({0: -signal.SIGABRT, 1: 9}, {}, 1),  # rank 0 waited for rank 1 in a collective
+        ({0: 1, 1: 9}, {0: 1}, 1),  # rank 0 raised the error of a lost connection
+        ({0: 1, 1: -signal.SIGKILL}, {0: 1}, 1),
+        ({0: 2, 1: 2}, {0: 5, 1: 4}, 1),
+        ({0: -signal.SIGABRT, 1: 2}, {1: 7}, 1),
+        ({0: 2, 1: -signal.SIGABRT}, {0: 7}, 0),
+        ({0: -signal.SIGABRT, 1: -signal.SIGABRT}, {}, 0),
     ],
 )
-def test_the_rank_that_failed_first_is_named(failures: dict[int, tuple[int, int]], root: int) -> None:
-    """By time, but those that a collective aborted come last."""
-    found = {rank: SimpleNamespace(exitcode=code, timestamp=time) for rank, (code, time) in failures.items()}
-    assert distributed.root_failure(found) == (root, found[root])
+def test_the_rank_that_failed_first_is_named(failed: dict[int, int], times: dict[int, int], root: int) -> None:
+    """Dead without a word, then by the time of the error, then those that a collective aborted."""
+    assert distributed.root_failure(failed, times) == root
 
 
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
