@@ -110,15 +110,18 @@ def build(options: Options, console: Console) -> Manifest:
         found=len(source.entries) + len(source.unusable),
         quarantined=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
     )
+    marks = "float16" if source.scores else "bool"
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
         ledger = BuildLedger(
             options.out.with_name(f".{options.out.name}.part"),
             identity(manifest.recipe, source.entries),
             len(source.joint_names),
+            len(source.channels),
+            marks,
         )
         try:
-            shapes = _run(source, Work(stages, source.missing), ledger, manifest, options, console)
+            shapes = _run(source, Work(stages, source.missing, marks), ledger, manifest, options, console)
             _check_rejects(manifest, options)
             contents = _contents(source, shapes, manifest)
             write(options.out, contents, ledger.spool)
@@ -203,6 +206,8 @@ def _tally(manifest: Manifest, unit: WorkUnit) -> np.ndarray:
     manifest.quarantined += unit.quarantined
     manifest.decisions += unit.decisions
     manifest.clips += len(unit.shapes)
+    manifest.joints += unit.marked
+    manifest.absent_joints += unit.absent
     manifest.bodies += sum(shape.bodies for shape in unit.shapes)
     return np.array(unit.shapes, np.int64).reshape(-1, 3)
 
@@ -246,6 +251,8 @@ def _contents(source: ClipSource, shapes_N3: np.ndarray, manifest: Manifest) -> 
         clips=clips,
         splits=manifest.splits.parts,
         default_protocol=manifest.splits.default,
+        channels=source.channels,
+        unit=source.unit,
     )
 
 
@@ -263,6 +270,9 @@ def summarise(manifest: Manifest, out: Path) -> str:
             default = " (default)" if protocol == manifest.splits.default else ""
             sizes = ", ".join(f"{part} {len(index)}" for part, index in parts.items())
             lines.append(f"  {protocol}{default}: {sizes}; {manifest.splits.rules[protocol]}")
+    if manifest.absent_joints:
+        share = manifest.absent_joints / manifest.joints
+        lines.append(f"  absent joints: {manifest.absent_joints} of {manifest.joints} ({share:.2%})")
     if manifest.coverage:
         lines.append(f"  {manifest.coverage}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from preprocessing.stages import Decision
 from preprocessing.work_units import Quarantined, Shape, WorkUnit
 
 LINES = "ledger"
+ROWS = ("joints", "present", "tracked")  # of a work unit: what the spool holds
 
 
 def identity(recipe: dict[str, Any], entries: Sequence[Entry]) -> str:
@@ -40,9 +41,11 @@ class BuildLedger:
         folder: Holds the rows and the journal.
         identity: Digest of the recipe and the clips, see `identity`.
         joints: Joints per body.
+        channels: Channels per joint.
+        tracked: Type of the marks of joints that were found, see `Spool`.
     """
 
-    def __init__(self, folder: Path, identity: str, joints: int) -> None:
+    def __init__(self, folder: Path, identity: str, joints: int, channels: int = 3, tracked: str = "bool") -> None:
         self.folder = folder
         self.done: list[WorkUnit] = []
         """Work units of an earlier attempt, without their rows."""
@@ -54,9 +57,9 @@ class BuildLedger:
             folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(folder / LINES, checksum=True, sync=False)
             self._journal.append(header)
-        self.spool = Spool(folder, joints, keep=True)
+        self.spool = Spool(folder, joints, True, channels, tracked)
         for record in self._journal.records[1:]:
-            if not self.spool.recover(record["rows"], record["crc"]):
+            if not self.spool.recover(record["rows"], record["crc"], record.get("gaps", False)):
                 break
             self.done.append(_unit(record))
         self.spool.cut()
@@ -69,12 +72,12 @@ class BuildLedger:
 
     def add(self, unit: WorkUnit) -> None:
         """Append the rows of a work unit, then its line."""
-        self.spool.extend(unit.joints, unit.present)
+        self.spool.extend(unit.joints, unit.present, unit.tracked)
         self.spool.flush()
-        record = {key: value for key, value in unit._asdict().items() if key not in ("joints", "present")}
+        record = {key: value for key, value in unit._asdict().items() if key not in ROWS}
         record["refused"] = record.pop("quarantined")  # the key of files that older builds left
-        crc = isal_zlib.crc32(unit.present, isal_zlib.crc32(unit.joints))
-        self._journal.append(record | {"rows": len(unit.present), "crc": crc})
+        crc = isal_zlib.crc32(unit.tracked, isal_zlib.crc32(unit.present, isal_zlib.crc32(unit.joints)))
+        self._journal.append(record | {"rows": len(unit.present), "crc": crc, "gaps": bool(unit.tracked)})
 
     def close(self) -> None:
         """Close the files; the folder stays for a later attempt."""
@@ -97,4 +100,6 @@ def _unit(record: dict[str, Any]) -> WorkUnit:
         decisions=[Decision(*decision) for decision in record["decisions"]],
         quarantined=[Quarantined(*one) for one in record["refused"]],
         skipped=[(name, reason) for name, reason in record["skipped"]],
+        marked=record.get("marked", 0),
+        absent=record.get("absent", 0),
     )

@@ -28,6 +28,8 @@ class Manifest:
     clips: int = 0
     bodies: int = 0
     rows: int = 0
+    joints: int = 0  # in frames in which their body is present
+    absent_joints: int = 0  # of these
     splits: Protocols | None = None
     content_sha256: str = ""
     coverage: str = ""  # which part of which benchmark, in words; see splits.coverage
@@ -45,6 +47,7 @@ class Manifest:
             "clips": self.clips,
             "bodies": self.bodies,
             "rows": self.rows,
+            **({"joints": self.joints, "absent_joints": self.absent_joints} if self.absent_joints else {}),
             "skipped": dict(sorted(Counter(self.skipped.values()).items())),
             "quarantined": dict(sorted(Counter(error.reason for error in self.quarantined).items())),
             "decisions": dict(sorted(Counter(decision.rule for decision in self.decisions).items())),

@@ -60,7 +60,12 @@ class Track(NamedTuple):
 
     body_id: int
     frame_F: np.ndarray  # int64, ascending, indices of the clip's frames
-    joints_FV3: np.ndarray  # float32, metres
+    joints_FV3: np.ndarray  # float32, metres; (F, V, 2) of a source with two coordinates
+    tracked_FV: np.ndarray | None = None
+    """Joints that were found: bool, or a score in [0, 1] whose 0 means absent. None: all were found.
+
+    The coordinates of an absent joint are zero and mean nothing.
+    """
 
 
 class RawClip(NamedTuple):

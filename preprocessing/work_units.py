@@ -10,6 +10,7 @@ import numpy as np
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.entries import Entry
 from preprocessing.stages import Clip, Decision, Stage, apply
+from preprocessing.stages.bodies import every_joint
 
 CLIPS = 64  # per unit: enough to amortize the cost of handing it over
 BYTES = 16 << 20  # per unit, so that units waiting for their turn do not fill the memory
@@ -38,12 +39,15 @@ class WorkUnit(NamedTuple):
     first: int  # position of the first entry
     entries: int
     read: int  # bytes
-    joints: bytes  # (R, V, 3) float32, metres
+    joints: bytes  # (R, V, C) float32, metres
     present: bytes  # (R,) bool
     shapes: list[Shape]
     decisions: list[Decision]
     quarantined: list[Quarantined]
     skipped: list[tuple[str, str]]  # name, reason
+    tracked: bytes = b""  # (R, V) bool or float16 score; empty if no joint is absent
+    marked: int = 0  # joints in frames in which their body is present
+    absent: int = 0  # of these
 
 
 class Work(NamedTuple):
@@ -51,6 +55,7 @@ class Work(NamedTuple):
 
     stages: tuple[Stage, ...]
     missing: frozenset[str]
+    tracked: str = "bool"  # type of the marks of joints that were found: bool, or float16 for scores
 
 
 Task = tuple[int, Sequence[Entry]]  # position of the first entry, and the entries
@@ -74,6 +79,7 @@ def make(work: Work, task: Task) -> WorkUnit:
     unit = WorkUnit(first, len(entries), sum(entry.size for entry in entries), b"", b"", [], [], [], [])
     joints: list[np.ndarray] = []
     present: list[np.ndarray] = []
+    tracked: list[np.ndarray | None] = []
     for position, entry in enumerate(entries, first):
         made = _clip(work, entry)
         if isinstance(made, str):
@@ -83,9 +89,21 @@ def make(work: Work, task: Task) -> WorkUnit:
         else:
             joints.append(made.joints_MTV3)
             present.append(made.present_MT)
+            tracked.append(made.tracked_MTV)
             unit.shapes.append(Shape(position, made.present_MT.shape[1], len(made.present_MT)))
             unit.decisions.extend(made.decisions)
-    return unit._replace(joints=b"".join(map(_bytes, joints)), present=b"".join(map(_bytes, present)))
+    marked = sum(int(np.count_nonzero(p_MT)) * x_MTV3.shape[2] for p_MT, x_MTV3 in zip(present, joints, strict=True))
+    unit = unit._replace(joints=b"".join(map(_bytes, joints)), present=b"".join(map(_bytes, present)), marked=marked)
+    if all(marks_MTV is None for marks_MTV in tracked):
+        return unit
+    marks = [
+        (every_joint(present_MT, joints_MTV3.shape[2]) if marks_MTV is None else marks_MTV).astype(work.tracked)
+        for marks_MTV, present_MT, joints_MTV3 in zip(tracked, present, joints, strict=True)
+    ]
+    absent = sum(
+        int(np.count_nonzero(marks_MTV[present_MT] == 0)) for marks_MTV, present_MT in zip(marks, present, strict=True)
+    )
+    return unit._replace(tracked=b"".join(map(_bytes, marks)), absent=absent)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

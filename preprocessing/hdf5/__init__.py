@@ -1,18 +1,30 @@
-"""The data file, schema `skelnorm/1`: write, open, verify. The only package that imports h5py.
+"""The data file, schemas `skelnorm/1` and `/2`: write, open, verify. The only package that imports h5py.
 
 Arrays are contiguous and uncompressed, so a reader can map them; every array has the sha256 of its bytes. Rows are
 appended to what becomes the file itself, behind a gap as large as HDF5 needs at its beginning. At the end the gap and
 everything after the rows are filled in and the file is renamed, so the frames are written only once.
 """
 
-from preprocessing.hdf5.bodies import BodyIndex, body_index, clip_present, clip_rows, first_rows
+from preprocessing.hdf5.bodies import BodyIndex, body_index, clip_present, clip_rows, clip_tracked, first_rows
 from preprocessing.hdf5.dense import write_dense
 from preprocessing.hdf5.reader import open_file, verify
-from preprocessing.hdf5.schema import BODY_KEYS, CLIP_KEYS, PARTS, SCHEMA, SLOTS, Contents, SkeletonFile
+from preprocessing.hdf5.schema import (
+    BODY_KEYS,
+    CHANNELS,
+    CLIP_KEYS,
+    PARTS,
+    SCHEMA,
+    SCHEMA_2,
+    SLOTS,
+    UNIT,
+    Contents,
+    SkeletonFile,
+)
 from preprocessing.hdf5.spool import Spool
 from preprocessing.hdf5.writer import write
 
 __all__ = [
-    "BODY_KEYS", "CLIP_KEYS", "PARTS", "SCHEMA", "SLOTS", "BodyIndex", "Contents", "SkeletonFile", "Spool",
-    "body_index", "clip_present", "clip_rows", "first_rows", "open_file", "verify", "write", "write_dense",
+    "BODY_KEYS", "CHANNELS", "CLIP_KEYS", "PARTS", "SCHEMA", "SCHEMA_2", "SLOTS", "UNIT", "BodyIndex", "Contents",
+    "SkeletonFile", "Spool", "body_index", "clip_present", "clip_rows", "clip_tracked", "first_rows", "open_file",
+    "verify", "write", "write_dense",
 ]  # fmt: skip

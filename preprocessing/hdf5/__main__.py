@@ -15,7 +15,7 @@ import numpy as np
 from preprocessing import exits
 from preprocessing.files import IntegrityError, sync_file
 from preprocessing.hdf5.reader import content_digest, locate
-from preprocessing.hdf5.schema import ATTRIBUTES
+from preprocessing.hdf5.schema import CHANNELS, SCHEMAS
 from preprocessing.hdf5.storage import BLOCK, reserve, rows_offset
 from preprocessing.lifetime import end_with_parent, wait_for_end_of_input
 
@@ -28,26 +28,31 @@ def complete(spool: Path) -> None:
     """
     root = json.loads((spool / "root.json").read_text())
     rows = (spool / "present").stat().st_size
+    joints, channels = len(root["joint_names"]), len(root.get("channels", CHANNELS))
+    tracked = root.pop("tracked")
     small = {p.stem.replace("+", "/"): np.load(p, allow_pickle=False) for p in sorted(spool.glob("*.npy"))}
     hashes = root.pop("digests") | {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in small.items()}
     root["content_sha256"] = content_digest(root, hashes)
     whole, shell = spool / "joints", spool / "shell.h5"
     with h5py.File(shell, "w") as file:
         # First, so that its offset depends on nothing else.
-        joints = reserve(file, "frames/joints", (rows, len(root["joint_names"]), 3), np.dtype(np.float32))
-        present = reserve(file, "frames/present", (rows,), np.dtype(bool))
+        first = reserve(file, "frames/joints", (rows, joints, channels), np.dtype(np.float32))
+        places = {"present": reserve(file, "frames/present", (rows,), np.dtype(bool))}
+        if tracked:
+            places["tracked"] = reserve(file, "frames/tracked", (rows, joints), np.dtype(tracked))
         for name, array in small.items():
             file.create_dataset(name, data=array, track_times=False)
         for name, sha256 in hashes.items():
             file[name].attrs["sha256"] = np.bytes_(sha256)
-        for key, attribute in ATTRIBUTES.items():
+        for key, attribute in SCHEMAS[root["schema"]].items():
             file.attrs[key] = attribute.encode(root[key])
-    behind = joints + rows * len(root["joint_names"]) * 12
-    if rows and (joints != rows_offset(len(root["joint_names"])) or whole.stat().st_size < behind):
+    behind = first + rows * joints * channels * 4
+    if rows and (first != rows_offset(joints, channels) or whole.stat().st_size < behind):
         raise IntegrityError("the rows are not where the HDF5 library expects them")
-    _copy(shell, whole, joints, 0, 0)
+    _copy(shell, whole, first, 0, 0)
     _copy(shell, whole, shell.stat().st_size - behind, behind, behind)
-    _copy(spool / "present", whole, rows, 0, present)
+    for name, offset in places.items():
+        _copy(spool / name, whole, (spool / name).stat().st_size, 0, offset)
     sync_file(whole)
     shell.unlink()
     with h5py.File(whole, "r") as file:

@@ -43,6 +43,16 @@ def clip_present(file: SkeletonFile, clip: int) -> np.ndarray:
     return _by_slot(file, clip, file.present_R)
 
 
+def clip_tracked(file: SkeletonFile, clip: int) -> np.ndarray | None:
+    """Joints of one clip that were found: (M, T, V) bool or float16 score, 0 where absent; None in a file without gaps.
+
+    All joints of a body are absent in frames in which the body is.
+    """
+    if file.tracked_RV is None:
+        return None
+    return _by_slot(file, clip, file.tracked_RV) * clip_present(file, clip)[..., None]
+
+
 def _by_slot(file: SkeletonFile, clip: int, values_R: np.ndarray) -> np.ndarray:
     first, count = int(file.clips["first_body"][clip]), int(file.clips["bodies"][clip])
     frames = int(file.clips["frames"][clip])

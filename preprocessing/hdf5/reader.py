@@ -13,9 +13,9 @@ import numpy as np
 
 from preprocessing.files import IntegrityError
 from preprocessing.hdf5.schema import (
-    ATTRIBUTES,
+    CHANNELS,
     PARTS,
-    SCHEMA,
+    SCHEMAS,
     SkeletonFile,
     array_spec,
     assemble,
@@ -62,24 +62,30 @@ def verify(path: Path) -> list[str]:
 
 def content_digest(root: dict[str, Any], hashes: dict[str, str]) -> str:
     """Hex sha256 of root attributes (without the digest itself) and the checksums of all arrays."""
-    described = {key: root[key] for key in ATTRIBUTES if key != "content_sha256"}
+    described = {key: root[key] for key in SCHEMAS[root["schema"]] if key != "content_sha256"}
     return hashlib.sha256(json.dumps([described, sorted(hashes.items())], sort_keys=True).encode()).hexdigest()
 
 
 def _read_structure(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
     with h5py.File(path, "r") as file:
-        return _read_root(file), locate(file)
+        root, where = _read_root(file), locate(file)
+    for name in where:
+        spec = array_spec(name)
+        if spec and spec.since > root["schema"]:
+            raise IntegrityError(f"{name} is unexpected in schema {root['schema']}")
+    return root, where
 
 
 def _read_root(file: h5py.File) -> dict[str, Any]:
     schema = file.attrs.get("schema", b"")
-    if not isinstance(schema, bytes) or schema.decode() != SCHEMA:
-        raise IntegrityError(f"schema is {schema!r}, not {SCHEMA!r}")
-    differing = set(file.attrs) ^ set(ATTRIBUTES)
+    if not isinstance(schema, bytes) or schema.decode() not in SCHEMAS:
+        raise IntegrityError(f"schema is {schema!r}, not {' or '.join(SCHEMAS)}")
+    attributes = SCHEMAS[schema.decode()]
+    differing = set(file.attrs) ^ set(attributes)
     if differing:
         raise IntegrityError(f"root attributes differ from the schema's: {', '.join(sorted(differing))}")
     root: dict[str, Any] = {}
-    for key, attribute in ATTRIBUTES.items():
+    for key, attribute in attributes.items():
         try:
             root[key] = attribute.decode(file.attrs[key])
         except (AttributeError, TypeError, ValueError) as error:
@@ -120,7 +126,7 @@ def _locate_one(name: str, item: Any, size: int) -> Place:
         raise IntegrityError(f"{name} is unexpected")
     if not plain(item):
         raise IntegrityError(f"{name} is not stored plainly in this file")
-    if item.dtype.kind != spec.dtype.kind or (spec.dtype.itemsize and item.dtype != spec.dtype):
+    if not spec.allows(item.dtype):
         raise IntegrityError(f"{name} has type {item.dtype}, not {spec.dtype}")
     if len(item.shape) != len(spec.shape):
         raise IntegrityError(f"{name} has shape {item.shape}, not {len(spec.shape)} dimensions")
@@ -144,7 +150,7 @@ def _faults(path: Path, root: dict[str, Any], where: dict[str, Place], fast_star
             yield "content_sha256 does not match attributes and arrays"
         if broken:
             return
-    sizes = {"V": len(root["joint_names"]), "K": len(root["class_names"])}
+    sizes = {"V": len(root["joint_names"]), "K": len(root["class_names"]), "C": len(root.get("channels", CHANNELS))}
     sizes |= {"R": where["frames/joints"].shape[0], "N": where["clips/name"].shape[0]}
     sizes["B"] = where["bodies/clip"].shape[0]
     faults = list(_shape_faults(where, sizes))

@@ -1,6 +1,9 @@
-"""The schema `skelnorm/1` as tables. Writing, reading, verifying and the list of required names follow from them.
+"""The schemas as tables. Writing, reading, verifying and the list of required names follow from them.
 
-Dimensions: R rows (frames of bodies), V joints, N clips, B bodies, K classes. An array of text has any item size.
+A file that needs nothing of `skelnorm/2` (absent joints, other channels than x, y, z, another unit than metres) is
+written as `skelnorm/1`, so that it keeps the bytes that it always had.
+Dimensions: R rows (frames of bodies), V joints, C channels, N clips, B bodies, K classes. An array of text has any
+item size.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SCHEMA = "skelnorm/1"
+SCHEMA_2 = "skelnorm/2"
+CHANNELS = ("x", "y", "z")
+UNIT = "m"
 SLOTS = 2
 PARTS = ("train", "val", "test")
 PROTOCOL = "*"  # in a name: any protocol
@@ -27,19 +33,29 @@ class ArraySpec(NamedTuple):
         shape: Names of dimensions, or numbers. Equal names mean equal lengths; None is free.
         low: Smallest allowed value.
         below: Bound of the values: a dimension or a number; empty for none.
+        other: Another allowed type.
+        since: First schema that has the array; a file of that schema may lack it.
     """
 
     dtype: np.dtype
     shape: tuple[str | int | None, ...]
     low: int | None = None
     below: str | int = ""
+    other: np.dtype | None = None
+    since: str = SCHEMA
+
+    def allows(self, dtype: np.dtype) -> bool:
+        """Return whether an array of this type may be stored; text has any item size."""
+        return (dtype.kind == "S" == self.dtype.kind) or dtype in (self.dtype, self.other)
 
 
 _INT, _TEXT = np.dtype(np.int64), np.dtype("S")
 
 ARRAYS: dict[str, ArraySpec] = {
-    "frames/joints": ArraySpec(np.dtype(np.float32), ("R", "V", 3)),  # metres; rows of absent frames are zero
+    "frames/joints": ArraySpec(np.dtype(np.float32), ("R", "V", "C")),  # zero where a body or joint is absent
     "frames/present": ArraySpec(np.dtype(bool), ("R",)),
+    # Joints that were found: a mask, or scores whose 0 means absent.
+    "frames/tracked": ArraySpec(np.dtype(bool), ("R", "V"), other=np.dtype(np.float16), since=SCHEMA_2),
     "bodies/clip": ArraySpec(_INT, ("B",), 0, "N"),
     "bodies/slot": ArraySpec(_INT, ("B",), 0, SLOTS),
     "bodies/start": ArraySpec(_INT, ("B",), 0),  # first row
@@ -92,6 +108,12 @@ ATTRIBUTES: dict[str, AttributeSpec] = {
 }
 """Root attributes, in the order in which they are written."""
 
+SCHEMAS: dict[str, dict[str, AttributeSpec]] = {
+    SCHEMA: ATTRIBUTES,
+    SCHEMA_2: ATTRIBUTES | {"channels": _STRINGS, "unit": _STRING},
+}
+"""Schema -> its root attributes."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -109,6 +131,8 @@ class Contents:
     clips: dict[str, np.ndarray]  # CLIP_KEYS -> (N,)
     splits: dict[str, dict[str, np.ndarray]]  # protocol -> PARTS -> int64 positions of clips
     default_protocol: str
+    channels: tuple[str, ...] = CHANNELS  # names of the coordinates
+    unit: str = UNIT  # of the coordinates: m, px, ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +147,7 @@ class SkeletonFile:
     fps: float
     class_names: list[str]
     content_sha256: str
-    joints_RV3: np.ndarray  # float32 metres, mapped read-only
+    joints_RV3: np.ndarray  # float32 metres, mapped read-only; (R, V, C) where the channels are not x, y, z
     present_R: np.ndarray  # bool; the row of an absent body is zero
     body_clip: np.ndarray  # (B,) int64
     body_slot: np.ndarray  # (B,) int64
@@ -131,6 +155,9 @@ class SkeletonFile:
     clips: dict[str, np.ndarray]  # CLIP_KEYS -> (N,)
     splits: dict[str, dict[str, np.ndarray]]  # protocol -> PARTS -> int64 positions of clips
     default_protocol: str
+    channels: tuple[str, ...] = CHANNELS
+    unit: str = UNIT
+    tracked_RV: np.ndarray | None = None  # bool or float16 score, mapped; 0 where a joint is absent; None: no gaps
 
 
 def array_spec(name: str) -> ArraySpec | None:
@@ -143,8 +170,9 @@ def array_spec(name: str) -> ArraySpec | None:
 
 def required_arrays(protocols: set[str]) -> set[str]:
     """Names of the arrays that a file with these protocols must have."""
-    fixed = {name for name in ARRAYS if PROTOCOL not in name}
-    patterns = [name for name in ARRAYS if PROTOCOL in name]
+    required = [name for name, spec in ARRAYS.items() if spec.since == SCHEMA]
+    fixed = {name for name in required if PROTOCOL not in name}
+    patterns = [name for name in required if PROTOCOL in name]
     return fixed | {name.replace(PROTOCOL, protocol) for name in patterns for protocol in protocols}
 
 
@@ -165,10 +193,17 @@ def small_arrays(contents: Contents) -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.char.encode(value, "utf-8") if spec.dtype == _TEXT else np.asarray(value, spec.dtype)
 
 
-def attribute_values(contents: Contents) -> dict[str, Any]:
-    """Root attributes as JSON values, without the content hash."""
-    return {
-        "schema": SCHEMA,
+def attribute_values(contents: Contents, gaps: bool = False) -> dict[str, Any]:
+    """Root attributes as JSON values, without the content hash.
+
+    Args:
+        contents: Everything of a file except its frames.
+        gaps: Whether joints are absent in the frames.
+    """
+    plain = not gaps and tuple(contents.channels) == CHANNELS and contents.unit == UNIT
+    added = {} if plain else {"channels": list(contents.channels), "unit": contents.unit}
+    return added | {
+        "schema": SCHEMA if plain else SCHEMA_2,
         "dataset": contents.dataset,
         "recipe": contents.recipe,
         "joint_names": list(contents.joint_names),
@@ -190,12 +225,14 @@ def assemble(path: Path, root: dict[str, Any], arrays: dict[str, np.ndarray]) ->
             splits.setdefault(protocol, {})[part] = np.array(array)
     values: dict[str, Any] = {key: value for key, value in root.items() if key != "schema"}
     values["bones"] = np.array(root["bones"], np.int64).reshape(-1, 2)
+    values["channels"] = tuple(root.get("channels", CHANNELS))
     values |= {f"body_{key}": np.array(arrays[f"bodies/{key}"]) for key in BODY_KEYS}
     return SkeletonFile(
         path=path,
         **values,
         joints_RV3=arrays["frames/joints"],
         present_R=arrays["frames/present"],
+        tracked_RV=arrays.get("frames/tracked"),
         clips=clips,
         splits=splits,
     )

@@ -55,10 +55,10 @@ def reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype)
     return int(made.get_offset() or 0)
 
 
-def rows_offset(joints: int) -> int:
+def rows_offset(joints: int, channels: int = 3) -> int:
     """Offset of the rows in every file that this HDF5 library makes, measured on a file in memory."""
     with h5py.File("offset", "w", driver="core", backing_store=False) as file:
-        reserve(file, "frames/joints", (1, joints, 3), np.dtype(np.float32))
+        reserve(file, "frames/joints", (1, joints, channels), np.dtype(np.float32))
         return int(file["frames/joints"].id.get_offset())
 
 

@@ -32,7 +32,7 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
     Raises:
         OSError: The disk is full (ENOSPC), or the child failed (EIO).
         IntegrityError: The contents do not match each other or the rows.
-        ValueError: The number of joint names differs from the number of joints.
+        ValueError: The number of names differs from the number of joints or channels.
     """
     path = Path(path)
     spool.flush()
@@ -40,7 +40,11 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
     require_space(path.parent, spool.rows + (1 << 20))
     if contents.joint_names and len(contents.joint_names) != spool.joints:
         raise ValueError(f"{len(contents.joint_names)} joint names for {spool.joints} joints")
-    (spool.folder / "root.json").write_text(json.dumps(attribute_values(contents) | {"digests": spool.digests()}))
+    if len(contents.channels) != spool.channels:
+        raise ValueError(f"{len(contents.channels)} names of channels for {spool.channels} channels")
+    root = attribute_values(contents, spool.gaps) | {"digests": spool.digests()}
+    root["tracked"] = spool.tracked.str if spool.gaps else ""
+    (spool.folder / "root.json").write_text(json.dumps(root))
     for old in spool.folder.glob("*.npy"):
         old.unlink()
     for name, array in small_arrays(contents):

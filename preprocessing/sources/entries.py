@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocessing.hdf5.schema import CHANNELS, UNIT
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.splits import Columns, Protocols, array_splits, ntu_splits
 from preprocessing.stages.recipes import Landmarks
@@ -53,6 +54,9 @@ class ClipSource:
     missing: frozenset[str] = frozenset()  # names of clips that are officially missing or incomplete
     unusable: list[SkeletonError] = field(default_factory=list)  # clips rejected because of their name alone
     given: Mapping[str, np.ndarray] = field(default_factory=dict)  # split columns of an array file, (N,) each
+    channels: tuple[str, ...] = CHANNELS  # names of the coordinates, ("x", "y") in two dimensions
+    unit: str = UNIT  # of the coordinates
+    scores: bool = False  # whether tracks carry scores of their joints, not only marks of those that were found
 
     def splits(self, kept: np.ndarray) -> Protocols:
         """Return the protocols of the clips at positions `kept` of `entries`."""

@@ -153,7 +153,7 @@ def test_without_the_checksums_torn_rows_would_get_into_the_file(
     content[len(content) // 2] ^= 4
     joints.write_bytes(content)
 
-    def blind(self: ledger.Spool, rows: int, crc: int) -> bool:
+    def blind(self: ledger.Spool, rows: int, crc: int, gaps: bool) -> bool:
         self._take(self._files["joints"].read(rows * self.joints * 12), self._files["present"].read(rows))
         return True
 

@@ -23,7 +23,8 @@ def track(body: int, frames: Sequence[int], swing: float, x: float = 0.0, wide: 
 
 def as_body(one: Track, moves: float | None = None) -> Body:
     """A track as stages take it; `moves` replaces its motion."""
-    return Body(*one, motion(one.joints_FV3) if moves is None else moves)
+    moves = motion(one.joints_FV3, one.tracked_FV) if moves is None else moves
+    return Body(one.body_id, one.frame_F, one.joints_FV3, moves, one.tracked_FV)
 
 
 def exact(*add: str) -> tuple[Stage, ...]:
