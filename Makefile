@@ -7,7 +7,7 @@ OUT    ?= $(if $(RAW),demo-raw,demo)
 # Keep byte code even where the environment disables it: without it every start takes 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow test-docker lint bench bench-doctor bench-normbugs clean
+.PHONY: setup demo test test-slow test-docker test-zoo lint bench bench-doctor bench-normbugs clean
 
 setup: .venv/ready
 
@@ -56,6 +56,16 @@ test-slow: setup
 test-docker: setup
 	docker/test.sh
 
+# Networks of other libraries, in an environment of their own (6 GB); minutes of two cores. Not in CI.
+test-zoo: .venv-zoo/ready
+	.venv-zoo/bin/python tests/zoo/run.py --out bench-zoo
+
+.venv-zoo/ready: tests/zoo/requirements.txt
+	$(PYTHON) -m venv .venv-zoo
+	.venv-zoo/bin/pip install --quiet --no-compile --requirement tests/zoo/requirements.txt
+	.venv-zoo/bin/pip install --quiet --no-compile --no-build-isolation fvcore==0.1.5.post20221221
+	@touch $@
+
 bench: setup
 	$(BIN)/python tests/bench/build.py --growth 1000 5000 20000 60000 113945
 	$(BIN)/python tests/bench/train.py
@@ -70,4 +80,4 @@ bench-normbugs: setup
 	$(BIN)/python tests/bench/normbugs.py --out bench-normbugs
 
 clean:
-	rm -rf .venv demo demo-raw .docker-test
+	rm -rf .venv .venv-zoo demo demo-raw .docker-test

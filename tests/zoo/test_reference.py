@@ -1,0 +1,83 @@
+"""The zoo's plain passes and its judgement, on networks of torch alone; the zoo itself is `make test-zoo`."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo import kinds, reference, run
+
+
+class Activated(nn.BatchNorm1d):
+    """A norm with its activation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x))
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), Activated(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def _batches() -> list[Any]:
+    draw = torch.Generator().manual_seed(0)
+    return [(3 * torch.randn(16, 4, generator=draw) + 1, torch.arange(16) % 3) for _ in range(4)]
+
+
+def test_b_is_a_training_pass_without_dropout() -> None:
+    model, batches = _model(), _batches()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    a, b = reference.both(model, batches, kinds.apply, kinds.first_choice)
+    model.train()
+    model[2].eval()
+    with torch.no_grad():
+        right = [kinds.first_choice(model(x), (x, y)) for x, y in batches]
+        assert b.mean == torch.cat(right).double().mean().item()
+    assert a.mean != b.mean
+    assert before["1.running_mean"].abs().max() == 0
+
+
+def test_both_leaves_the_model_as_it_was() -> None:
+    model, batches = _model(), _batches()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reference.both(model, batches, kinds.apply, kinds.first_choice)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_recalibration_averages_the_statistics_of_all_batches() -> None:
+    model, batches = _model(), _batches()
+    reference.recalibrate(model, batches, kinds.apply)
+    with torch.no_grad():
+        means = torch.stack([model[0](x).mean(0) for x, _ in batches])
+    torch.testing.assert_close(model[1].running_mean, means.mean(0))
+    assert model[1].momentum == 0.1
+    assert not model.training
+
+
+LINE = {
+    "name": "a", "norms": 1, "A": 0.5, "B": 0.5, "plain_A": 0.5, "plain_B": 0.5, "ties": 0.0, "causes": [],
+    "suspicions": [], "named": [], "gain": 0.0, "seconds": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, ""),
+        ({"B": 0.4985}, "B differs"),
+        ({"A": 0.502, "ties": 0.004}, ""),
+        ({"causes": ["stale"]}, "false cause: stale"),
+        ({"causes": ["stale"], "gain": 0.3}, ""),
+        ({"error": "IndexError: x", "at": "sites.py:1"}, "IndexError: x (sites.py:1)"),
+    ],
+)
+def test_fault(change: dict[str, Any], expected: str) -> None:
+    assert run.fault(LINE | change) == expected
+
+
+def test_the_table_puts_what_is_wrong_first() -> None:
+    lines = [LINE, LINE | {"name": "z", "error": "E", "at": "b.py:2"}]
+    assert run.table(lines).splitlines()[2].startswith("| z |")
+    assert "equal a plain pass in 1, crashes 1, false causes 0" in run.summary(lines)
