@@ -12,5 +12,17 @@ from .causes import Cause, GeneralizationLoss, Suspicion
 from .diagnosis import Diagnosis, diagnose
 from .evidence import History
 from .layers import decayed_scales
+from .masking import MaskedBatchNorm, convert, counting
 
-__all__ = ["Cause", "Diagnosis", "GeneralizationLoss", "History", "Suspicion", "decayed_scales", "diagnose"]
+__all__ = [
+    "Cause",
+    "Diagnosis",
+    "GeneralizationLoss",
+    "History",
+    "MaskedBatchNorm",
+    "Suspicion",
+    "convert",
+    "counting",
+    "decayed_scales",
+    "diagnose",
+]

@@ -30,6 +30,22 @@ def test_the_folder_works_alone_as_normdoctor(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_it_installs_alone_into_a_project_with_packages_of_the_same_names(tmp_path: Path) -> None:
+    """A stranger's own `pipeline`, `preprocessing` and `utils` stand in front of it."""
+    source, site, project = tmp_path / "source" / "normdoctor", tmp_path / "site", tmp_path / "project"
+    shutil.copytree(FOLDER, source)  # building leaves files in the source folder
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
+    subprocess.run(install, check=True)
+    for name in ("pipeline", "preprocessing", "utils"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text("raise SystemExit('the stranger's own')")
+    (project / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py", str(site)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=project, env={"PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stderr
+
+
 def imported(source: str) -> set[str]:
     """Top-level packages that a program text imports absolutely."""
     packages = set()
