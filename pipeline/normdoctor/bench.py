@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from .collector import Collector
-from .evidence import Scores
-from .samples import Samples
+from .evidence import Pass
+from .intervals import is_share, score_scale
+from .samples import Samples, leaves
 from .sites import Statistics, buffers_kept, statistics
 
 Forward = Callable[[nn.Module, Any], Any]  # model, batch -> output; logits (N, K) for the default metric
@@ -25,9 +29,12 @@ class PassResult(NamedTuple):
     """Result of one pass."""
 
     score_N: Tensor
-    """In the order of the samples' positions; one score per batch if the metric gives no more."""
-    nonfinite: int
-    """Samples whose output holds a non-finite number."""
+    """In the order of the samples' positions; one score per batch if the metric gives no more. NaN where it is not
+    finite."""
+    batch_N: Tensor
+    """Number of the batch that each score was measured in."""
+    nonfinite: float
+    """Share of the samples whose score is not finite, or whose output holds NaN or infinity (-inf masks a logit)."""
 
 
 class Bench:
@@ -40,15 +47,20 @@ class Bench:
     def run(self, batches: Batches, source: Statistics | None) -> PassResult:
         """Score a pass under the given statistics (None: as the model is); its buffers stay as they were.
 
+        Calls of a layer are counted per batch: `forward` may call the model, or a part of it, any number of times.
+
         Raises:
             ValueError: The metric gives neither one score per sample nor one per batch.
         """
         scores: list[Tensor] = []
         positions: list[Tensor] = []
-        nonfinite = 0
+        members: list[Tensor] = []
+        nonfinite = samples = 0
+        calls: Counter[str] = Counter()
         watched = source.of_batches(batches) if isinstance(source, Collector) else batches
-        with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source):
-            for at, batch in watched:
+        with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source, calls):
+            for number, (at, batch) in enumerate(watched):
+                calls.clear()
                 output = self.forward(self.model, batch)
                 found = torch.as_tensor(self.metric(output, batch)).detach().cpu()
                 if found.numel() != len(at) and found.numel() != 1:
@@ -56,45 +68,51 @@ class Bench:
                         f"metric gave {tuple(found.shape)} for a batch of {len(at)}: it must give one score per "
                         "sample, or one for the batch, higher being better"
                     )
-                nonfinite += _nonfinite_samples(output)
-                scores.append(found.reshape(-1))
+                found = found.reshape(-1).to(torch.promote_types(found.dtype, torch.float32))
+                bad = ~torch.isfinite(found)
+                nonfinite += int((bad | nonfinite_rows(output, len(at))).sum())
+                samples += len(at)
+                scores.append(torch.where(bad, math.nan, found))
                 positions.append(at if found.numel() == len(at) else at[:1])
-        return PassResult(worst_for_nonfinite(torch.cat(scores))[torch.cat(positions).argsort()], nonfinite)
+                members.append(torch.full_like(positions[-1], number))
+        order = torch.cat(positions).argsort()
+        return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples))
 
-    def on_train(self, source: Statistics | None) -> Tensor:
+    def on_train(self, source: Statistics | None) -> PassResult:
         """Score the training samples in shuffled batches."""
-        return self.run(self.train.batches(), source).score_N
+        return self.run(self.train.batches(), source)
 
-    def on_eval(self, source: Statistics | None) -> Tensor | None:
+    def on_eval(self, source: Statistics | None) -> PassResult | None:
         """Score the evaluation samples in shuffled batches of the training size; None when there are none."""
         if self.held_out is None:
             return None
-        return self.run(self.held_out.batches(size=self.train.size), source).score_N
+        return self.run(self.held_out.batches(size=self.train.size), source)
 
-    def both(self, source: Statistics | None) -> Scores:
+    def both(self, source: Statistics | None) -> dict[Pass, PassResult]:
         """Score the training samples (A) and, where there are any, the evaluation samples (C)."""
-        return with_eval({"A": self.on_train(source)}, self.on_eval(source))
+        passes: dict[Pass, PassResult] = {"A": self.on_train(source)}
+        on_eval = self.on_eval(source)
+        return passes if on_eval is None else {**passes, "C": on_eval}
 
 
-def with_eval(scores: Scores, on_eval: Tensor | None) -> Scores:
-    """Add the evaluation samples' scores as C, where there are any."""
-    return scores if on_eval is None else {**scores, "C": on_eval}
+def nonfinite_rows(output: Any, size: int) -> Tensor:
+    """Return which of `size` samples hold NaN or infinity in any tensor of the output (nested), (N,)."""
+    bad_N = torch.zeros(size, dtype=torch.bool)
+    for leaf in leaves(vars(output) if is_dataclass(output) else output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() and len(leaf) == size:
+            bad_N |= (leaf.isnan() | leaf.isposinf()).reshape(size, -1).any(1).cpu()
+    return bad_N
 
 
-def _nonfinite_samples(output: Any) -> int:
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return 0
-    bad = ~torch.isfinite(output)
-    return int(bad.flatten(1).any(1).sum()) if output.dim() > 1 else int(bad.sum())
+def worst_score(scores: Iterable[Tensor]) -> float:
+    """Return the score of a sample that has none: 0 for a share, else one deviation below the worst of all passes.
 
-
-def worst_for_nonfinite(scores_N: Tensor) -> Tensor:
-    """Replace non-finite scores (the loss of a NaN) by the worst finite one."""
-    good_N = torch.isfinite(scores_N)
-    if bool(good_N.all()):
-        return scores_N
-    worst = scores_N[good_N].min() if bool(good_N.any()) else torch.zeros((), dtype=scores_N.dtype)
-    return torch.where(good_N, scores_N, worst)
+    Args:
+        scores: Scores of every pass by one metric; NaN where a sample has none.
+    """
+    every = torch.cat([torch.zeros(0), *scores])
+    finite = every[torch.isfinite(every)]
+    return 0.0 if is_share(finite) else (finite.min() - score_scale(finite)).item()
 
 
 def default_forward(model: nn.Module, batch: Any) -> Tensor:

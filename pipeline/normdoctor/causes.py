@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from .bench import Bench
 from .checks import CHECKS, REST, fired
-from .evidence import Evidence, Scores
+from .evidence import Evidence, Pass, Scores
 from .finding import Fired
 from .intervals import NO_DIFFERENCE, Difference, paired
 from .remedies import REMEDIES
@@ -77,6 +77,7 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
     if not evidence.layers:
         return {}
     as_evaluated: Scores = {name: evidence.score[name] for name in ("A", "C") if name in evidence.score}
+    worst = evidence.worst
     tried: Tried = {}
     for name, remedy in REMEDIES.items():
         if remedy.undoes_mode:
@@ -87,10 +88,10 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
             if remedy.simpler:
                 tried[name] = tried[remedy.simpler]
             continue
-        tried[name] = {} if remedy.transductive else {"A": bench.on_train(source)}
+        tried[name] = {} if remedy.transductive else {"A": bench.on_train(source).score_N.nan_to_num(worst)}
         helps = remedy.transductive or paired(evidence.score["A"], tried[name]["A"]).significant
         if helps and (on_eval := bench.on_eval(source)) is not None:
-            tried[name]["C"] = on_eval
+            tried[name]["C"] = on_eval.score_N.nan_to_num(worst)
     return tried
 
 
@@ -179,15 +180,17 @@ def _mode_cause(evidence: Evidence, one: Fired) -> Cause | None:
     """The cost of the mode that the model was evaluated in, against the same model in eval mode."""
     if "found_A" not in evidence.score:
         return None
-    gain = paired(evidence.score["found_A"], evidence.score["A"])
+    gain = evidence.difference("found_A", "A")
     if not gain.significant and not evidence.stuck_modules and not evidence.changed_buffers:
         return None
     whole = max(evidence.mean("A"), evidence.mean("B")) - evidence.mean("found_A")
     share = gain.mean / whole if gain.significant and whole > 0 else 0.0
-    on_eval = "found_C" in evidence.score
-    before, after = (evidence.score[name] for name in (("found_C", "C") if on_eval else ("found_A", "A")))
-    means = before.double().mean().item(), after.double().mean().item()
-    return Cause(one.name, share, share, one.evidence, advice(one), *means, paired(before, after).interval)
+    before: Pass
+    after: Pass
+    before, after = ("found_C", "given_C") if "found_C" in evidence.score else ("found_A", "A")
+    means = evidence.mean(before), evidence.mean(after)
+    interval = evidence.difference(before, after).interval
+    return Cause(one.name, share, share, one.evidence, advice(one), *means, interval)
 
 
 def _unsuperseded(proven: Mapping[str, Cause]) -> list[Cause]:

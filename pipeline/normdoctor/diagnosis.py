@@ -130,7 +130,7 @@ def diagnose(
     accuracies: dict[str, float] = {name: evidence.mean(name) for name in FOUR if name in evidence.score}
     intervals = {"normalization": evidence.normalization.interval}
     if "D" in evidence.score:
-        intervals["statistics_on_eval"] = paired(evidence.score["C"], evidence.score["D"]).interval
+        intervals["statistics_on_eval"] = evidence.difference("C", "D").interval
     return Diagnosis(
         verdict=verdict(evidence, causes, suspected, rest, unexplained, quantized_layers(model)),
         accuracies=accuracies,

@@ -11,13 +11,16 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from .collector import Seen, SiteMoments
-from .intervals import Difference, is_share, paired
+from .intervals import Difference, design_effect, is_share, paired, standard_error
 from .layers import Layer
 from .sites import Site
 
-# Passes over samples. A to D: see `gaps`. found_A and found_C: in the mode that the model was handed over in. given and
-# mixed: the loader's own batches, and the same samples shuffled, by batch statistics. large: B in larger batches.
-Pass = Literal["A", "B", "C", "D", "found_A", "found_C", "given", "mixed", "large"]
+# Passes over samples. A to D: see `gaps`; in batches composed anew. given_A to given_D: the same in the loaders' own
+# batches, of which some are kept. mixed: the samples of given_B, shuffled. found_A and found_C: the samples of A and of
+# given_C in the mode that the model was handed over in. large: B in larger batches. fair: B in batches of D's size.
+Pass = Literal[
+    "A", "B", "C", "D", "given_A", "given_B", "given_C", "given_D", "mixed", "found_A", "found_C", "large", "fair"
+]
 Scores = dict[Pass, Tensor]
 # What divides the samples (camera, subject) -> the number of each sample's group, from a batch.
 Groups = Mapping[str, Callable[[Any], Tensor]]
@@ -66,10 +69,17 @@ class Evidence:
     score: Scores
     """Score of each sample in each pass that was made."""
     nonfinite_outputs: float
-    """Share of training samples whose output, by running statistics, is not finite."""
+    """Share of training samples whose output or score, by running statistics, is not finite."""
     sizes: Counter[int]
     """Sizes of the training batches."""
     history: History
+    batch: dict[Pass, Tensor] = field(default_factory=dict)
+    """Number of each score's batch, for the passes in which the samples of a batch share the noise of its
+    statistics."""
+    worst: float = 0.0
+    """Score of a sample whose score is not finite."""
+    incomparable: str = ""
+    """Why B and D cannot be compared; empty where they can."""
     train: Seen = field(default_factory=Seen)
     """Training samples in shuffled batches."""
     given: Seen = field(default_factory=Seen)
@@ -87,10 +97,21 @@ class Evidence:
         """Return the mean score of a pass (accuracy as a fraction)."""
         return self.score[name].double().mean().item()
 
+    def difference(self, a: Pass, b: Pass) -> Difference:
+        """Return the mean of pass b - pass a over the same samples, with an interval that respects their batches."""
+        batches = [self.batch[name] for name in (a, b) if name in self.batch]
+        return paired(self.score[a], self.score[b], batches=batches)
+
+    def standard_error(self, name: Pass) -> float:
+        """Return the standard error of a pass's mean score, which respects its batches."""
+        score_N = self.score[name]
+        batches = [self.batch[name]] if name in self.batch else []
+        return standard_error(score_N) * design_effect(score_N, batches)
+
     @cached_property
     def normalization(self) -> Difference:
         """Normalization gap B - A, with its interval and threshold."""
-        return paired(self.score["A"], self.score["B"])
+        return self.difference("A", "B")
 
     @property
     def gap(self) -> float:

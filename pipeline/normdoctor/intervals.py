@@ -1,7 +1,14 @@
-"""Paired differences between two passes over the same samples: mean, percentile bootstrap interval, significance."""
+"""Paired differences between two passes over the same samples: mean, percentile bootstrap interval, significance.
+
+Scores by batch statistics share the noise of their batch, so samples are not independent there. The interval and the
+threshold are then widened by the design effect of the batches (Kish 1965), with the cluster-robust variance of
+Cameron, Gelbach & Miller (2011) where each of the two passes has batches of its own.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +23,10 @@ FEW_SAMPLES = 3.0
 RESAMPLES = 1000
 # Ends of the 95 % interval, as quantiles of the bootstrap means.
 ENDS = (0.025, 0.975)
+# Their distance from the mean in standard errors, for a normal distribution.
+NORMAL_END = 1.96
+# Batches from which their noise can be estimated; with fewer, samples are taken as independent.
+FEW_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -44,13 +55,14 @@ class Difference:
 NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, 0.0)
 
 
-def paired(a_N: Tensor, b_N: Tensor, seed: int = 0) -> Difference:
+def paired(a_N: Tensor, b_N: Tensor, seed: int = 0, batches: Sequence[Tensor] = ()) -> Difference:
     """Compute b - a over the same samples, with its interval and threshold.
 
     Args:
         a_N: Score of each sample in one pass.
         b_N: Score of the same samples, in the same order, in the other.
         seed: Seed of the bootstrap.
+        batches: Number of each sample's batch (N,), for each pass in which samples share their batch's noise.
 
     Raises:
         ValueError: The passes differ in length.
@@ -67,11 +79,47 @@ def paired(a_N: Tensor, b_N: Tensor, seed: int = 0) -> Difference:
     draw = torch.Generator().manual_seed(seed)
     pick = torch.randint(count, (RESAMPLES, count), generator=draw)
     means = difference[pick].mean(1)
-    low, high = means.quantile(torch.tensor(ENDS, dtype=torch.float64)).tolist()
-    error = means.std().item()
+    ends = means.quantile(torch.tensor(ENDS, dtype=torch.float64))
+    wider = design_effect(difference, batches)
+    low, high = (mean + wider * (ends - mean)).tolist()
+    error = wider * means.std().item()
     return Difference(
         mean, low, high, max(MIN_DIFFERENCE * scale, STANDARD_ERRORS * error, FEW_SAMPLES * scale / count)
     )
+
+
+def design_effect(values_N: Tensor, batches: Sequence[Tensor]) -> float:
+    """Return how much wider an interval of the mean is than with independent samples; at least 1.
+
+    Args:
+        values_N: One value per sample.
+        batches: One or two numberings (N,) of the batches whose members share noise.
+    """
+    numbers = [number_N for number_N in batches if FEW_BATCHES <= len(number_N.unique()) < len(number_N)]
+    alone = standard_error(values_N)
+    if not numbers or alone == 0:
+        return 1.0
+    squares = [standard_error(values_N, number_N) ** 2 for number_N in numbers]
+    both = sum(squares) - (len(squares) - 1) * alone**2
+    fewest = min(len(number_N.unique()) for number_N in numbers)
+    return max(1.0, math.sqrt(max(both, *squares)) / alone * student_end(fewest - 1) / NORMAL_END)
+
+
+def standard_error(values_N: Tensor, number_N: Tensor | None = None) -> float:
+    """Return the standard error of the mean, cluster-robust where the samples' batch numbers are given."""
+    values = values_N.double()
+    off = values - values.mean()
+    if number_N is not None:
+        _, group_N = number_N.unique(return_inverse=True)
+        off = torch.zeros(int(group_N.max()) + 1, dtype=off.dtype).index_add_(0, group_N, off)
+    groups = len(off)
+    return math.sqrt(groups / max(1, groups - 1) * off.square().sum().item()) / len(values)
+
+
+def student_end(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t, by its expansion around the normal quantile (3 % off at most)."""
+    z = NORMAL_END
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def score_scale(scores_N: Tensor) -> float:

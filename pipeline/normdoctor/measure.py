@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from .bench import Batches, Bench, Forward, Metric, with_eval
+from .bench import Batches, Bench, Forward, Metric, PassResult, worst_score
 from .collector import Collector, Rows, Seen, SiteMoments, add
-from .evidence import Evidence, Group, Groups, History, Scores
+from .evidence import Evidence, Group, Groups, History, Pass
 from .layers import Layer
 from .moments import Moments, mean_shift
-from .samples import take
-from .sites import Site, batch_norms, restore_buffers, same_bits, statistics
+from .samples import Samples, apart, shape_of, take
+from .sites import Site, Statistics, batch_norms, restore_buffers, same_bits, statistics
 from .sources import batch_statistics, running
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -27,6 +28,10 @@ SMALL_BATCH, LARGER = 16, 4
 GROUP_SAMPLES = 256
 # Samples on which dropout is seen to reach a batch norm, and samples it is then measured on.
 DROPOUT_TRIAL, DROPOUT_SAMPLES = 32, 1024
+# Difference between two batch sizes that does not matter.
+SAME_SIZE = 0.1
+
+Passes = dict[Pass, PassResult]
 
 
 def gather(
@@ -50,15 +55,21 @@ def gather(
     bench = Bench(copied(inner), train, held_out, forward, metric)
     training = _in_training(bench.model)
     seen = _as_evaluated(bench, bool(training))
-    by_batch = _by_batch_statistics(bench, rows) if seen.layers else _without_layers(seen.score)
+    by_batch = _by_batch_statistics(bench, rows) if seen.layers else _without_layers(seen.passes)
+    passes = seen.passes | by_batch.passes
+    worst = worst_score(one.score_N for one in passes.values())
+    score = {name: one.score_N.nan_to_num(worst) for name, one in passes.items()}
     return bench, Evidence(
         training_modules=training,
         stuck_modules=seen.stuck,
         changed_buffers=seen.changed,
         averaged=averaged,
         layers=seen.layers,
-        score=seen.score | by_batch.score,
-        nonfinite_outputs=seen.nonfinite / len(train),
+        score=score,
+        batch={name: passes[name].batch_N for name in (*by_batch.passes, "found_A", "found_C") if name in passes},
+        worst=worst,
+        incomparable=_incomparable(train, held_out),
+        nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
         history=history or History(),
         train=by_batch.train,
@@ -66,7 +77,7 @@ def gather(
         masked=by_batch.masked,
         dropped=by_batch.dropped,
         held_out=by_batch.held_out,
-        groups=_by_group(bench, by_batch.train, seen.score.get("C"), groups or {}),
+        groups=_by_group(bench, by_batch.train, score.get("C"), groups or {}),
     )
 
 
@@ -74,39 +85,46 @@ class _AsEvaluated(NamedTuple):
     """The model in eval mode, and in the mode that it was passed in."""
 
     layers: dict[str, Layer]
-    score: Scores
+    passes: Passes
     stuck: list[str]
     changed: list[str]
-    nonfinite: int
 
 
 def _as_evaluated(bench: Bench, training: bool) -> _AsEvaluated:
-    """Measure A and C by running statistics, and as found where that differs."""
-    found = bench.both(None) if training else {}
+    """Measure A and C by running statistics, in the loaders' own batches too, and as found where that differs."""
+    found = _as_found(bench) if training else {}
     bench.model.eval()
     stuck = _in_training(bench.model)
     layers = {name: Layer.of(layer) for name, layer in batch_norms(bench.model).items()}
     changed = _changed_buffers(bench)
-    on_train, nonfinite = bench.run(bench.train.batches(), None)
-    plain = with_eval({"A": on_train}, bench.on_eval(None))
+    source = None
     if (stuck or changed) and layers:
-        found = found or plain
-        plain = bench.both(running(layers))
-    if found:
-        plain = with_found(plain, found)
-    return _AsEvaluated(layers, plain, stuck, changed, nonfinite)
+        found = found or _as_found(bench)
+        source = running(layers)
+    own = _in_own_batches(bench, source, "given_A", "given_C")
+    return _AsEvaluated(layers, {**bench.both(source), **own, **found}, stuck, changed)
 
 
-def with_found(plain: Scores, found: Scores) -> Scores:
-    """Add the scores of the model as found under their names."""
-    scores: Scores = {**plain, "found_A": found["A"]}
-    return {**scores, "found_C": found["C"]} if "C" in found else scores
+def _as_found(bench: Bench) -> Passes:
+    """Score the model as it is: the evaluation samples in the loader's own batches, on which its output depends."""
+    passes: Passes = {"found_A": bench.on_train(None)}
+    if bench.held_out is not None:
+        passes["found_C"] = bench.run(bench.held_out.as_given(), None)
+    return passes
+
+
+def _in_own_batches(bench: Bench, source: Statistics | None, on_train: Pass, on_eval: Pass) -> Passes:
+    """Score the samples that are kept in the loaders' own batches."""
+    passes: Passes = {on_train: bench.run(bench.train.as_given(), source)}
+    if bench.held_out is not None:
+        passes[on_eval] = bench.run(bench.held_out.as_given(), source)
+    return passes
 
 
 class _ByBatch(NamedTuple):
     """Passes by batch statistics: scores, and statistics of the call sites."""
 
-    score: Scores
+    passes: Passes
     train: Seen
     given: Seen
     masked: SiteMoments
@@ -114,33 +132,57 @@ class _ByBatch(NamedTuple):
     held_out: Seen | None
 
 
-def _without_layers(score: Scores) -> _ByBatch:
-    same: Scores = {"B": score["A"]}
-    if "C" in score:
-        same["D"] = score["C"]
+def _without_layers(passes: Passes) -> _ByBatch:
+    twins: dict[Pass, Pass] = {"B": "A", "D": "C", "given_B": "given_A", "given_D": "given_C"}
+    same = {batch: passes[running] for batch, running in twins.items() if running in passes}
     return _ByBatch(same, Seen(), Seen(), {}, {}, None)
 
 
 def _by_batch_statistics(bench: Bench, rows: Rows | None) -> _ByBatch:
     """Measure B, D and the control passes, and what each call site sees in them."""
     train = bench.train
-    score: Scores = {}
     collector = Collector(bench.model, rows)
-    score["B"] = bench.on_train(collector)
+    passes: Passes = {"B": bench.on_train(collector)}
     masked = _by_real_rows(bench, rows, collector.seen)
     given = Collector(bench.model)
-    score["given"] = bench.run(train.as_given(), given).score_N
+    passes["given_B"] = bench.run(train.as_given(), given)
     if train.apart:
-        score["mixed"] = bench.run(train.mixed(), batch_statistics).score_N
+        passes["mixed"] = bench.run(train.mixed(), batch_statistics)
         if train.size < SMALL_BATCH:
-            score["large"] = bench.run(train.batches(size=LARGER * train.size), batch_statistics).score_N
+            passes["large"] = bench.run(train.batches(size=LARGER * train.size), batch_statistics)
     dropped = _with_dropout(bench)
     held_out = None
     if bench.held_out is not None:
         watcher = Collector(bench.model, rows)
-        score["D"] = bench.run(bench.held_out.batches(size=train.size), watcher).score_N
+        passes["D"] = bench.run(bench.held_out.batches(size=train.size), watcher)
+        passes["given_D"] = bench.run(bench.held_out.as_given(), batch_statistics)
         held_out = watcher.seen
-    return _ByBatch(score, collector.seen, given.seen, masked, dropped, held_out)
+        size, its = (_mean_size(passes[name]) for name in ("B", "D"))
+        if train.apart and abs(its / size - 1) > SAME_SIZE:
+            passes["fair"] = bench.run(train.batches(size=max(1, round(its))), batch_statistics)
+    return _ByBatch(passes, collector.seen, given.seen, masked, dropped, held_out)
+
+
+def _mean_size(one: PassResult) -> float:
+    return len(one.batch_N) / max(1, len(one.batch_N.unique()))
+
+
+def _incomparable(train: Samples, held_out: Samples | None) -> str:
+    """Return why training and evaluation samples cannot be compared in batches of one size; empty where they can."""
+    if held_out is None:
+        return ""
+    if train.apart and held_out.apart:
+        one, other = (_input_shape(samples) for samples in (train, held_out))
+        return "" if one == other else f"evaluation samples have another shape {other} than training samples {one}"
+    if held_out.apart or train.apart or train.size == held_out.size:
+        return ""
+    return f"evaluation batches of {held_out.size} and training batches of {train.size} cannot be divided"
+
+
+def _input_shape(samples: Samples) -> tuple[int, ...]:
+    """Return the shape of the first tensor or array of a sample."""
+    shapes = [shape_of(leaf) for leaf in apart(samples.like)[0]]
+    return next((shape for shape in shapes if shape), ())
 
 
 def _by_real_rows(bench: Bench, rows: Rows | None, seen: Seen) -> SiteMoments:
@@ -276,13 +318,15 @@ class _ReachedError(Exception):
 def first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
     """Return the first call site that a forward pass reaches, and what it sees. The pass ends there."""
     found: SiteMoments = {}
+    calls: Counter[str] = Counter()
 
     def look(site: Site, x: Tensor) -> None:
         add(found, site, Moments.of(x))
         raise _ReachedError
 
-    with torch.no_grad(), statistics(bench.model, look):
+    with torch.no_grad(), statistics(bench.model, look, calls):
         for _, batch in batches:
+            calls.clear()
             with suppress(_ReachedError):
                 bench.forward(bench.model, batch)
     return next(iter(found.items()))

@@ -21,6 +21,8 @@ from torch import Tensor
 LIMIT = 2000
 # Whole batches kept as the loader gave them, to see its own composition.
 GIVEN = 16
+# More of them are kept where they hold fewer samples than this.
+GIVEN_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,9 @@ def take(loader: Iterable[Any], limit: int = LIMIT, seed: int = 0) -> Samples:
     for number, batch in enumerate(loader):
         size = size_of(batch)
         sizes[size] += 1
-        place = number if len(given) < GIVEN else draw.randrange(number + 1)
-        if place < GIVEN:
+        most = max(GIVEN, -(-min(limit, GIVEN_SAMPLES) // max(1, size)))
+        place = number if len(given) < most else draw.randrange(number + 1)
+        if place < most:
             given[place : place + 1] = [batch]
         if len(whole) * max(1, size) < limit:
             whole.append(batch)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from .collector import Seen
-from .evidence import Evidence
+from .evidence import Evidence, Pass
 from .finding import Finding, listed
-from .intervals import MIN_DIFFERENCE, STANDARD_ERRORS, paired, score_scale
+from .intervals import MIN_DIFFERENCE, STANDARD_ERRORS, score_scale
 from .measure import LARGER
 from .moments import SHIFT_LIMIT, mean_shift
 from .sites import Site
@@ -70,10 +70,10 @@ def between_batches(given: Seen, train: Seen, site: Site) -> tuple[float, float]
 
 def leakage(evidence: Evidence) -> Finding | None:
     """A network that reads its batch: the loader's own batches score better than the same samples shuffled."""
-    given, mixed = evidence.score.get("given"), evidence.score.get("mixed")
+    given, mixed = evidence.score.get("given_B"), evidence.score.get("mixed")
     if given is None or mixed is None or len(given) != len(mixed):
         return None
-    gain = paired(mixed, given)
+    gain = evidence.difference("mixed", "given_B")
     if not gain.significant:
         return None
     return Finding(
@@ -100,7 +100,7 @@ def small(evidence: Evidence) -> Finding | None:
     large = evidence.score.get("large")
     if large is None or len(large) != len(evidence.score["B"]):
         return None
-    gain = paired(evidence.score["B"], large)
+    gain = evidence.difference("B", "large")
     if abs(gain.mean) <= gain.threshold:
         return None
     least = min(evidence.values_per_statistic(site) for site in evidence.train.batches)
@@ -121,7 +121,7 @@ def shift(evidence: Evidence) -> Finding | None:
     if not shifts:
         return None
     name = max(shifts, key=lambda n: shifts[n])
-    gain = paired(evidence.score["C"], evidence.score["D"])
+    gain = evidence.difference("C", "D")
     if shifts[name] <= SHIFT_LIMIT and not gain.significant:
         return None
     text = f"the inputs of {name} are shifted by {shifts[name]:.2f} standard deviations on the evaluation samples"
@@ -134,11 +134,13 @@ def shift(evidence: Evidence) -> Finding | None:
 
 def overfit(evidence: Evidence) -> Finding | None:
     """A difference between B and D, in which normalization has no part: generalization."""
-    if "D" not in evidence.score or not len(evidence.score["D"]):
+    if "D" not in evidence.score or not len(evidence.score["D"]) or evidence.incomparable:
         return None
-    b, d = evidence.score["B"].double(), evidence.score["D"].double()
+    equal: Pass = "fair" if "fair" in evidence.score else "B"
+    b, d = evidence.score[equal].double(), evidence.score["D"].double()
     loss = (b.mean() - d.mean()).item()
-    error = (b.var() / len(b) + d.var() / max(1, len(d))).sqrt().item()  # other samples: they cannot be paired
+    # Other samples: they cannot be paired.
+    error = math.hypot(evidence.standard_error(equal), evidence.standard_error("D"))
     if not loss > max(MIN_DIFFERENCE * score_scale(b), STANDARD_ERRORS * error):
         return None
     return Finding(

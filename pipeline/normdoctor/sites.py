@@ -79,16 +79,23 @@ def output_by(layer: _BatchNorm, x: Tensor, statistics: tuple[Tensor, Tensor] | 
 
 
 @contextmanager
-def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
+def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] | None = None) -> Iterator[None]:
     """Let every batch norm of `model` normalize by `source`'s statistics within the context; None: by its running ones.
 
-    Buffers, modes and parameters stay as they are. Calls are counted from zero in each forward pass of `model`.
-    Compiled parts of the model run eagerly meanwhile: compiled code would not call the hooks.
+    Buffers, modes and parameters stay as they are. Compiled parts of the model run eagerly meanwhile: compiled code
+    would not call the hooks.
+
+    Args:
+        model: The model.
+        source: The statistics.
+        calls: Calls so far of each layer, which the caller clears before each batch. None: they are counted from zero
+            in each forward pass of `model`.
     """
     if source is None:
         yield
         return
-    calls: Counter[str] = Counter()
+    cleared_by_caller = calls is not None
+    calls = Counter() if calls is None else calls
 
     def replace(name: str, layer: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         x = arguments[0]
@@ -96,7 +103,7 @@ def statistics(model: nn.Module, source: Statistics | None) -> Iterator[None]:
         calls[name] += 1
         return output_by(layer, x, source(site, x))
 
-    handles = [model.register_forward_pre_hook(lambda *_: calls.clear())]
+    handles = [] if cleared_by_caller else [model.register_forward_pre_hook(lambda *_: calls.clear())]
     handles += [layer.register_forward_hook(partial(replace, name)) for name, layer in batch_norms(model).items()]
     try:
         with torch.compiler.set_stance("force_eager"):

@@ -888,8 +888,8 @@ def quantities(seen: Evidence) -> Iterator[tuple[str, float]]:
         if between is not None:
             yield "correlated", between[0] / between[1]
     yield "gap", seen.gap / seen.threshold
-    given = paired(seen.score["mixed"], seen.score["given"])
-    yield "given", given.mean / given.threshold
+    given = paired(seen.score["mixed"], seen.score["given_B"])
+    yield "given_B", given.mean / given.threshold
 
 
 def main() -> None:

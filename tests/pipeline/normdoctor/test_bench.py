@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.normdoctor.bench import Bench, default_metric, worst_for_nonfinite
+from pipeline.normdoctor.bench import Bench, default_metric, nonfinite_rows, worst_score
 from pipeline.normdoctor.collector import Collector, Seen, chosen_rows, population, union
 from pipeline.normdoctor.measure import gather
 from pipeline.normdoctor.moments import Moments
@@ -26,32 +26,59 @@ def bench(model: nn.Module) -> Bench:
 
 def test_scores_stand_in_the_order_of_the_samples() -> None:
     """Shuffled batches, and their scores by the position of each sample."""
-    assert bench(nn.Identity()).on_train(None).tolist() == X[:, 0].tolist()
+    assert bench(nn.Identity()).on_train(None).score_N.tolist() == X[:, 0].tolist()
 
 
 def test_one_score_per_batch_is_kept_as_one() -> None:
     """The mean of each batch, three of them."""
     patient = bench(nn.Identity())
     patient.metric = lambda output, batch: output.mean()
-    assert len(patient.on_train(None)) == 3
+    assert len(patient.on_train(None).score_N) == 3
 
 
-def test_samples_with_non_finite_outputs_are_counted() -> None:
-    """Two of twelve; their scores are the worst of the others."""
+def test_samples_without_a_finite_score_are_counted() -> None:
+    """Two of twelve have none."""
     patient = bench(nn.Identity())
     patient.forward = lambda net, batch: torch.where(batch[0] > 9.5, math.nan, batch[0])
     outcome = patient.run(patient.train.batches(), None)
-    assert outcome.nonfinite == 2
-    assert outcome.score_N.tolist() == [*range(10), 0.0, 0.0]
+    assert outcome.nonfinite == pytest.approx(2 / 12)
+    assert outcome.score_N.isnan().tolist() == [False] * 10 + [True] * 2
+
+
+def test_a_score_of_a_batch_that_is_not_finite_counts_all_its_samples() -> None:
+    """One batch of three holds the sample 0."""
+    patient = bench(nn.Identity())
+    patient.metric = lambda output, batch: torch.where(output == 0, -math.inf, output).min()
+    outcome = patient.run(patient.train.batches(), None)
+    assert outcome.nonfinite == pytest.approx(4 / 12)
+    assert outcome.score_N.isnan().sum() == 1
+
+
+def test_the_outputs_of_a_sample_are_found_in_any_structure() -> None:
+    """NaN or infinity in a tensor with one entry per sample; -inf masks a logit."""
+    logits = torch.tensor([[0.0, -math.inf], [math.nan, 0.0], [0.0, math.inf]])
+    assert nonfinite_rows({"logits": logits, "loss": torch.tensor(math.nan)}, 3).tolist() == [False, True, True]
+    assert nonfinite_rows((torch.zeros(3), [logits]), 3).tolist() == [False, True, True]
+    assert not nonfinite_rows(logits, 2).any()
 
 
 @pytest.mark.parametrize(
     ("scores", "expected"),
-    [([1.0, math.nan, 0.0], [1.0, 0.0, 0.0]), ([math.inf, -3.0], [-3.0, -3.0]), ([math.nan], [0.0])],
+    [([1.0, math.nan, 0.0], 0.0), ([-3.0, -1.0, math.nan], -3.0 - 2**0.5), ([math.nan], 0.0)],
 )
-def test_a_non_finite_score_is_the_worst(scores: list[float], expected: list[float]) -> None:
-    """Never the best; without any finite score it is zero."""
-    assert worst_for_nonfinite(torch.tensor(scores)).tolist() == expected
+def test_a_sample_without_a_score_is_worse_than_every_other(scores: list[float], expected: float) -> None:
+    """0 is the worst accuracy, and the best negative loss: there it is one deviation below the worst."""
+    assert worst_score([torch.tensor(scores[:1]), torch.tensor(scores[1:])]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_calls_are_counted_per_batch_whatever_part_of_the_model_is_called(passes: int) -> None:
+    """A part of the model, called in each of three batches: its own forward never runs."""
+    patient = bench(nn.Sequential(nn.BatchNorm1d(1)))
+    patient.forward = lambda net, batch: [net[0](batch[0]) for _ in range(passes)][-1]
+    collector = Collector(patient.model)
+    patient.run(patient.train.batches(), collector)
+    assert collector.seen.passes == {("0", call): 3 for call in range(passes)}
 
 
 def test_the_default_metric_is_the_first_choice() -> None:

@@ -125,7 +125,7 @@ def test_a_check_supersedes_only_what_it_explains() -> None:
 def test_the_mode_is_ranked_first_and_measured_as_found() -> None:
     """From 10 % as found to 50 % in eval mode, half of the way to B."""
     seen = evidence()
-    seen.score.update(found_A=right(0.1), found_C=right(0.2))
+    seen.score.update(found_A=right(0.1), found_C=right(0.2), given_C=right(0.5))
     causes = prove(seen, found("mode", "stale"), {"eval": {"A": right(0.5)}, "joint": {"A": right(0.9)}})
     assert [cause.check for cause in causes] == ["mode", "stale"]
     assert (causes[0].before, causes[0].after, causes[0].recovered) == pytest.approx((0.2, 0.5, 0.5))
@@ -248,7 +248,7 @@ def test_only_a_gain_of_the_loaders_own_batches_is_leakage() -> None:
     """Not a loss."""
     for given, mixed, fires in ((0.9, 0.5, True), (0.5, 0.9, False)):
         seen = evidence()
-        seen.score.update(given=right(given), mixed=right(mixed))
+        seen.score.update(given_B=right(given), mixed=right(mixed))
         assert (score_checks.leakage(seen) is not None) is fires
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.normdoctor.intervals import paired, score_scale
+from pipeline.normdoctor.intervals import design_effect, paired, score_scale, standard_error, student_end
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -81,3 +81,54 @@ def test_the_threshold_is_the_largest_of_three() -> None:
         assert paired(torch.zeros(count), one).threshold == threshold
     assert not paired(torch.zeros(20), (torch.arange(20) < 1).double()).significant
     assert paired(torch.zeros(2), torch.ones(2)).threshold == 1.5
+
+
+def noisy_batches(seed: int, own: float = 1.0, other: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """320 differences around 0 with noise of their own and of their batch in one pass, or in two; the batches."""
+    draw = torch.Generator().manual_seed(seed)
+    first, second = torch.arange(320) // 20, torch.randperm(320, generator=draw) // 20
+    noise = torch.randn(16, 2, generator=draw)
+    return own * noise[first, 0] + other * noise[second, 1] + torch.randn(320, generator=draw), first, second
+
+
+def misses(own: float, other: float, *, respected: bool) -> int:
+    """Of 200 intervals of a difference of 0, how many miss it."""
+    missed = 0
+    for seed in range(200):
+        differences, *batches = noisy_batches(seed, own, other)
+        one = paired(torch.zeros(320), differences, batches=batches if respected else ())
+        missed += not one.low <= 0 <= one.high
+    return missed
+
+
+@pytest.mark.parametrize(("own", "other"), [(1.0, 0.0), (0.7, 0.7), (0.0, 0.0)])
+def test_an_interval_over_batches_misses_as_often_as_it_says(own: float, other: float) -> None:
+    """5 %: at most 16 of 200 by chance, with noise of the batches of one pass, of both, or of none."""
+    assert misses(own, other, respected=True) <= 16
+
+
+def test_an_interval_over_samples_misses_far_too_often_where_batches_share_noise() -> None:
+    """The control: it holds the truth in little more than half of all cases."""
+    assert misses(1.0, 0.0, respected=False) > 60
+
+
+def test_batches_of_one_or_too_few_say_nothing_about_their_noise() -> None:
+    """Then samples count as independent."""
+    values = torch.arange(12.0)
+    assert design_effect(values, [torch.arange(12)]) == 1.0
+    assert design_effect(values, [torch.arange(12) // 4]) == 1.0
+    assert design_effect(values, [torch.arange(12) // 2]) > 1.5
+    assert design_effect(torch.ones(12), [torch.arange(12) // 2]) == 1.0
+
+
+def test_the_standard_error_of_equal_members_is_that_of_their_batches() -> None:
+    """Four batches of three equal values: as four values."""
+    four = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    assert standard_error(four) == pytest.approx(four.std().item() / 2)
+    assert standard_error(four.repeat_interleave(3), torch.arange(12) // 3) == pytest.approx(four.std().item() / 2)
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (15, 2.131), (61, 2.000)])
+def test_few_batches_widen_the_interval_as_students_t_does(freedom: int, quantile: float) -> None:
+    """Within 4 %, from published tables."""
+    assert student_end(freedom) == pytest.approx(quantile, rel=0.04)
