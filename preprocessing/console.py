@@ -1,0 +1,107 @@
+"""Console script `skelnorm`: every command under one name.
+
+    skelnorm build raw --out clips.h5
+    skelnorm train --data clips.h5 --out runs/first
+    skelnorm doctor runs/first
+
+`skelnorm COMMAND --help` explains a command. `skelnorm NAME` is `python -m MODULE`, except that a package of the
+working folder never hides ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from preprocessing import exits
+
+
+class Command(NamedTuple):
+    """A command: the module whose `main` runs it, and its purpose."""
+
+    module: str
+    purpose: str
+
+
+COMMANDS = {
+    "build": Command("preprocessing.build", "recordings -> one HDF5 file"),
+    "verify": Command("preprocessing.verify", "re-check a built file"),
+    "inspect": Command("preprocessing.inspect", "contents of recordings or of a built file"),
+    "view": Command("preprocessing.view", "watch clips, the recording beside the built file"),
+    "export": Command("preprocessing.export", "convert a built file for other programs"),
+    "synthetic": Command("preprocessing.synthetic", "write made-up recordings to try everything on"),
+    "train": Command("pipeline.train", "train one network"),
+    "evaluate": Command("pipeline.evaluate", "evaluate a trained run on another file or split"),
+    "doctor": Command("pipeline.doctor.__main__", "why batch norms evaluate badly: prove it, repair it"),
+    "predict": Command("pipeline.predict", "name the action in recordings"),
+    "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips"),
+    "page": Command("pipeline.page", "one report over several runs"),
+    "search": Command("tuning.search", "search normalization settings with Ray Tune"),
+    "study": Command("tuning.study", "compare arms over seeds"),
+    "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),
+}
+VERSIONS = ("skelnorm", "torch", "numpy", "h5py", "ray", "wandb")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run `skelnorm WORDS...` and return the exit code of its command."""
+    words = sys.argv[1:] if words is None else list(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else exits.USAGE
+    if words[0] in ("-V", "--version"):
+        print(versions())
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        return exits.report(ValueError(unknown(words[0])))
+    sys.argv = [f"skelnorm {words[0]}", *words[1:]]
+    try:
+        return int(importlib.import_module(command.module).main() or 0)
+    except KeyboardInterrupt as error:  # while modules are imported; a command reports its own
+        return exits.report(error)
+
+
+def overview() -> str:
+    """Return the help text: one line per command."""
+    lines = [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items()]
+    head, _, rest = (__doc__ or "").partition("\n\n")
+    return "\n".join(
+        ["usage: skelnorm COMMAND ...", "", head, "", *lines, "", rest.strip("\n"), "", "skelnorm --version"]
+    )
+
+
+def unknown(name: str) -> str:
+    """Return the message about a command that does not exist."""
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+    return f"skelnorm has no command {name!r}: {hint}"
+
+
+def versions() -> str:
+    """Return the versions of what a figure depends on, and the machine class, one per line."""
+    lines = [f"{name:<10} {_version(name)}" for name in VERSIONS]
+    return "\n".join([*lines, f"{'python':<10} {platform.python_version()}", f"{'processor':<10} {processor()}"])
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def processor(table: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model name; its architecture where that is unknown."""
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
