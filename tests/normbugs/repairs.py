@@ -49,7 +49,7 @@ def per_call(patient: Patient) -> nn.Module:
 class PerCall(nn.Module):
     """A batch norm that takes the statistics of its calls in turn."""
 
-    def __init__(self, layer: nn.Module, found: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, layer: Any, found: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.layer, self.found, self.calls = layer, found, 0
 
