@@ -3,10 +3,12 @@
     make bench-normbugs
     python tests/bench/normbugs.py --cases pytorch_4741 pytorch_5060 --seeds 1
     python tests/bench/normbugs.py --table
+    .venv-zoo/bin/python tests/bench/normbugs.py --rivals --out bench-normbugs-rivals
 
 Each thread is one file of tests/normbugs/cases: a small program, its fixed twin, and the established cause. Each
 (case, seed) gives two JSON lines in OUT/normbugs.jsonl, one per twin; the same command again resumes, so change OUT
-when the doctor or a case has changed. The table is Markdown for tests/bench/results/normbugs.md.
+when the doctor or a case has changed. The tables are Markdown for tests/bench/results/normbugs.md. `make test-zoo`
+makes the environment that has the rivals.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ sys.path[:0] = [str(HOME)]
 
 from tests.normbugs.case import load, names  # noqa: E402
 from tests.normbugs.judge import judge  # noqa: E402
+from tests.normbugs.rivals import absent  # noqa: E402
+from tests.normbugs.rivals import table as rivals_table  # noqa: E402
 
 Line = dict[str, Any]
 
@@ -149,9 +153,12 @@ def main() -> None:
     path = options.out / "normbugs.jsonl"
     known = {(line["case"], line["seed"]) for line in read(path)}
     jobs = [(name, seed) for seed in range(options.seeds) for name in options.cases if (name, seed) not in known]
+    if options.rivals and (missing := absent()):
+        print(f"Not installed, and left out: {', '.join(missing)}. `make test-zoo` makes an environment that has them.")
     if not options.table:
         run(jobs, path, options.workers, options.rivals)
-    print(table(line for line in read(path) if line["case"] in options.cases))
+    chosen = [line for line in read(path) if line["case"] in options.cases]
+    print("\n\n".join(part for part in (table(chosen), rivals_table(chosen)) if part))
 
 
 def read(path: Path) -> list[Line]:

@@ -49,7 +49,7 @@ def judge(case: Case, seed: int, rivals: bool = False) -> list[dict[str, Any]]:
         }
         cost = scores["fixed"] - scores["buggy"]
         line |= _diagnosed(case, patient, twin == "fixed", cost)
-        lines.append({**line, "rivals": asked(patient)} if rivals else line)
+        lines.append({**line, "rivals": asked(patient, case)} if rivals else line)
     return lines
 
 
