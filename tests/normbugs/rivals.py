@@ -178,7 +178,7 @@ def table(lines: Iterable[Line]) -> str:
         return ""
     fixed = {(line["case"], line["seed"]): line["score"] for line in every if line["twin"] == "fixed"}
     rows = [
-        "| tool | cause named | false causes on fixed twins | any report on them | share of the cost recovered | errors |",
+        "| tool | cause named | false causes on fixed twins | any report on them | cost recovered | errors |",
         "|---|---|---|---|---|---|",
     ]
     for name in ("the doctor", *RIVALS):
