@@ -60,7 +60,7 @@ def gestures(seed: int, train: int = 1000, held_out: int = 400, classes: int = 6
     return Split(x_N6T[:train], y_N[:train], x_N6T[train:], y_N[train:])
 
 
-def recordings(seed: int, train: int = 40, held_out: int = 12, windows: int = 24, steps: int = 32) -> Split:
+def recordings(seed: int, train: int = 80, held_out: int = 25, windows: int = 16, steps: int = 32) -> Split:
     """Return windows (N, 6, T) of recordings, `windows` in a row of each, with its own gain and offset; 4 classes."""
     draw = torch.Generator().manual_seed(seed)
     count = train + held_out
@@ -70,8 +70,8 @@ def recordings(seed: int, train: int = 40, held_out: int = 12, windows: int = 24
     x_RW6T = torch.sin(rate_RW[..., None, None] * torch.arange(steps) + phase_RW6[..., None])
     # The class also shows in a level, which a recording's own offset hides.
     x_RW6T = x_RW6T + 0.8 * (y_RW[..., None, None] - 1.5) + 0.4 * torch.randn(x_RW6T.shape, generator=draw)
-    gain_R6 = (0.6 * torch.randn(count, 6, generator=draw)).exp()
-    offset_R6 = 3 * torch.randn(count, 6, generator=draw)
+    gain_R6 = (0.3 * torch.randn(count, 6, generator=draw)).exp()
+    offset_R6 = 1.5 * torch.randn(count, 6, generator=draw)
     x_N6T = (x_RW6T * gain_R6[:, None, :, None] + offset_R6[:, None, :, None]).flatten(0, 1)
     y_N = y_RW.flatten()
     cut = train * windows

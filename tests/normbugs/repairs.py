@@ -19,8 +19,11 @@ Key = tuple[str, int]  # layer, number of its call within one batch
 
 
 def mode(patient: Patient) -> nn.Module:
-    """Return the model in eval mode."""
-    return copy.deepcopy(patient.model).eval()
+    """Return the model with every module in eval mode, whatever its own `eval` does."""
+    model = copy.deepcopy(patient.model)
+    for module in model.modules():
+        module.training = False
+    return model
 
 
 def joint(patient: Patient) -> nn.Module:
@@ -29,7 +32,6 @@ def joint(patient: Patient) -> nn.Module:
     layers = dict(_batch_norms(model))
     for name, (mean_C, variance_C) in _population(model, patient, per_call=False).items():
         layer = layers[name[0]]
-        layer.track_running_stats = True
         layer.running_mean, layer.running_var = mean_C.float(), variance_C.float()
     return model
 
@@ -71,8 +73,10 @@ REPAIRS: dict[str, Callable[[Patient], nn.Module]] = {
 
 
 def _batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that keep running statistics per channel, hand-written ones included."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        per_sample = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        if getattr(module, "running_var", None) is not None and not per_sample:
             yield name, module
 
 
@@ -117,15 +121,16 @@ def _watched(model: nn.Module, add: Callable[[Key, Tensor], None], per_call: boo
             calls[name] += 1
 
         handles.append(layer.register_forward_pre_hook(look))
-        before.append((layer, layer.running_mean, layer.running_var, layer.track_running_stats))
-        layer.running_mean, layer.running_var, layer.track_running_stats = None, None, False
+        before.append((layer, layer.running_mean.clone(), layer.running_var.clone()))
+        layer.training = True
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
-        for layer, mean_C, variance_C, tracked in before:
-            layer.running_mean, layer.running_var, layer.track_running_stats = mean_C, variance_C, tracked
+        for layer, mean_C, variance_C in before:
+            layer.training = False
+            layer.running_mean, layer.running_var = mean_C, variance_C
 
 
 def _shuffled(loader: Any) -> list[Any]:

@@ -33,6 +33,11 @@ def negative_error(output: Any, batch: Any) -> Tensor:
     return -(output - batch[-1]).square().flatten(1).mean(1)
 
 
+def negative_distance(output: Any, batch: Any) -> Tensor:
+    """Return the negative absolute error per sample (N,)."""
+    return -(output - batch[-1]).abs().flatten(1).mean(1)
+
+
 def squared_error(output: Any, batch: Any) -> Tensor:
     """Return the mean squared error."""
     return functional.mse_loss(output, batch[-1])
@@ -117,4 +122,26 @@ def small_cnn(classes: int = 10, channels: int = 16, inputs: int = 1) -> nn.Sequ
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Linear(8 * channels, classes),
+    )
+
+
+def small_cnn1d(classes: int = 6, channels: int = 24, inputs: int = 6, depth: int = 2) -> nn.Sequential:
+    """Return a plain network of convolutions with batch norms, for signals (N, C, T)."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        conv = nn.Conv1d(channels if i else inputs, channels, 5, stride=2 if i == 1 else 1, padding=2)
+        layers += [conv, nn.BatchNorm1d(channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def image_to_image(inputs: int = 3, outputs: int = 1, channels: int = 16, norm: Any = nn.BatchNorm2d) -> nn.Sequential:
+    """Return a plain network of two normalized convolutions that keeps the size of a picture."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, channels, 3, padding=1),
+        norm(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        norm(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, outputs, 3, padding=1),
     )
