@@ -30,7 +30,8 @@ class TrainConfig:
     """Length, batches, precision and seed of a training."""
 
     epochs: Annotated[int, Range(ge=1)] = 40
-    """Passes over the training clips."""
+    """Passes over the training clips. May be raised later, also for a finished run: the training then continues, and
+    the learning rate follows the schedule over the new length from the next epoch on."""
     batch_size: Annotated[int, Range(ge=1)] = 64
     """Clips per step, over all ranks together."""
     accumulate: Annotated[int, Range(ge=1)] = 1
@@ -56,6 +57,9 @@ class TrainConfig:
     """Crop windows per test clip whose probabilities are averaged into a second, labelled figure (pyskl takes 10)."""
     self_test: bool = True
     """Before the first epoch, check that a copy of the network can overfit one small batch."""
+    freeze: Literal["none", "trunk"] = "none"
+    """With --init: trunk trains the last layer, and what --init did not fill, alone. Frozen norms keep their
+    statistics."""
 
     def __post_init__(self) -> None:
         settings.check(self, "train.")
@@ -75,6 +79,9 @@ class Config:
     """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none (off)."""
     fast_start: bool = False
     """Skip the check of the data file's sha256."""
+    init: Path | None = None
+    """Run folder whose weights the training starts from (fine-tuning). Classes and joints are matched by name; what
+    does not fit starts anew, and init.json in the run folder lists it."""
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     norm: NormConfig = field(default_factory=NormConfig)
@@ -89,12 +96,18 @@ class Config:
                 f"train.test-clips {self.train.test_clips} evaluates crop windows, which the network must know from "
                 "training: set augment.crop below 1 (CTR-GCN: 0.5), or leave train.test-clips at 1"
             )
+        if self.train.freeze != "none" and self.init is None:
+            raise ValueError(
+                f"train.freeze {self.train.freeze} would freeze untrained layers: add --init RUN, a run to start from, "
+                "or leave train.freeze at none"
+            )
 
 
 def as_dict(config: Config) -> dict[str, Any]:
     """Return the settings as plain JSON values."""
     plain = dataclasses.asdict(config)
-    return plain | {"data": str(config.data), "out": str(config.out)}
+    start = None if config.init is None else str(config.init.resolve())
+    return plain | {"data": str(config.data), "out": str(config.out), "init": start}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -150,6 +163,8 @@ def parse(arguments: list[str], description: str = "") -> Config:
         raise ValueError(
             f"{config.data} does not exist; build it with python -m preprocessing.build SOURCE --out {config.data}"
         )
+    if config.init is not None and config.init.resolve() == config.out.resolve():
+        raise ValueError(f"--init {config.init} is the run folder --out: choose another --out for the fine-tuned run")
     if config.out.is_file():
         raise ValueError(f"--out {config.out} is a file; a run makes a folder")
     # The run remembers where its data is, for the doctor and the page, which may be started in another folder.

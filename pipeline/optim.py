@@ -37,6 +37,9 @@ class OptimConfig:
     """Largest norm of all gradients together; 0: no clipping."""
     label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    layer_decay: Annotated[float, Range(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each layer to the one before it, for fine-tuning (0.8: the last layer has the
+    whole rate, the one before it 0.8 of it, then 0.64); 1: the same rate everywhere."""
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
     """Decay per step of averaged weights, which are then evaluated, norm buffers included; 0: no averaging."""
 
@@ -60,12 +63,37 @@ SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> list[dict[str, Any]]:
-    """Return two groups, without empty ones: matrices, kernels and, if asked, norm parameters with decay; the rest."""
+    """Return two groups, without empty ones: matrices, kernels and, if asked, norm parameters with decay; the rest.
+
+    With `layer_decay` below 1, two per layer, each with the `factor` of its learning rate.
+    """
     named = {id(p) for p in norms.norm_parameters(model)} if decay_norms else set()
-    decayed = [p for p in model.parameters() if p.dim() > 1 or id(p) in named]
-    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in named]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for factor, parameters in _by_layer(model, config.layer_decay):
+        decayed = [p for p in parameters if p.dim() > 1 or id(p) in named]
+        plain = [p for p in parameters if p.dim() <= 1 and id(p) not in named]
+        groups += [
+            {"params": decayed, "weight_decay": config.weight_decay, "factor": factor},
+            {"params": plain, "weight_decay": 0.0, "factor": factor},
+        ]
     return [group for group in groups if group["params"]]
+
+
+def _by_layer(model: nn.Module, decay: float) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return the parameters with the factor of their rate; one entry where all have the same rate."""
+    if decay == 1:
+        return [(1.0, list(model.parameters()))]
+    layers: dict[int, list[nn.Parameter]] = {}
+    depth = len(model.LAYERS) - 1  # type: ignore[arg-type]
+    for name, parameter in model.named_parameters():
+        layers.setdefault(layer_of(model, name), []).append(parameter)
+    return [(decay ** (depth - place), layers[place]) for place in sorted(layers)]
+
+
+def layer_of(model: nn.Module, name: str) -> int:
+    """Return the place in the model's LAYERS of a parameter or buffer, by its name in the state."""
+    layers: Any = model.LAYERS
+    return next(place for place, parts in enumerate(layers) if any(f"{name}.".startswith(f"{part}.") for part in parts))
 
 
 def optimizer(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> torch.optim.Optimizer:
@@ -81,9 +109,9 @@ def rate(config: OptimConfig, epochs_done: float, epochs: int) -> float:
 
 
 def set_rate(chosen: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups."""
+    """Set the learning rate of all groups, each times its `factor`."""
     for group in chosen.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)  # none in checkpoints of versions without layer_decay
 
 
 def clip_gradients(model: nn.Module, config: OptimConfig, adaptive: float) -> None:

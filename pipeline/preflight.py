@@ -58,7 +58,7 @@ def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh:
             kernels_note(config, clips.device),
             cores_note(torch.get_num_threads(), running, os.cpu_count() or 1, clips.device),
         ]
-        if config.train.self_test:
+        if config.train.self_test and config.train.freeze == "none":  # a frozen network need not learn any 16 clips
             notes.append(self_test(config, clips, model, train_N))
     for note in filter(None, notes if first else []):
         print(note, file=sys.stderr)

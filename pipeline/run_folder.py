@@ -9,6 +9,7 @@
 | `summary.json` | the figures of a finished run |
 | `doctor.json` | the diagnosis |
 | `nonfinite.json` | the clips of the batch that ended the training |
+| `init.json` | what a fine-tuned run took from another run, and what started anew |
 
 Everything is read when it is first asked for. This module imports no torch, for those who only show a run.
 """
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Splits
 
 CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
-SUMMARY, DOCTOR, NON_FINITE = "summary.json", "doctor.json", "nonfinite.json"
+SUMMARY, DOCTOR, NON_FINITE, START = "summary.json", "doctor.json", "nonfinite.json", "init.json"
 # Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
 # batch statistics without norm.sync.
 FREE = ("data", "out", "nproc", "wandb", "fast_start")
@@ -151,7 +152,7 @@ class Run:
         """The settings, with the present place of the data file. A setting newer than the run has its default."""
         from pipeline.config import from_dict
 
-        values = {key: value for key, value in self.stored.items() if key != "data_sha256"}
+        values = {key: value for key, value in self.stored.items() if key not in ("data_sha256", "raised")}
         return from_dict(values | {"data": str(self.data_path)})
 
     @property
@@ -335,6 +336,16 @@ class Run:
         """Publish the diagnosis."""
         files.publish_json(self.folder / DOCTOR, answer)
 
+    @property
+    def start(self) -> dict[str, Any]:
+        """What the training started from (`transfer.fill`); empty if it started anew."""
+        path = self.folder / START
+        return files.read_json(path, "run", "new", "parameters") if path.is_file() else {}
+
+    def write_start(self, record: dict[str, Any]) -> None:
+        """Publish what the training starts from."""
+        files.publish_json(self.folder / START, record)
+
     def write_non_finite(self, epoch: int, clips: list[str]) -> None:
         """Publish the clips of the batch that ended the training."""
         files.publish_json(self.folder / NON_FINITE, {"epoch": epoch, "clips": clips})
@@ -352,7 +363,8 @@ class Run:
         """Make `config.out` the run folder of these settings and data, or resume the run that it holds.
 
         Raises:
-            ValueError: It holds a run with other settings or data; the message names them.
+            ValueError: It holds a run with other settings or data; the message names them. More epochs are allowed:
+                the run is then unfinished again, and its summary and diagnosis are removed.
         """
         from pipeline.config import as_dict
 
@@ -362,6 +374,10 @@ class Run:
         # Settings that never made a checkpoint (rejected ones, for example) do not claim the folder.
         if (run.folder / CONFIG).exists() and (run.folder / POINTER).exists():
             mine, theirs = (json.loads(json.dumps(as_dict(one))) for one in (config, run.config))
+            raised = mine["train"]["epochs"] > theirs["train"]["epochs"]
+            if raised:
+                change = {"at": run.pointer["epoch"], "from": theirs["train"]["epochs"], "to": mine["train"]["epochs"]}
+                theirs["train"]["epochs"] = mine["train"]["epochs"]
             differing = [
                 what for key in mine if key not in FREE for what in _differing(key, theirs.get(key), mine[key])
             ]
@@ -372,16 +388,34 @@ class Run:
                     f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                     "choose another --out or delete it"
                 )
-        run.publish_settings(config, file)
+            if raised:
+                run.publish_settings(config, file, [*run.raised, change])
+                for stale in (SUMMARY, DOCTOR):
+                    (run.folder / stale).unlink(missing_ok=True)
+                return cls(config.out, config=config)
+        run.publish_settings(config, file, run.raised if (run.folder / POINTER).exists() else [])
         return cls(config.out, config=config)
 
-    def publish_settings(self, config: Config, file: SkeletonFile) -> None:
-        """Publish `data.json` and `config.json`, with both paths absolute."""
+    @property
+    def raised(self) -> list[dict[str, int]]:
+        """Where `train.epochs` was raised: `at` which epoch, `from` and `to` how many."""
+        return list(self.stored.get("raised", [])) if (self.folder / CONFIG).is_file() else []
+
+    def publish_settings(self, config: Config, file: SkeletonFile, raised: list[dict[str, int]] | None = None) -> None:
+        """Publish `data.json` and `config.json`, with both paths absolute.
+
+        Args:
+            config: The settings.
+            file: The data file.
+            raised: Where `train.epochs` was raised.
+        """
         from pipeline.config import as_dict
 
         files.publish_json(self.folder / METADATA, dataclasses.asdict(Metadata.of(file)))
         paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
         values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
+        if raised:
+            values["raised"] = raised
         files.publish_json(self.folder / CONFIG, values)
 
     def write_repaired(self, config: Config, model: nn.Module) -> tuple[Run, int]:

@@ -153,7 +153,7 @@ def build(cls: type[Settings], values: dict[str, Any], prefix: str = "") -> Sett
             if not isinstance(value, dict):
                 raise ValueError(f"{prefix}{key} {value!r} must be a table of settings: {', '.join(declared(kind))}")  # type: ignore[arg-type]
             arguments[key] = build(kind, value, f"{prefix}{key}.")  # type: ignore[arg-type]
-        elif kind is Path and isinstance(value, str):
+        elif (kind is Path or Path in get_args(kind)) and isinstance(value, str):
             arguments[key] = Path(value)
         else:
             arguments[key] = tuple(value) if isinstance(value, list) else value

@@ -3,10 +3,13 @@
     python -m pipeline.train default --data ntu60.h5 --out runs/bn-loop --norm.kind bn --norm.persons loop
     python -m pipeline.train default --data ntu60.h5 --out runs/ddp --nproc 2 --train.batch-size 128
     torchrun --nproc-per-node 4 -m pipeline.train default --data ntu60.h5 --out runs/four
+    python -m pipeline.train default --data mine.h5 --out runs/tuned --init runs/ddp --train.freeze trunk
 
-The same command again resumes from the last checkpoint. RUN/summary.json has the figures, RUN/ledger.jsonl one line per
-epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank died, 5 non-finite loss, 6 damaged file, 7 no space,
-130 interrupted.
+The same command again resumes from the last checkpoint. With more --train.epochs it continues, a finished run too: from
+the next epoch on the learning rate is that of the schedule over the new length (a finished cosine rises again; constant
+and exp do not depend on the length). --init starts from the weights of another run, for other classes and joints.
+RUN/summary.json has the figures, RUN/ledger.jsonl one line per epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank
+died, 5 non-finite loss, 6 damaged file, 7 no space, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import distributed, network, optim, preflight
+from pipeline import distributed, network, optim, preflight, transfer
 from pipeline.config import Config, parse
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
 from pipeline.evaluation import measure
 from pipeline.nonfinite import NonFiniteLoss
-from pipeline.run_folder import Run
+from pipeline.run_folder import Metadata, Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits
@@ -86,7 +89,10 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     run = Run(config.out, device, config)
     clips, splits = run.clips, run.splits
     torch.manual_seed(config.train.seed)
-    return clips, splits, fresh_state(config, network.build(config, clips, device))
+    model = network.build(config, clips, device)
+    if config.init is not None:
+        transfer.start(config, run, model, Metadata.of(run.data))
+    return clips, splits, fresh_state(config, model)
 
 
 def fresh_state(config: Config, model: nn.Module) -> State:
@@ -103,6 +109,8 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     parallel = network.for_training(config, state.model, device)
     for epoch in range(done + 1, training.epochs + 1):
         parallel.train()
+        if training.freeze == "trunk":
+            transfer.keep_frozen(state.model)
         torch.manual_seed(training.seed * 1_000_003 + epoch * 1_009 + rank)  # of dropout
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
         for step in training_steps(config, clips, train_N, epoch, state.model, state.optimizer, rank, ranks):
@@ -164,7 +172,8 @@ def run(config: Config, read_test: bool = True) -> None:
         if ledger is not None:
             # The doctor's repair holds as long as no epoch was trained since.
             repair = {} if left else folder.repair
-            folder.write_summary(best.epoch, measured | repair)
+            start = {"init": folder.start} if config.init is not None else {}
+            folder.write_summary(best.epoch, measured | repair | start)
             print(folder.describe(), flush=True)
             follower.finish()
     except NonFiniteLoss as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,15 @@ SELECTING = {
 }  # fmt: skip
 JOINT_PARAMETERS = ("joint", "left", "right", "top", "bottom")
 SHOWN = 5  # names in a message
+
+
+class Skeleton(Protocol):
+    """Joints of a data file; `SkeletonFile` and `Metadata` both have them."""
+
+    @property
+    def joint_names(self) -> list[str]: ...  # noqa: D102
+    @property
+    def bones(self) -> Any: ...  # noqa: D102
 
 
 class Match(NamedTuple):
@@ -97,24 +106,34 @@ def placeholders(names: Sequence[str], word: str) -> bool:
     return list(names) == [f"{word} {place}" for place in range(len(names))]
 
 
+def joint_places(mine: Skeleton, theirs: Skeleton) -> list[int]:
+    """Return the position in `theirs` of each joint of `mine`, -1 where it has none.
+
+    Joints are matched by name. Where one side has no names, equal bones make them the same ones; else none matches.
+    """
+    wanted, offered = mine.joint_names, theirs.joint_names
+    trees = [{(int(parent), int(child)) for parent, child in one.bones} for one in (mine, theirs)]
+    if placeholders(wanted, "joint") or placeholders(offered, "joint"):
+        same = len(wanted) == len(offered) and trees[0] == trees[1]
+        return list(range(len(wanted))) if same else [-1] * len(wanted)
+    return places(wanted, offered, plain_joint)
+
+
 def joint_order(file: SkeletonFile, metadata: Metadata, network: str, notes: list[str]) -> list[int]:
     """Return the file's joint for each joint of the network."""
     theirs, mine = metadata.joint_names, file.joint_names
-    trees = [{(int(parent), int(child)) for parent, child in bones} for bones in (file.bones, metadata.bones)]
-    unnamed = placeholders(mine, "joint") or placeholders(theirs, "joint")
-    if unnamed and len(mine) == len(theirs) and trees[0] == trees[1]:
-        if mine != theirs:
-            notes.append("Joints are matched by their number: one side has no joint names, and the bones are equal.")
-        return list(range(len(theirs)))
-    order_V = places(theirs, mine, plain_joint)
+    order_V = joint_places(metadata, file)
     missing = [theirs[v] for v, place in enumerate(order_V) if place < 0]
-    if missing or unnamed:
+    unnamed = placeholders(mine, "joint") or placeholders(theirs, "joint")
+    if missing:
         lacks = "has other bones, and joints have no names" if unnamed else f"has no {_listed(missing)}"
         raise ValueError(
             f"{file.path} {lacks}: {network} was trained on {len(theirs)} joints ({_listed(theirs)}), and the file has "
             f"{len(mine)} ({_listed(mine)}). Build the file with joint_names in the words of that training data."
         )
-    if order_V != list(range(len(mine))):
+    if unnamed and mine != theirs:
+        notes.append("Joints are matched by their number: one side has no joint names, and the bones are equal.")
+    elif order_V != list(range(len(mine))):
         dropped = len(mine) - len(order_V)
         notes.append(
             "Joints are mapped by name" + (f"; the file's {dropped} other joints are left out." if dropped else ".")
@@ -143,9 +162,11 @@ def check_stages(
     Raises:
         ValueError: Other stages that change coordinates differ.
     """
-    theirs = _stages(metadata.recipe, dict(enumerate(metadata.joint_names)))
-    mine = _stages(file.recipe, {place: metadata.joint_names[v] for v, place in enumerate(order_V)})
-    shaping = [[stage for stage in stages if stage.name not in SELECTING] for stages in (mine, theirs)]
+    theirs = _stages(metadata.recipe, metadata.joint_names)
+    # The file's joints under the network's names, which may be spelled in another way.
+    names = {place: metadata.joint_names[v] for v, place in enumerate(order_V)}
+    mine = _stages(file.recipe, [names.get(place, name) for place, name in enumerate(file.joint_names)])
+    shaping = [_shaping(stages) for stages in (mine, theirs)]
     if shaping[0] != shaping[1]:
         bare = [[stage._replace(given=()) if stage.name == "centre" else stage for stage in one] for one in shaping]
         if bare[0] != bare[1]:
@@ -160,6 +181,16 @@ def check_stages(
     if mine != theirs:
         notes.append(f"Bodies were selected in another way: by {_described(mine)} here, {_described(theirs)} there.")
     return None
+
+
+def stages_note(mine: Metadata, theirs: Metadata) -> str:
+    """Return a note if the stages that change coordinates differ between two data files; empty if they do not."""
+    here, there = (
+        _shaping(_stages(one.recipe, [plain_joint(name) for name in one.joint_names])) for one in (mine, theirs)
+    )
+    if here == there:
+        return ""
+    return f"clips after {_described(here)} here, after {_described(there)} there"
 
 
 def recentred(file: SkeletonFile, joint: int) -> SkeletonFile:
@@ -210,9 +241,14 @@ class _Stage(NamedTuple):
     """Parameters in order of their names; a joint stands under its name."""
 
 
-def _stages(recipe: dict[str, Any], names: dict[int, str]) -> list[_Stage]:
+def _shaping(stages: Sequence[_Stage]) -> list[_Stage]:
+    """Stages that change coordinates."""
+    return [stage for stage in stages if stage.name not in SELECTING]
+
+
+def _stages(recipe: dict[str, Any], names: Sequence[str]) -> list[_Stage]:
     def value(key: str, given: Any) -> Any:
-        return names.get(given, given) if key in JOINT_PARAMETERS else given
+        return names[given] if key in JOINT_PARAMETERS and 0 <= given < len(names) else given
 
     return [
         _Stage(

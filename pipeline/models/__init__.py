@@ -1,7 +1,8 @@
 """MODELS: name -> class. A model receives a norm factory and a persons mode, never the name of a norm.
 
 To add a model: one file here and one entry in MODELS. Its constructor takes a Plan (plan.py): the norm factory, the
-persons mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK.
+persons mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK. Its LAYERS name
+the parts of each layer, from the input to the last one, for fine-tuning.
 """
 
 from __future__ import annotations

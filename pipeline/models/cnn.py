@@ -22,6 +22,14 @@ class Cnn(nn.Module):
     Some norms replace the ReLU by an activation of their own, and some standardize the weights in front of them.
     """
 
+    LAYERS = (
+        ("input_norm", "convolutions.0", "norms.0"),
+        ("convolutions.1", "norms.1"),
+        ("convolutions.2", "norms.2"),
+        ("hidden", "hidden_norm"),
+        ("classify",),
+    )
+
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         frames, joints, norm = plan.frames, plan.joints, plan.norm

@@ -127,6 +127,8 @@ class GraphNetwork(nn.Module):
     `spatial` makes a block's graph convolution: plan, adjacency, input channels, output channels -> module over x_BCTV.
     """
 
+    LAYERS = (("input_norm", "blocks.0"), *((f"blocks.{place}",) for place in range(1, len(BLOCKS))), ("classify",))
+
     def __init__(self, plan: Plan, spatial: Callable[[Plan, Tensor, int, int], nn.Module]) -> None:
         super().__init__()
         self.persons, self.mask_max = plan.persons, plan.mask_max

@@ -51,6 +51,14 @@ class Branch(nn.Module):
 class Hcn(nn.Module):
     """Two branches (positions, motion), two convolutions over both; maximum over bodies; linear 256, norm, ReLU, K."""
 
+    LAYERS = (
+        ("input_norm", "branches"),
+        ("convolutions.0", "norms.0"),
+        ("convolutions.1", "norms.1"),
+        ("hidden", "hidden_norm"),
+        ("classify",),
+    )
+
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         least = 2**HALVINGS

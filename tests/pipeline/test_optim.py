@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from pipeline import optim
+from pipeline.config import from_dict
+from pipeline.network import build
 from pipeline.norms import BatchNorm
 from pipeline.optim import OPTIMIZERS, SCHEDULES, OptimConfig
+from pipeline.run_folder import Metadata
 
 
 def network() -> nn.Module:
@@ -154,3 +157,18 @@ def test_the_learning_rate_of_every_group_is_set() -> None:
     chosen = optim.optimizer(network(), OptimConfig(weight_decay=0.1))
     optim.set_rate(chosen, 0.25)
     assert [group["lr"] for group in chosen.param_groups] == [0.25, 0.25]
+
+
+def test_layers_have_decaying_rates() -> None:
+    """The last layer the whole rate, each one before it `layer_decay` of the next; without it, the two old groups."""
+    config = from_dict({"data": "x", "out": "y", "model": {"width": 0.25}})
+    facts = Metadata("d", {}, [f"j{v}" for v in range(10)], (), 30.0, ["a", "b"], "")
+    model = build(config, facts, torch.device("cpu"))
+    chosen = optim.optimizer(model, OptimConfig(lr=0.1, layer_decay=0.5))
+    optim.set_rate(chosen, 0.2)
+    rate = {id(p): group["lr"] for group in chosen.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert len(rate) == len(named)
+    expected = {"classify.bias": 0.2, "hidden.weight": 0.1, "norms.2.0.weight": 0.05, "convolutions.0.weight": 0.0125}
+    assert {name: rate[id(named[name])] for name in expected} == pytest.approx(expected)
+    assert len(optim.parameter_groups(model, OptimConfig())) == 2

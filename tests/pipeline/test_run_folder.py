@@ -11,12 +11,14 @@ import h5py
 import pytest
 import torch
 
+from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor.patient import diagnose_run
 from pipeline.run_folder import Metadata, Run, totals
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
+from tests.pipeline.conftest import SMALL
 
 CPU = torch.device("cpu")
 
@@ -202,3 +204,27 @@ def test_a_claimed_folder_may_change_what_decides_no_number(runs: Path, tmp_path
     assert Run(tmp_path / "run").stored["fast_start"] is True
     with pytest.raises(ValueError, match=r"other settings \(train.seed 0 there, 1 here\)"):
         Run.claim(from_dict(stored | free | {"train": stored["train"] | {"seed": 1}}))
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path: Path, data_file: Path) -> None:
+    """With a constant rate, 2 and then 4 epochs are the 4 epochs of one training; fewer epochs are rejected."""
+
+    def trained(name: str, epochs: int) -> Run:
+        values = {"data": data_file, "out": tmp_path / name, **SMALL}
+        config = from_dict(values | {"train": SMALL["train"] | {"epochs": epochs, "eval_every": 2}})
+        Run.claim(config)
+        train.run(config)
+        return Run(config.out, torch.device("cpu"))
+
+    first = trained("grown", 2)
+    first.write_doctor({"verdict": "of two epochs"})
+    grown, whole = trained("grown", 4), trained("whole", 4)
+    assert all(torch.equal(grown.weights[name], value) for name, value in whole.weights.items())
+    assert grown.summary["accuracies"] == whole.summary["accuracies"]
+    assert [line["epoch"] for line in grown.ledger] == [1, 2, 3, 4]
+    assert grown.raised == [{"at": 2, "from": 2, "to": 4}]
+    assert grown.config.train.epochs == 4
+    assert grown.doctor is None  # it was about other weights
+    with pytest.raises(ValueError, match="train.epochs 4 there, 2 here"):
+        trained("grown", 2)
+    assert trained("grown", 4).raised == grown.raised
