@@ -23,12 +23,13 @@ from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.skeleton import tokenize
-from preprocessing.sources import ClipSource, SourceError, open_sources
+from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
 from preprocessing.splits import CountError, coverage
 from preprocessing.stages import RECIPES, Landmarks, describe, recipe
 from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
 
 MAX_REJECTED = 0.05
+READING = ("format", "layout", "labels", "classes", "splits", "channels", "fps", "bodies")
 TEXT_PER_ROW = 10.0  # bytes of text per byte of rows: 9 in real recordings, so the space required is surely needed
 
 EXAMPLES = """Build one HDF5 file, and its manifest, from skeleton recordings.
@@ -40,6 +41,11 @@ examples:
   python -m preprocessing.build ntu60/ --out ntu60_ctr.h5 --recipe ctr
   python -m preprocessing.build ntu60/ --out ntu60_aligned.h5 --add yaw size
   python -m preprocessing.build utd_mhad.npz --out utd_mhad.h5
+  python -m preprocessing.build ntu60/ --out ten_classes.h5 --classes 1-10
+  python -m preprocessing.build mine/ --out mine.h5 --labels mine.csv --splits folds.csv
+
+formats (recognised by content; preprocessing/README.md has an example of each):
+{formats}
 
 A build that was stopped or killed resumes when the same command runs again.
 
@@ -52,7 +58,7 @@ class Options:
     """Options of the command."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
-    """Folders or zips of .skeleton files (several make one file), or one array .npz."""
+    """Folders, zips or files of recordings in one of the formats above; several make one file if they are folders."""
     out: Path
     """The HDF5 file; FILE.manifest.json is written beside it."""
     recipe: str = "exact"
@@ -65,8 +71,28 @@ class Options:
     """processes or threads on this machine, or ray: tasks on a Ray cluster."""
     address: str = "auto"
     """Address of the Ray cluster as ray start prints it; auto: the cluster of this machine."""
+    format: str = ""
+    """The format of SOURCE, if its content does not tell; see the table above."""
+    layout: str = ""
+    """Joints and bones by name: ntu25, kinect25, kinect20, utd20, coco17, openpose18, openpose25 or mediapipe33."""
+    labels: Path | None = None
+    """CSV with clip,label (and subject, view, split), for formats without labels; default: SOURCE/labels.csv."""
+    classes: str = ""
+    """Classes to keep, counted from 1, as 1-10,23; or a file with one class per line and the name it becomes."""
+    splits: Path | None = None
+    """CSV with clip,part (and protocol): splits of your own; part is train, val or test."""
+    channels: str = ""
+    """Values of a joint in array files: xyz, xy, xys or xyzs; s is a score."""
+    fps: float = 0.0
+    """Frames per second, if the source does not say."""
+    bodies: str = ""
+    """How two bodies of more are chosen: score or motion; default: score if the source has any."""
     allow_rejects: bool = False
     """Build even if more than 5 % of the clips cannot be read."""
+
+    def reading(self) -> Reading:
+        """Return the options that say how sources are read."""
+        return Reading(**{key: getattr(self, key) for key in READING})
 
 
 class TooManyRejects(RuntimeError):
@@ -99,14 +125,16 @@ def build(options: Options, console: Console) -> Manifest:
         OSError: A file cannot be read or written; ENOSPC for a full disk.
     """
     _check(options)
-    source = open_sources(options.sources)
+    reading = options.reading()
+    source = open_sources(options.sources, reading)
     try:
-        stages = recipe(options.recipe, source.kinect, source.landmarks, options.add)
+        stages = (*source.stages, *recipe(options.recipe, source.kinect, source.landmarks, options.add))
     except ValueError as error:
         raise SourceError(str(error)) from None
     manifest = Manifest(
         recipe=describe(options.recipe, stages),
         inputs=[describe_input(path) for path in sorted(options.sources, key=str)],
+        reading=reading.given(),
         found=len(source.entries) + len(source.unusable),
         quarantined=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
     )
@@ -115,7 +143,7 @@ def build(options: Options, console: Console) -> Manifest:
         sweep(options.out)
         ledger = BuildLedger(
             options.out.with_name(f".{options.out.name}.part"),
-            identity(manifest.recipe, source.entries),
+            identity({**manifest.recipe, **reading.given()}, source.entries),
             len(source.joint_names),
             len(source.channels),
             marks,
@@ -140,7 +168,7 @@ def build(options: Options, console: Console) -> Manifest:
 def _check(options: Options) -> None:
     """Check the options before any file is opened."""
     if not options.sources:
-        raise SourceError("no SOURCE given; name a folder, a .zip or an array .npz")
+        raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
     if options.workers < 1:
         raise SourceError(f"--workers {options.workers} is too small: must be at least 1")
     try:
@@ -236,7 +264,7 @@ def _contents(source: ClipSource, shapes_N3: np.ndarray, manifest: Manifest) -> 
         "bodies": bodies_N,
     }
     manifest.splits = source.splits(kept)
-    if source.kinect:
+    if source.benchmark:
         manifest.coverage = coverage(source.columns, kept, manifest.splits)
     return Contents(
         dataset=source.dataset,
@@ -284,7 +312,9 @@ def _stop(number: int, _: object) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = tyro.cli(Options, prog="python -m preprocessing.build", description=EXAMPLES, args=arguments)
+    options = tyro.cli(
+        Options, prog="python -m preprocessing.build", description=EXAMPLES.format(formats=formats()), args=arguments
+    )
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         manifest = build(options, Console(stderr=True))

@@ -22,6 +22,7 @@ class Manifest:
     recipe: dict[str, Any]
     inputs: list[dict[str, Any]]
     found: int
+    reading: dict[str, str] = field(default_factory=dict)  # options that say how the inputs are read, if any
     decisions: list[Decision] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # clip name -> reason
@@ -69,6 +70,7 @@ class Manifest:
                 {"name": error.name, "line": error.line, "reason": error.reason, "message": error.message}
                 for error in sorted(self.quarantined, key=lambda error: error.name)
             ],
+            **({"reading": self.reading} if self.reading else {}),
             "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
         }
         if self.splits:

@@ -116,6 +116,25 @@ def array_splits(given: Mapping[str, np.ndarray], columns: Columns) -> Protocols
     return Protocols(parts, next(iter(parts)), rules)
 
 
+def named_splits(protocols: Mapping[str, np.ndarray], columns: Columns) -> Protocols:
+    """Make protocols that a source names: each has (N,) train, val, test, or empty for a clip that is in no part.
+
+    A source that names no test calls it val, as many published splits do; then val is held out of train.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    rules: dict[str, str] = {}
+    for protocol, part_N in protocols.items():
+        train, val, test = (np.flatnonzero(part_N == part) for part in ("train", "val", "test"))
+        if not len(test):
+            val, test = test, val
+        if len(val):
+            rules[protocol] = "val as given"
+        else:
+            val, rules[protocol] = hold_out(train, columns)
+        parts[protocol] = divide(train, test, val)
+    return Protocols(parts, next(iter(parts)), rules)
+
+
 class CountError(ValueError):
     """As many clips as a whole benchmark, but other split sizes; the message has one line."""
 

@@ -17,7 +17,7 @@ from preprocessing.manifest import read_manifest
 from preprocessing.pages import Provenance, render
 from preprocessing.pages.player import BodyTrack, ClipMotion, Panel, file_panel, pack, player_data
 from preprocessing.skeleton import RawClip, SkeletonError
-from preprocessing.sources import ClipSource, SourceError, open_sources
+from preprocessing.sources import ClipSource, Reading, SourceError, open_sources
 
 MOST = 200  # clips per page: each adds about 100 kB
 DROPPING = ("length", "spread", "motion", "actors")
@@ -146,7 +146,7 @@ def _recordings(options: Options, manifest: dict[str, Any]) -> tuple[ClipSource 
     if not paths:
         return None, "No manifest beside the file: name the recordings with --raw."
     try:
-        return open_sources(paths), ""
+        return open_sources(paths, Reading.recorded(manifest.get("reading", {}))), ""
     except SourceError as error:
         if options.raw:
             raise

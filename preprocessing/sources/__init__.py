@@ -1,49 +1,92 @@
 """Sources: where clips come from. Clips are read lazily, one at a time.
 
-To add a format: write a module with a function `paths -> ClipSource` and add one line to `SOURCES`.
+A format is recognised by its content, or named by `--format`. To add a format: write a module with the functions
+`accepts(tree)` and `open_...(trees, reading)`, whose docstring's first paragraph says what the format is, and add one
+line to `SOURCES`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.sources.arrays import open_arrays
-from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, SourceError
-from preprocessing.sources.skeleton_files import SUFFIX, open_skeletons
+from preprocessing.sources import arrays, ctr, keypoint_arrays, skeleton_files
+from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.selection import select
+from preprocessing.sources.skeleton_files import SUFFIX
+from preprocessing.sources.trees import Tree
+from preprocessing.sources.unknown import describe
 
-__all__ = ["COLUMNS", "SOURCES", "SUFFIX", "ClipSource", "Entry", "SourceError", "SourceReader", "open_sources"]
+__all__ = [
+    "COLUMNS", "SOURCES", "SUFFIX", "ClipSource", "Entry", "Reading", "SourceError", "SourceReader", "formats",
+    "open_sources",
+]  # fmt: skip
 
 
 class SourceReader(NamedTuple):
     """A format of recordings."""
 
-    accepts: Callable[[Path], bool]
-    open: Callable[[list[Path]], ClipSource]
+    accepts: Callable[[Tree], bool]
+    open: Callable[[list[Tree], Reading], ClipSource]
     several: bool  # whether several paths can be read as one source
+
+    @property
+    def about(self) -> str:
+        """What the format is, in one line."""
+        document = sys.modules[self.open.__module__].__doc__ or ""
+        return " ".join(document.partition("\n\n")[0].split())
 
 
 SOURCES: dict[str, SourceReader] = {
-    "arrays": SourceReader(lambda path: path.suffix == ".npz", open_arrays, several=False),
-    # Accepts any other path, so that its error message names all that can be a source.
-    "skeletons": SourceReader(lambda path: True, open_skeletons, several=True),
+    "skeletons": SourceReader(skeleton_files.accepts, skeleton_files.open_skeletons, several=True),
+    "ctr": SourceReader(ctr.accepts, ctr.open_ctr, several=False),
+    "keypoints": SourceReader(keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, several=False),
+    "arrays": SourceReader(arrays.accepts, arrays.open_arrays, several=False),
 }
-"""Format -> reader; the first that accepts a path reads it."""
+"""Format, as `--format` takes it -> reader; the first that accepts a path reads it."""
 
 
-def open_sources(paths: Iterable[Path]) -> ClipSource:
-    """Open folders and zips of `.skeleton` files as one source, or one array file.
+def formats() -> str:
+    """Return the table of formats as text, one line each, for --help."""
+    return "\n".join(f"  {name:<12} {reader.about}" for name, reader in SOURCES.items())
+
+
+def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSource:  # noqa: B008 - it is frozen
+    """Open paths of one format as one source.
+
+    Args:
+        paths: Folders, zips and files.
+        reading: How to read them.
 
     Raises:
         SourceError: A path does not exist, is not a source, or cannot be combined with the others.
     """
     paths = list(paths)
+    if not paths:
+        raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
     for path in paths:
         if not path.exists():
-            raise SourceError(f"{path} does not exist; name a folder, a .zip or an array .npz")
-    readers = [next(reader for reader in SOURCES.values() if reader.accepts(path)) for path in paths]
-    for path, reader in zip(paths, readers, strict=True):
-        if len(paths) > 1 and not reader.several:
-            raise SourceError(f"{path} is an array file and must be the only source; build the others separately")
-    return readers[0].open(paths) if readers else open_skeletons(paths)
+            raise SourceError(f"{path} does not exist; name a folder, a zip or a file of recordings")
+    trees = [Tree(path) for path in paths]
+    names = [reading.format or _recognised(tree) for tree in trees]
+    if names[0] not in SOURCES:
+        near = get_close_matches(names[0], SOURCES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SourceError(f"--format {names[0]!r} is unknown; {hint}choose one of {', '.join(SOURCES)}")
+    for path, name in zip(paths, names, strict=True):
+        if name != names[0]:
+            raise SourceError(f"{path} has format {name} and {paths[0]} has {names[0]}; build them separately")
+        if len(paths) > 1 and not SOURCES[name].several:
+            raise SourceError(f"{path} has format {name} and must be the only source; build the others separately")
+    return select(SOURCES[names[0]].open(trees, reading), reading)
+
+
+def _recognised(tree: Tree) -> str:
+    """Return the format of a tree; SourceError that says what it is instead."""
+    name = next((name for name, reader in SOURCES.items() if reader.accepts(tree)), "")
+    if not name:
+        raise SourceError(describe(tree, f"Known formats: {', '.join(SOURCES)} (--format names one)."))
+    return name

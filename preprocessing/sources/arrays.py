@@ -1,44 +1,62 @@
-"""Array files: `.npz` in our own format, or in a layout of another project (see `layouts`).
+"""Array files: `.npz` with X (sum T, M, V, C), ptr, label and optional arrays; two or three coordinates, and scores.
 
-Our own format has X (sum T, M, V, 3), ptr, label and optional arrays; preprocessing/README.md has a worked example.
+preprocessing/README.md has a worked example. Rows are read as they are needed.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from preprocessing import ntu
-from preprocessing.skeleton import RawClip, SkeletonError, Track
-from preprocessing.sources.entries import ClipSource, Entry, SourceError
-from preprocessing.sources.layouts import LAYOUTS
+from preprocessing.layouts import Layout
+from preprocessing.skeleton import RawClip, SkeletonError
+from preprocessing.sources.array_files import Arrays, Rows, memory, read_arrays
+from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.keypoints import keypoint_layout
+from preprocessing.sources.labels import number_texts
+from preprocessing.sources.tracks import array_tracks, selecting
+from preprocessing.sources.trees import Tree
 from preprocessing.stages.recipes import Landmarks
 
+CHANNELS = {"xyz": SPACE, "xy": IMAGE, "xys": IMAGE, "xyzs": SPACE}
+SAMPLED_CLIPS = 256
+SAMPLE = 4096  # rows by which coordinates are told from scores
+KEYS = ("X", "ptr", "label")
 
-def open_arrays(paths: list[Path]) -> ClipSource:
+
+class Place(NamedTuple):
+    """Rows of one clip in a file."""
+
+    rows: Rows | np.ndarray
+    scores: Rows | np.ndarray | None
+    start: int
+    stop: int
+    channels: int  # coordinates; a further value is a score
+
+
+def accepts(tree: Tree) -> bool:
+    """Return whether a tree is an npz with our arrays, or with none that another reader knows."""
+    return tree.path.suffix.lower() == ".npz" or (tree.head[:2] == b"PK" and not tree.is_zip and not tree.is_folder)
+
+
+def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open one array file; SourceError names in one line what is wrong with it."""
-    (path,) = paths
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"{path} is not a readable array file ({reason})") from None
-    convert = next((layout for key, layout in LAYOUTS.items() if key in arrays), None)
-    if convert:
-        arrays = convert(path, arrays)
-    _check_arrays(path, arrays)
-    x_RMV3, ptr = arrays["X"].astype(np.float32, copy=False), arrays["ptr"]
-    count, joints = len(ptr) - 1, x_RMV3.shape[2]
-    label_N = arrays["label"].astype(np.int64)
-    names = arrays["name"].astype(str) if "name" in arrays else np.array([f"{path.stem}-{i:06d}" for i in range(count)])
-    given = {key: _codes(arrays[key]) for key in ("fold", "view", "subject") if key in arrays}
-    if "split" in arrays:
-        given["split"] = arrays["split"].astype(str)
+    (tree,) = trees
+    path = tree.path
+    arrays = read_arrays(path)
+    small = {key: memory(value) for key, value in arrays.items() if key not in ("X", "score")}
+    _check_arrays(path, arrays, small)
+    x, ptr = arrays["X"], small["ptr"]
+    channels, inside = _channels(path, arrays, reading)
+    count, joints = len(ptr) - 1, x.shape[2]
+    label_N, class_names = _labels(path, small)
+    names = small["name"].astype(str) if "name" in small else np.array([f"{path.stem}-{i:06d}" for i in range(count)])
+    given: dict[str, np.ndarray] = {key: _codes(small[key]) for key in ("fold", "view", "subject") if key in small}
+    if "split" in small:
+        given["split"] = small["split"].astype(str)
     zero_N = np.zeros(count, np.int64)
     columns = {
         "label": label_N,
@@ -48,47 +66,142 @@ def open_arrays(paths: list[Path]) -> ClipSource:
         "replication": zero_N,
     }
     order = np.argsort(names, kind="stable")
-    bones = arrays["bones"].astype(np.int64) if "bones" in arrays else np.zeros((0, 2), np.int64)
-    classes = int(label_N.max()) + 1
+    known = keypoint_layout(path, joints, (), reading)
+    bones = small["bones"].astype(np.int64) if "bones" in small else known.bone_array
+    place = Place(x, arrays.get("score"), 0, 0, len(channels))
+    row = int(np.prod(x.shape[1:])) * 4
+    stamp = path.stat().st_mtime_ns
     return ClipSource(
         dataset=path.stem,
-        joint_names=_texts(arrays, "joint_names", [f"joint {v}" for v in range(joints)]),
+        joint_names=[str(text) for text in small.get("joint_names", np.array(known.joint_names))],
         bones=bones,
-        fps=float(arrays.get("fps", ntu.FPS)),
-        class_names=_texts(arrays, "class_names", [f"class {k}" for k in range(classes)]),
-        landmarks=_landmarks(path, arrays, bones),
+        fps=reading.fps or float(small.get("fps", ntu.FPS)),
+        class_names=class_names,
+        landmarks=_landmarks(path, small, bones, joints, known),
         kinect=False,
         entries=[
-            Entry(name, f"{path}[{i}]", x_TMV3.nbytes, 0, array_clip, x_TMV3)
-            for i, name, x_TMV3 in ((i, str(names[i]), x_RMV3[ptr[i] : ptr[i + 1]]) for i in order)
+            Entry(
+                str(names[i]), f"{path}[{i}]", int(ptr[i + 1] - ptr[i]) * row, stamp, read_rows,
+                place._replace(start=int(ptr[i]), stop=int(ptr[i + 1])),
+            )
+            for i in order
         ],
         columns={key: value[order] for key, value in columns.items()},
         given={key: value[order] for key, value in given.items()},
-    )
+        channels=channels,
+        unit="px" if channels == IMAGE else "m",
+        scores=inside or "score" in arrays,
+        stages=selecting(x.shape[1], inside or "score" in arrays, reading, _has_copies(x, ptr)),
+    )  # fmt: skip
 
 
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if missing := [key for key in ("X", "ptr", "label") if key not in arrays]:
-        raise SourceError(f"{path} has no {', '.join(missing)}; an array file has X (sum T, M, V, 3), ptr and label")
-    x, ptr, label = arrays["X"], arrays["ptr"], arrays["label"]
-    if x.ndim != 4 or x.shape[3] != 3 or not 1 <= x.shape[1] <= 2 or x.dtype.kind != "f":
-        raise SourceError(f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, 1 or 2, V, 3)")
-    if ptr.ndim != 1 or len(ptr) < 2 or ptr[0] != 0 or ptr[-1] != len(x) or bool(np.any(np.diff(ptr) < 0)):
-        raise SourceError(f"{path}: ptr must ascend from 0 to {len(x)}, the rows of X")
+def read_rows(place: Place, name: str) -> RawClip:
+    """Read one clip of an array file; SkeletonError if a coordinate is NaN or infinite."""
+    x_TMVC = _part(place.rows, place, name).astype(np.float32)
+    scores_TMV = _part(place.scores, place, name) if place.scores is not None else None
+    if x_TMVC.shape[3] > place.channels:
+        x_TMVC, scores_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
+    return array_clip(x_TMVC, name, scores_TMV)
+
+
+def array_clip(x_TMVC: np.ndarray, name: str, scores_TMV: np.ndarray | None = None) -> RawClip:
+    """Convert one clip (T, M, V, C); a body is absent where all its joints are exactly zero.
+
+    Args:
+        x_TMVC: Coordinates, float32.
+        name: Name of the clip, for errors.
+        scores_TMV: Scores in [0, 1]; a joint with score 0 is absent.
+
+    Raises:
+        SkeletonError: A coordinate is NaN or infinite.
+    """
+    if not np.isfinite(x_TMVC).all():
+        frame, body, joint = (int(place) for place in np.argwhere(~np.isfinite(x_TMVC).all(axis=3))[0])
+        raise SkeletonError(name, 0, "non-finite", f"joint {joint} of body {body} in frame {frame} is NaN or infinite")
+    return array_tracks(x_TMVC, scores_TMV)
+
+
+def _part(rows: Rows | np.ndarray, place: Place, name: str) -> np.ndarray:
+    if isinstance(rows, Rows):
+        return rows.read(place.start, place.stop, name)
+    return rows[place.start : place.stop]
+
+
+def _check_arrays(path: object, arrays: Arrays, small: Mapping[str, np.ndarray]) -> None:
+    if missing := [key for key in KEYS if key not in arrays]:
+        raise SourceError(f"{path} has no {', '.join(missing)}; an array file has X (sum T, M, V, C), ptr and label")
+    x, ptr, label = arrays["X"], small["ptr"], small["label"]
+    if len(x.shape) != 4 or x.shape[1] < 1 or x.dtype.kind not in "fiu":
+        raise SourceError(f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, M, V, 2 or 3)")
+    if "score" in arrays and arrays["score"].shape != x.shape[:3]:
+        raise SourceError(f"{path}: score has shape {arrays['score'].shape}; expected (sum T, M, V) = {x.shape[:3]}")
+    if ptr.ndim != 1 or len(ptr) < 2 or ptr[0] != 0 or ptr[-1] != x.shape[0] or bool(np.any(np.diff(ptr) < 0)):
+        raise SourceError(f"{path}: ptr must ascend from 0 to {x.shape[0]}, the rows of X")
     for key in ("label", "name", "subject", "view", "fold", "split"):
-        if key in arrays and arrays[key].shape != (len(ptr) - 1,):
+        if key in small and small[key].shape != (len(ptr) - 1,):
             raise SourceError(
-                f"{path}: {key} has shape {arrays[key].shape}; expected one value for {len(ptr) - 1} clips"
+                f"{path}: {key} has shape {small[key].shape}; expected one value for {len(ptr) - 1} clips"
             )
-    if label.dtype.kind not in "iu" or label.min() < 0:
-        raise SourceError(f"{path}: label must hold integers from 0")
-    if "class_names" in arrays and label.max() >= len(arrays["class_names"]):
-        raise SourceError(f"{path}: label {label.max()} has no class name; there are {len(arrays['class_names'])}")
-    if "split" in arrays and (odd := set(arrays["split"].astype(str)) - {"train", "val", "test"}):
+    if label.dtype.kind not in "iuU" or (label.dtype.kind != "U" and label.min() < 0):
+        raise SourceError(f"{path}: label must hold integers from 0, or text")
+    if "split" in small and (odd := set(small["split"].astype(str)) - {"train", "val", "test"}):
         raise SourceError(f"{path}: split {str(sorted(odd)[0])!r} is unknown; use train, val, test")
-    if "name" in arrays and len(np.unique(arrays["name"])) != len(arrays["name"]):
-        names, counts = np.unique(arrays["name"], return_counts=True)
+    if "name" in small and len(np.unique(small["name"])) != len(small["name"]):
+        names, counts = np.unique(small["name"], return_counts=True)
         raise SourceError(f"{path}: clip name {str(names[counts > 1][0])!r} occurs twice")
+
+
+def _channels(path: object, arrays: Arrays, reading: Reading) -> tuple[tuple[str, ...], bool]:
+    """Return the coordinates of the last axis, and whether it also holds a score."""
+    x = arrays["X"]
+    if reading.channels:
+        if reading.channels not in CHANNELS:
+            raise SourceError(f"--channels {reading.channels!r} is unknown; choose one of {', '.join(CHANNELS)}")
+        if len(reading.channels) != x.shape[3]:
+            raise SourceError(
+                f"{path}: --channels {reading.channels} names {len(reading.channels)} values; X has {x.shape[3]}"
+            )
+        return CHANNELS[reading.channels], reading.channels.endswith("s")
+    if x.shape[3] not in (2, 3):
+        raise SourceError(
+            f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, M, V, 2 or 3). If the last value is a"
+            " score, say --channels xyzs."
+        )
+    if x.shape[3] == 3 and looks_scored(x.read(0, min(SAMPLE, x.shape[0])) if isinstance(x, Rows) else x[:SAMPLE]):
+        raise SourceError(
+            f"{path}: the third value of X looks like a score (0 to 1 beside pixels). Say --channels xys, or xyz if it"
+            " is a coordinate."
+        )
+    return SPACE if x.shape[3] == 3 else IMAGE, False
+
+
+def looks_scored(x: np.ndarray) -> bool:
+    """Return whether the last of three values is a score: between 0 and 1, beside pixels."""
+    pixels, last = np.abs(x[..., :2]), x[..., 2]
+    return bool(pixels.size and pixels.max() > 16 and last.min() >= 0 and 0 < last.max() <= 1 and np.ptp(last) > 0)
+
+
+def _has_copies(x: Rows | np.ndarray, ptr: np.ndarray) -> bool:
+    """Return whether the second body of a clip equals the first, in a sample of clips."""
+    if x.shape[1] < 2:
+        return False
+    clips = np.unique(np.linspace(0, len(ptr) - 2, SAMPLED_CLIPS).astype(np.int64))
+    for start in ptr[clips[np.diff(ptr)[clips] > 0]]:
+        one = x.read(int(start), int(start) + 1) if isinstance(x, Rows) else x[start : start + 1]
+        if one[:, 0].any() and np.array_equal(one[:, 0], one[:, 1]):
+            return True
+    return False
+
+
+def _labels(path: object, small: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    label = small["label"]
+    if label.dtype.kind == "U":
+        return number_texts(label.tolist())
+    most = int(label.max())
+    names = [str(text) for text in small["class_names"]] if "class_names" in small else []
+    if names and most >= len(names):
+        raise SourceError(f"{path}: label {most} has no class name; there are {len(names)}")
+    return label.astype(np.int64), names or [f"class {k}" for k in range(most + 1)]
 
 
 def _codes(values: np.ndarray) -> np.ndarray:
@@ -98,43 +211,21 @@ def _codes(values: np.ndarray) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
 
 
-def _texts(arrays: dict[str, Any], key: str, default: list[str]) -> list[str]:
-    return [str(text) for text in arrays[key]] if key in arrays else default
-
-
 def _root(bones: np.ndarray) -> int:
     """Root joint: the first joint that has no parent."""
     roots = np.setdiff1d(bones[:, 0], bones[:, 1])
     return int(roots[0]) if len(roots) else 0
 
 
-def _landmarks(path: Path, arrays: dict[str, np.ndarray], bones: np.ndarray) -> Landmarks:
-    """Reference joints: the root of the bones, and the joints that the file names."""
-    pairs: dict[str, tuple[int, int]] = {}
-    for key in ("shoulders", "spine"):
-        if key in arrays:
-            pair = arrays[key].ravel()
-            if (
-                len(pair) != 2
-                or pair.dtype.kind not in "iu"
-                or not 0 <= pair.min() <= pair.max() < arrays["X"].shape[2]
-            ):
-                raise SourceError(f"{path}: {key} must hold two joints, integers from 0 to {arrays['X'].shape[2] - 1}")
+def _landmarks(
+    path: object, small: Mapping[str, np.ndarray], bones: np.ndarray, joints: int, known: Layout
+) -> Landmarks:
+    """Reference joints: the root of the bones, and the joints that the file or the layout names."""
+    pairs = {key: getattr(known, key) for key in ("shoulders", "spine")}
+    for key in pairs:
+        if key in small:
+            pair = small[key].ravel()
+            if len(pair) != 2 or pair.dtype.kind not in "iu" or not 0 <= pair.min() <= pair.max() < joints:
+                raise SourceError(f"{path}: {key} must hold two joints, integers from 0 to {joints - 1}")
             pairs[key] = (int(pair[0]), int(pair[1]))
-    return Landmarks(_root(bones), pairs.get("shoulders"), pairs.get("spine"))
-
-
-def array_clip(x_TMV3: np.ndarray, name: str) -> RawClip:
-    """Convert one clip (T, M, V, 3); a body is absent where all its joints are exactly zero.
-
-    Raises:
-        SkeletonError: A coordinate is NaN or infinite.
-    """
-    if not np.isfinite(x_TMV3).all():
-        raise SkeletonError(name, 0, "non-finite")
-    tracks = []
-    for body in range(x_TMV3.shape[1]):
-        frame_F = np.flatnonzero(x_TMV3[:, body].any(axis=(1, 2)))
-        if len(frame_F):
-            tracks.append(Track(body, frame_F, x_TMV3[frame_F, body]))
-    return RawClip(len(x_TMV3), tuple(tracks))
+    return Landmarks(_root(bones), pairs["shoulders"], pairs["spine"])

@@ -1,56 +1,69 @@
-"""Source of `.skeleton` files: folders, and zips read in place, with NTU RGB+D sample names."""
+"""`.skeleton` files of NTU RGB+D or of an own recorder: folders, and zips read in place.
+
+With NTU sample names (S001C002P003R002A013) the name gives action, subject, camera, setup and the official splits.
+Files with other names are own recordings: a labels CSV, the folder or the name gives the class.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from preprocessing import ntu
+from preprocessing.layouts import layout
 from preprocessing.skeleton import RawClip, SkeletonError, parse
-from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, SourceError
-from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, members
+from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.labels import Found, labelled_source
+from preprocessing.sources.trees import Item, Tree, content
+from preprocessing.sources.zips import Packed
 from preprocessing.stages.recipes import Landmarks
 
 SUFFIX = ".skeleton"
 
 
-def open_skeletons(paths: list[Path]) -> ClipSource:
-    """Open folders and zips of `.skeleton` files as one source, sorted by name.
+def accepts(tree: Tree) -> bool:
+    """Return whether a tree holds `.skeleton` files."""
+    return any(map(clip_name, tree.items))
+
+
+def open_skeletons(trees: list[Tree], reading: Reading) -> ClipSource:
+    """Open folders, zips and files of `.skeleton` files as one source, sorted by name.
 
     Raises:
-        SourceError: A zip is unreadable, there are no recordings, or a clip occurs twice.
+        SourceError: There are no recordings, or a clip occurs twice.
     """
-    found: dict[str, Entry] = {}
-    for path in paths:
-        for one in _folder(path) if path.is_dir() else _zip(path):
-            if one.name in found:
-                raise SourceError(
-                    f"clip {one.name} occurs twice: {found[one.name].origin} and {one.origin}; remove one"
-                )
-            found[one.name] = one
+    found: dict[str, Item] = {}
+    for tree in trees:
+        for item in tree.items:
+            name = clip_name(item)
+            if not name or (name in found and _same_file(item, found[name])):
+                continue
+            if name in found:
+                raise SourceError(f"clip {name} occurs twice: {found[name].origin} and {item.origin}; remove one")
+            found[name] = item
     if not found:
-        raise SourceError(f"no {SUFFIX} files in {', '.join(map(str, paths))}")
-    entries: list[Entry] = []
-    samples: list[ntu.SampleName] = []
+        raise SourceError(f"no {SUFFIX} files in {', '.join(str(tree.path) for tree in trees)}")
+    named: dict[str, ntu.SampleName] = {}
     unusable: list[SkeletonError] = []
     for name in sorted(found):
         try:
-            samples.append(ntu.parse_name(name))
+            named[name] = ntu.parse_name(name)
         except ValueError as error:
             unusable.append(SkeletonError(name, 0, "bad-name", str(error)))
-            continue
-        entries.append(found[name])
-    numbers_N5 = np.array(samples, np.int64).reshape(-1, 5)
+    # A benchmark may hold a stray file; a folder in which most names are others, or a labels file, is somebody's own.
+    own = reading.labels is not None or any(tree.has_labels for tree in trees)
+    if own or len(named) < len(unusable):
+        return _own(trees, found, reading)
+    entries = [_entry(name, found[name]) for name in named]
+    numbers_N5 = np.array(list(named.values()), np.int64).reshape(-1, 5)
     columns = dict(zip(COLUMNS, (numbers_N5[:, 4] - 1, *numbers_N5[:, :4].T), strict=True))
     classes = 60 if np.all(columns["label"] < 60) else 120
     return ClipSource(
         dataset=f"ntu{classes}",
         joint_names=list(ntu.JOINT_NAMES),
         bones=ntu.BONES,
-        fps=ntu.FPS,
+        fps=reading.fps or ntu.FPS,
         class_names=list(ntu.CLASS_NAMES[:classes]),
         landmarks=Landmarks(ntu.CENTRE_JOINT, ntu.SHOULDERS, ntu.SPINE),
         kinect=True,
@@ -58,51 +71,34 @@ def open_skeletons(paths: list[Path]) -> ClipSource:
         columns=columns,
         missing=ntu.MISSING,
         unusable=unusable,
+        benchmark=True,
     )
 
 
-def _clip_name(file_name: str) -> str:
-    """Return the clip's name, or "" for a file that is not a recording: archivers add hidden files beside one."""
-    return file_name[: -len(SUFFIX)] if file_name.lower().endswith(SUFFIX) and file_name[0] != "." else ""
+def _own(trees: list[Tree], found: dict[str, Item], reading: Reading) -> ClipSource:
+    clips = [Found(_entry(name, item), item.path) for name, item in found.items()]
+    return labelled_source(trees, clips, layout("kinect25"), reading, fps=ntu.FPS, kinect=True)
 
 
-def _folder(folder: Path) -> Iterator[Entry]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for file_name in names:
-            if not (name := _clip_name(file_name)):
-                continue
-            path = os.path.join(parent, file_name)
-            try:
-                about = os.stat(path)
-                size, stamp = about.st_size, about.st_mtime_ns
-            except OSError:  # reading it later reports the error
-                size, stamp = 0, 0
-            yield Entry(name, path, size, stamp, _from_folder, path)
+def clip_name(item: Item) -> str:
+    """Return the clip's name, or "" for a file that is not a recording."""
+    name = item.name
+    return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else ""
 
 
-def _from_folder(path: str, name: str) -> RawClip:
-    return parse(_read_file(path, name), name)
-
-
-def _read_file(path: str, name: str) -> bytes:
+def _same_file(one: Item, other: Item) -> bool:
+    """Return whether links lead to one file by two paths."""
+    if isinstance(one.place, Packed) or isinstance(other.place, Packed):
+        return False
     try:
-        # Unbuffered, in one go: half the system calls of a buffered file.
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            check_size(name, size)
-            content = file.read(size + 1) or b""
-            while part := file.read(MAX_BYTES + 1 - len(content)):
-                content += part
-    except OSError as error:
-        raise SkeletonError(name, 0, "unreadable", str(error)) from None
-    check_size(name, len(content))
-    return content
+        return os.path.samefile(one.place, other.place)
+    except OSError:
+        return False
 
 
-def _zip(path: Path) -> Iterator[Entry]:
-    for member, packed in members(path, _clip_name):
-        yield Entry(packed.name, f"{path}:{member}", packed.size, packed.crc, _from_zip, packed)
+def _entry(name: str, item: Item) -> Entry:
+    return Entry(name, item.origin, item.size, item.stamp, _read, item.place)
 
 
-def _from_zip(packed: Packed, name: str) -> RawClip:
-    return parse(packed.read(), name)
+def _read(place: str | Packed, name: str) -> RawClip:
+    return parse(content(place, name), name)

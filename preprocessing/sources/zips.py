@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from isal import isal_zlib
@@ -28,28 +28,30 @@ def check_size(name: str, size: int) -> None:
         raise SkeletonError(name, 0, "too-large", f"more than {MAX_BYTES >> 20} MiB")
 
 
-def members(path: Path, clip_name: Callable[[str], str]) -> Iterator[tuple[str, Packed]]:
-    """Yield (name inside the zip, member) of every recording.
-
-    Args:
-        path: The zip.
-        clip_name: File name without folders -> name of the clip, or "" for a member that is not a recording.
+def members(path: Path) -> Iterator[tuple[str, Packed]]:
+    """Yield (name inside the zip, member) of every file that is not hidden: archivers add hidden files beside others.
 
     Raises:
-        SourceError: The zip is unreadable, or its recordings are larger than `MAX_TOTAL` in total.
+        SourceError: The zip is unreadable, or its files are larger than `MAX_TOTAL` in total.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            named = [(clip_name(PurePosixPath(info.filename).name), info) for info in archive.infolist()]
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise SourceError(f"{path} is not a readable zip ({error}); name a folder, a .zip or an array .npz") from None
-    found = [(name, info) for name, info in named if name]
-    if (total := sum(info.file_size for _, info in found)) > MAX_TOTAL:
+            found = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise SourceError(
+            f"{path} is a damaged or truncated zip ({error}). Download or copy it again, and compare its size."
+        ) from None
+    if (total := sum(info.file_size for info in found)) > MAX_TOTAL:
         raise SourceError(f"{path} claims to hold {total / 1e9:.0f} GB; at most {MAX_TOTAL / 1e9:.0f} GB are read")
     where = os.path.abspath(path)
-    for name, info in found:
-        yield info.filename, Packed(where, name, info.header_offset, info.compress_size, info.file_size, info.CRC,
+    for info in found:
+        stem = info.filename.rpartition("/")[2].rpartition(".")[0] or info.filename
+        yield info.filename, Packed(where, stem, info.header_offset, info.compress_size, info.file_size, info.CRC,
                                     info.compress_type, bool(info.flag_bits & 1))  # fmt: skip
+
+
+def _hidden(member: str) -> bool:
+    return member.rpartition("/")[2].startswith(".") or member.startswith("__MACOSX/")
 
 
 class Packed(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing.skeleton import RawClip, SkeletonError, Track
-from preprocessing.stages import ctr, exact, published, pyskl
+from preprocessing.stages import ctr, exact, people, published, pyskl
 from preprocessing.stages.bodies import Body, Result, Scene, StageError, dense, dense_tracked, motion
 from preprocessing.stages.recipes import OPTIONAL, RECIPES, Landmarks, Stage, describe, recipe
 
@@ -47,6 +47,8 @@ STAGES: dict[str, Callable[..., Result]] = {
     "spread": exact.spread,
     "motion": exact.still,
     "actors": exact.actors,
+    "copied": people.copied,
+    "people": people.people,
     "centre": exact.centre,
     "yaw": exact.yaw,
     "size": exact.size,
@@ -64,7 +66,7 @@ STAGES: dict[str, Callable[..., Result]] = {
 }
 """Stage name, as stored in data files -> function."""
 
-EXACT = tuple(name for name, stage in STAGES.items() if stage.__module__ == exact.__name__)
+EXACT = tuple(name for name, stage in STAGES.items() if stage.__module__ in (exact.__name__, people.__name__))
 """Stages that know absent joints; the published ones take every joint for present."""
 
 

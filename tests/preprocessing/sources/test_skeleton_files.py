@@ -47,7 +47,7 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no .skeleton files"):
         open_sources([tmp_path])
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(SourceError, match=r"a folder, a \.zip or an array \.npz"):
+    with pytest.raises(SourceError, match=r"not a recording of a known format. Known formats: skeletons, "):
         open_sources([tmp_path / "a.txt"])
 
 

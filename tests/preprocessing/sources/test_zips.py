@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocessing.skeleton import SkeletonError
-from preprocessing.sources import SourceError, open_sources, skeleton_files, zips
+from preprocessing.sources import SourceError, open_sources, trees, zips
 
 Text = Callable[..., bytes]
 Person = Callable[..., np.ndarray]
@@ -49,8 +49,7 @@ def test_a_damaged_member_is_rejected_alone(tmp_path: Path, ntu_text: Text, pers
 
 def first(packed: Path) -> bytes:
     """The bytes of a zip's only recording, as the parser gets them."""
-    (one,) = skeleton_files._zip(packed)
-    return one.place.read()
+    return next(item for item in trees.Tree(packed).items if item.path.endswith(NAME)).read()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -88,14 +87,14 @@ def test_without_the_checksum_a_flipped_digit_would_be_taken(
     packed.write_bytes(packed.read_bytes().replace(b" 3.0 ", b" 3.5 ", 1))
     with pytest.raises(SkeletonError, match="CRC-32"):
         first(packed)
-    (one,) = skeleton_files._zip(packed)
+    (one,) = trees.Tree(packed).items
     blind = one.place._replace(crc=zlib.crc32(ntu_text([[(5, person())]]).replace(b" 3.0 ", b" 3.5 ", 1)))
     assert b" 3.5 " in blind.read()
 
 
 def test_a_directory_that_lies_about_a_size_expands_no_more_than_it_says(tmp_path: Path) -> None:
     packed = pack(tmp_path / "a.zip", {NAME: np.random.default_rng(0).bytes(1000) * 2000})
-    (one,) = skeleton_files._zip(packed)
+    (one,) = trees.Tree(packed).items
     liar = one.place._replace(size=5000)
     with pytest.raises(SkeletonError, match="size and CRC-32"):
         liar.read()
@@ -107,7 +106,7 @@ def test_an_encrypted_or_oddly_compressed_member_is_rejected_with_the_remedy(tmp
         archive.writestr(NAME, b"0\n" * 100)
     with pytest.raises(SkeletonError, match="method 14; use deflate"):
         first(tmp_path / "a.zip")
-    (one,) = skeleton_files._zip(tmp_path / "a.zip")
+    (one,) = trees.Tree(tmp_path / "a.zip").items
     with pytest.raises(SkeletonError, match="encrypted"):
         one.place._replace(encrypted=True).read()
 

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocessing.build import main as build
+from preprocessing.export import main as export_main
+from preprocessing.hdf5 import open_file
 from preprocessing.sources import SourceError, open_sources
 
 
@@ -42,7 +45,7 @@ def test_arrays_as_pyskl_lays_them_out_import(tmp_path: Path) -> None:
         ({"x_train": np.zeros((2, 9, 149)), "y_train": np.eye(2)}, "150 values per frame"),
         ({"x_train": np.zeros((2, 9, 150)), "y_train": np.eye(3)}, "one row per clip"),
         ({"x_train": np.zeros((2, 9, 150))}, "has no y_train"),
-        ({"keypoint": np.zeros((2, 2, 9, 17, 2)), "label": np.zeros(2, int)}, "3 coordinates"),
+        ({"keypoint": np.zeros((2, 2, 9, 17, 4)), "label": np.zeros(2, int)}, "2 or 3 coordinates"),
         ({"keypoint": np.zeros((2, 2, 9, 17, 3)), "label": np.zeros(3, int)}, "one value for 2 clips"),
         ({"keypoint": np.zeros((1, 2, 9, 17, 3)), "label": np.zeros(1, int), "total_frames": np.array([10])}, "to 9"),
     ],
@@ -52,3 +55,37 @@ def test_published_arrays_that_do_not_fit_are_rejected_in_one_line(tmp_path: Pat
     with pytest.raises(SourceError, match=message) as caught:
         open_sources([tmp_path / "a.npz"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("columns", "first"), [(60, "drink water"), (4, "class 0")])
+def test_one_hot_columns_are_the_classes_though_few_occur(tmp_path: Path, columns: int, first: str) -> None:
+    x_NT = np.ones((3, 4, 150), np.float32)
+    np.savez(tmp_path / "CS.npz", x_train=x_NT, y_train=np.eye(columns)[[0, 1, 1]])
+    source = open_sources([tmp_path / "CS.npz"])
+    assert len(source.class_names) == columns
+    assert source.class_names[0] == first
+
+
+def test_an_export_comes_back_equal_with_the_copied_second_actor_recognised(recordings: Path, tmp_path: Path) -> None:
+    """Export, build, export: the same arrays; a lone actor that was doubled is one body again."""
+    assert build([str(recordings), "--out", str(tmp_path / "a.h5"), "--recipe", "ctr"]) == 0
+    for second in ("zeros", "copy"):
+        made = [tmp_path / f"{second}{turn}.npz" for turn in (1, 2)]
+        assert export(tmp_path / "a.h5", made[0], second) == 0
+        assert build([str(made[0]), "--out", str(tmp_path / "b.h5")]) == 0
+        assert export(tmp_path / "b.h5", made[1], second) == 0
+        with np.load(made[0]) as one, np.load(made[1]) as other:
+            assert all(
+                np.array_equal(
+                    one[key][np.lexsort(one[key].reshape(len(one[key]), -1).T)],
+                    other[key][np.lexsort(other[key].reshape(len(other[key]), -1).T)],
+                )
+                for key in one.files
+            )
+        file = open_file(tmp_path / "b.h5")
+        assert sorted(file.clips["bodies"].tolist()) == [1] * 12 + [2] * 12
+        assert len(file.class_names) == 60
+
+
+def export(source: Path, out: Path, second: str) -> int:
+    return export_main([str(source), "--format", "ctr", "--out", str(out), "--second", second])

@@ -1,0 +1,297 @@
+"""Labels of clips in formats that carry none: a labels CSV, the folder, or the file's name.
+
+A labels CSV has a header with `clip` and `label`, and optional columns `subject`, `view`, `setup`, `replication` and
+`split`. It is named by --labels, or lies as labels.csv in the folder of the recordings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from preprocessing import ntu
+from preprocessing.layouts import Layout
+from preprocessing.skeleton import SkeletonError
+from preprocessing.sources.entries import COLUMNS, SPACE, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.trees import LABELS, Tree, read_file
+from preprocessing.stages.recipes import Stage
+
+CLIP_WORDS = ("clip", "name", "file", "filename", "sample", "video")
+LABEL_WORDS = ("label", "class", "action", "category")
+PARTS = ("train", "val", "test")
+_NUMBERS = (
+    # NTU RGB+D; NW-UCLA; UTD-MHAD.
+    re.compile(r"S(?P<setup>\d{3})C(?P<camera>\d{3})P(?P<subject>\d{3})R(?P<replication>\d{3})A(?P<action>\d{3})"),
+    re.compile(r"a(?P<action>\d+)_s(?P<subject>\d+)_e(?P<replication>\d+)_v(?P<camera>\d+)", re.IGNORECASE),
+    re.compile(r"a(?P<action>\d+)_s(?P<subject>\d+)_t(?P<replication>\d+)(_skeleton)?", re.IGNORECASE),
+)
+
+
+class Found(NamedTuple):
+    """One clip that a reader found, and what its format says about it."""
+
+    entry: Entry
+    path: str = ""  # inside the tree; its folder may name the class
+    label: int | str | None = None
+    numbers: Mapping[str, int] = {}  # setup, camera, subject, replication
+
+
+def name_numbers(name: str) -> dict[str, int]:
+    """Return the numbers in a clip's name (action, subject, camera, ...) if it follows a published pattern."""
+    for pattern in _NUMBERS:
+        if match := pattern.fullmatch(name):
+            return {key: int(value) for key, value in match.groupdict().items() if value}
+    return {}
+
+
+def labelled_source(
+    trees: Sequence[Tree],
+    clips: Sequence[Found],
+    layout: Layout,
+    reading: Reading,
+    *,
+    fps: float = ntu.FPS,
+    kinect: bool = False,
+    channels: tuple[str, ...] = SPACE,
+    unit: str = "m",
+    scores: bool = False,
+    class_names: Sequence[str] = (),
+    protocols: Mapping[str, Mapping[str, str]] | None = None,
+    stages: tuple[Stage, ...] = (),
+) -> ClipSource:
+    """Make a source of clips: sorted by name, with labels from a CSV, their format, their folder or their name.
+
+    Args:
+        trees: The paths that were named as sources.
+        clips: Clips in any order.
+        layout: Joints and bones.
+        reading: How to read.
+        fps: Frames per second.
+        kinect: True for raw tracks, from which bodies are still to be selected.
+        channels: Names of the coordinates.
+        unit: Unit of the coordinates.
+        scores: Whether tracks carry scores.
+        class_names: Names of the classes, where the format has labels from 0.
+        protocols: Protocol -> clip name -> part, where the format has splits.
+        stages: Stages that the source needs before those of the recipe.
+
+    Raises:
+        SourceError: There are no clips, two have one name, or labels are missing.
+    """
+    clips = sorted(clips, key=lambda clip: clip.entry.name)
+    if not clips:
+        raise SourceError(f"no recordings in {', '.join(str(tree.path) for tree in trees)}")
+    for one, other in zip(clips, clips[1:], strict=False):
+        if one.entry.name == other.entry.name:
+            raise SourceError(
+                f"clip {one.entry.name} occurs twice: {one.entry.origin} and {other.entry.origin}; remove one"
+            )
+    rows, where = _label_rows(trees, reading)
+    unusable: list[SkeletonError] = []
+    given: dict[str, np.ndarray] = {}
+    numbers = [{**name_numbers(clip.entry.name), **clip.numbers} for clip in clips]
+    if rows:
+        chosen = [_row(rows, clip) for clip in clips]
+        unusable = [
+            SkeletonError(clip.entry.name, 0, "no-label", f"{where} does not name it")
+            for clip, row in zip(clips, chosen, strict=True)
+            if row is None
+        ]
+        if len(unusable) == len(clips):
+            raise SourceError(
+                f"{where} names none of the {len(clips)} clips, such as {clips[0].entry.name}. Put clip names, or file"
+                " names, into its first column."
+            )
+        kept = [i for i, row in enumerate(chosen) if row is not None]
+        clips, numbers = [clips[i] for i in kept], [numbers[i] for i in kept]
+        labelled = [row for row in chosen if row is not None]
+        texts = [row["label"] for row in labelled]
+        numbers = _row_numbers(labelled, numbers)
+        if all(row.get("split") for row in labelled):
+            given["split"] = _parts([row["split"] for row in labelled], where)
+        label_N, names = number_texts(texts)
+    else:
+        label_N, names = _own_labels(clips, numbers, class_names, reading)
+    columns = {key: np.array([row.get(key, 0) for row in numbers], np.int64) for key in COLUMNS[1:]}
+    for key, column in (("view", "camera"), ("subject", "subject")):
+        if columns[column].any():
+            given[key] = columns[column]
+    parts = {
+        protocol: np.array([members.get(clip.entry.name, "") for clip in clips])
+        for protocol, members in (protocols or {}).items()
+    }
+    return ClipSource(
+        dataset=trees[0].path.resolve().stem,
+        joint_names=list(layout.joint_names),
+        bones=layout.bone_array,
+        fps=reading.fps or fps,
+        class_names=names,
+        landmarks=layout.landmarks,
+        kinect=kinect,
+        entries=[clip.entry for clip in clips],
+        columns={"label": label_N, **columns},
+        unusable=unusable,
+        given=given,
+        protocols=parts,
+        channels=channels,
+        unit=unit,
+        scores=scores,
+        stages=stages,
+    )
+
+
+def number_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Number class names from 0: (N,) labels, and the names in order, numbers by their value."""
+    names = sorted(set(texts), key=lambda text: (0, int(text), text) if text.isdecimal() else (1, 0, text))
+    place = {name: label for label, name in enumerate(names)}
+    return np.array([place[text] for text in texts], np.int64), names
+
+
+def _own_labels(
+    clips: Sequence[Found], numbers: Sequence[Mapping[str, int]], class_names: Sequence[str], reading: Reading
+) -> tuple[np.ndarray, list[str]]:
+    """Return labels and class names from the format, else from the folders, else from the names."""
+    labels = [clip.label for clip in clips]
+    if all(isinstance(label, str) for label in labels):
+        return number_texts([str(label) for label in labels])
+    if all(isinstance(label, int) for label in labels):
+        label_N = np.array(labels, np.int64)
+        if label_N.min() < 0:
+            raise SourceError(f"label {label_N.min()} of a clip is negative; labels count from 0")
+        most = int(label_N.max())
+        if class_names and most >= len(class_names):
+            raise SourceError(f"label {most} has no class name; there are {len(class_names)}")
+        return label_N, list(class_names) or [f"class {k}" for k in range(most + 1)]
+    if all("action" in row for row in numbers):
+        return number_texts([str(row["action"]) for row in numbers])
+    folders = [clip.path.rpartition("/")[0].rpartition("/")[2] for clip in clips]
+    if all(folders) and len(set(folders)) > 1:
+        return number_texts(folders)
+    fronts = [clip.entry.name.rpartition("_")[0] for clip in clips]
+    if all(fronts):
+        return number_texts(fronts)
+    if not reading.labelled:
+        return np.zeros(len(clips), np.int64), ["unknown"]
+    unnamed = next(clip for clip, front in zip(clips, fronts, strict=True) if not front)
+    raise SourceError(
+        f"clip {unnamed.entry.name} has no label. Add {LABELS} with the columns clip,label beside the recordings (or"
+        " --labels FILE), put each class into a folder of its own, or name files CLASS_NUMBER."
+    )
+
+
+def _label_rows(trees: Sequence[Tree], reading: Reading) -> tuple[dict[str, dict[str, str]], str]:
+    """Return the rows of the labels CSV by clip, and its place; nothing if there is none."""
+    found = [(str(reading.labels), _content(str(reading.labels)))] if reading.labels else []
+    if not found:
+        found = [(item.origin, item.read()) for tree in trees for item in tree.items if item.path == LABELS]
+    rows: dict[str, dict[str, str]] = {}
+    for where, raw in found:
+        rows |= {row["clip"]: row for row in read_table(raw, where, {"clip": CLIP_WORDS, "label": LABEL_WORDS})}
+    return rows, found[0][0] if found else ""
+
+
+def _content(path: str) -> bytes:
+    try:
+        return read_file(path, path)
+    except SkeletonError as error:
+        raise SourceError(str(error)) from None
+
+
+def read_table(raw: bytes, where: str, needed: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Parse a CSV with a header (commas, semicolons or tabs).
+
+    Args:
+        raw: The content.
+        where: Its place, for messages.
+        needed: Column that is needed -> names that it may have.
+
+    Returns:
+        Rows without surrounding spaces, column names in lower case, needed columns by their first name.
+
+    Raises:
+        SourceError: It is not text, or a needed column is missing or empty.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    header = [word.strip().lower() for word in next(reader, [])]
+    place = {}
+    for column, words in needed.items():
+        place[column] = next((header.index(word) for word in words if word in header), -1)
+        if place[column] < 0:
+            raise SourceError(
+                f"{where} has no column {column}: its header is {', '.join(header)[:80]!r}. Add a header line such as"
+                f" {','.join(needed)}."
+            )
+    rows = []
+    for number, cells in enumerate(reader, 2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        cells = [cell.strip() for cell in cells]
+        if len(cells) != len(header):
+            raise SourceError(f"{where}: line {number} has {len(cells)} fields; its header has {len(header)}")
+        row = dict(zip(header, cells, strict=True)) | {column: cells[at] for column, at in place.items()}
+        if empty := next((column for column in needed if not row[column]), ""):
+            raise SourceError(f"{where}: line {number} has no {empty}")
+        rows.append(row)
+    return rows
+
+
+def _row(rows: Mapping[str, dict[str, str]], clip: Found) -> dict[str, str] | None:
+    """Return the row of a clip, by its name, its path or its file's name, with or without suffix."""
+    file = clip.path.rpartition("/")[2]
+    for key in (clip.entry.name, clip.path, file, clip.path.rpartition(".")[0], file.rpartition(".")[0]):
+        if key and key in rows:
+            return rows[key]
+    return None
+
+
+def _row_numbers(rows: Sequence[dict[str, str]], numbers: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+    """Add the columns subject, view, setup and replication of a labels CSV; text is numbered from 1 in sorted order."""
+    result = [dict(one) for one in numbers]
+    for column, key in {"subject": "subject", "view": "camera", "camera": "camera", "setup": "setup",
+                        "replication": "replication"}.items():  # fmt: skip
+        values = [row.get(column, "") for row in rows]
+        if not all(values):
+            continue
+        place = {text: number for number, text in enumerate(sorted(set(values)), 1)}
+        whole = all(text.isdecimal() for text in values)
+        for one, text in zip(result, values, strict=True):
+            one[key] = int(text) if whole else place[text]
+    return result
+
+
+def _parts(parts: Sequence[str], where: str) -> np.ndarray:
+    """Return parts as an array; SourceError for an unknown one."""
+    if odd := sorted(set(parts) - set(PARTS)):
+        raise SourceError(f"{where}: split {odd[0]!r} is unknown; use {', '.join(PARTS)}")
+    return np.array(parts)
+
+
+def split_table(raw: bytes, where: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Parse a splits CSV (clip, part and optionally protocol): protocol -> (N,) parts of the clips `names`.
+
+    Raises:
+        SourceError: A part is unknown, a clip is named twice in one protocol, or no clip is known.
+    """
+    protocols: dict[str, dict[str, str]] = {}
+    for row in read_table(raw, where, {"clip": CLIP_WORDS, "part": ("part", "split", "subset", "set")}):
+        members = protocols.setdefault(row.get("protocol") or "own", {})
+        if members.get(row["clip"], row["part"]) != row["part"]:
+            raise SourceError(f"{where}: clip {row['clip']} is in {members[row['clip']]} and in {row['part']}")
+        members[row["clip"]] = row["part"]
+    known = set(names)
+    if not any(clip in known for members in protocols.values() for clip in members):
+        raise SourceError(f"{where} names none of the {len(names)} clips, such as {names[0]}")
+    for members in protocols.values():
+        _parts(list(members.values()), where)
+    return {protocol: np.array([members.get(name, "") for name in names]) for protocol, members in protocols.items()}
