@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .memory import memory_of
 from .moments import EXACT, MEASURED, Moments, Precision, wide_dtype
 from .sites import Site, batch_norms, by_moments_alone, slot_of, statistics
 
@@ -65,13 +66,15 @@ class Collector:
         layers = batch_norms(model)
         self.slots = {name: slot_of(layer) for name, layer in layers.items()}
         self.handed_over = {name for name, layer in layers.items() if hand_over and by_moments_alone(layer)}
+        self.memories = {name: memory for name, layer in layers.items() if (memory := memory_of(layer))}
         self.rows, self.by_real_rows, self.precision = rows, by_real_rows, precision
         self.batch: Any = None
         self.seen = Seen()
 
     def __call__(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Count x (B, C, ...) and return the statistics to normalize it by; None: those of the batch."""
-        new = Moments.of(x, self.precision)
+        memory = self.memories.get(site[0])
+        new = memory.moments(x, self.precision) if memory else Moments.of(x, self.precision)
         add(self.seen.population, site, new)
         self.seen.passes[site] += 1
         if new.finite:
@@ -83,6 +86,8 @@ class Collector:
             add(self.seen.real, site, real)
             if self.by_real_rows and real.count > 1:
                 return _for(x, real)
+        if x.requires_grad and torch.is_grad_enabled():
+            return None  # a forward that differentiates goes through the statistics of the batch
         return _for(x, new) if site[0] in self.handed_over and new.count > 1 else None
 
     def of_batches(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:

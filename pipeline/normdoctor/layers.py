@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .memory import Memory, memory_of
 from .moments import Moments
 from .sites import batch_norms
 
@@ -30,20 +31,25 @@ class Layer:
     """Updates of the running statistics (num_batches_tracked)."""
     eps: float
 
+    per_sample: bool = False
+    """True if training normalizes each sample by its own statistics (an instance norm)."""
+
     @classmethod
     def of(cls, layer: Any) -> Layer:
-        """Copy what a batch norm of torch holds."""
-
-        def copied(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.detach().clone()
-
+        """Copy what a layer holds; what it does not have is None, 0 updates or torch's default eps."""
+        memory = memory_of(layer) or Memory()
+        found = memory.running(layer)
+        scale = getattr(layer, "weight", None)
+        tracked = getattr(layer, "num_batches_tracked", None)
+        momentum = getattr(layer, "momentum", None) if memory.momentum is None else memory.momentum
         return cls(
-            copied(layer.running_mean),
-            copied(layer.running_var),
-            copied(layer.weight),
-            layer.momentum,
-            0 if layer.num_batches_tracked is None else int(layer.num_batches_tracked),
-            layer.eps,
+            None if found is None else found[0],
+            None if found is None else found[1],
+            scale.detach().clone() if isinstance(scale, Tensor) else None,
+            momentum,
+            0 if tracked is None else int(tracked),
+            getattr(layer, "eps", 1e-5),
+            memory.per_sample,
         )
 
     @property
@@ -92,7 +98,9 @@ def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer | Iterable
     """Return the names of the batch norms whose scale is in a parameter group with weight decay."""
     groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else optimizer
     decayed = {id(p) for group in groups if group.get("weight_decay") for p in group["params"]}
-    return frozenset(name for name, layer in batch_norms(model).items() if id(layer.weight) in decayed)
+    return frozenset(
+        name for name, layer in batch_norms(model).items() if id(getattr(layer, "weight", None)) in decayed
+    )
 
 
 def quantized_layers(model: nn.Module) -> list[str]:

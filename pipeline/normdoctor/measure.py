@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from .bench import Batches, Bench, Forward, Metric, PassResult, worst_score
 from .collector import Collector, Rows, Seen, SiteMoments, add
+from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
 from .layers import Layer
 from .moments import Moments, mean_shift
@@ -95,6 +97,7 @@ def _as_evaluated(bench: Bench, training: bool) -> _AsEvaluated:
     found = _as_found(bench) if training else {}
     bench.model.eval()
     stuck = _in_training(bench.model)
+    note_layers(bench.model, lambda: bench.forward(bench.model, next(iter(bench.train.batches()))[1]))
     layers = {name: Layer.of(layer) for name, layer in batch_norms(bench.model).items()}
     changed = _changed_buffers(bench)
     source = None
@@ -233,12 +236,23 @@ def copied(model: nn.Module) -> nn.Module:
         ValueError: The model holds tensors of a forward pass, which cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        twin = copy.deepcopy(model)
     except RuntimeError as error:
         raise ValueError(
             f"the model cannot be copied, and a diagnosis works on a copy ({error}): remove what it keeps of a "
             "forward pass or of weight_norm, or load its state into a fresh network and pass that"
         ) from None
+    for layer in twin.modules():
+        if type(layer) is SyncBatchNorm:
+            layer.__class__ = _OneProcess  # type: ignore[assignment]
+    return twin
+
+
+class _OneProcess(_BatchNorm):
+    """SyncBatchNorm in one process: torch's own rejects CPU tensors in training mode."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Accept any shape, as SyncBatchNorm does."""
 
 
 def _in_training(model: nn.Module) -> list[str]:

@@ -86,13 +86,25 @@ class Moments:
     mean_C: Tensor
     variance_C: Tensor
     count: float
+    averaged: bool = False
+    """True if the variance is the mean of the samples' own: then means that differ add nothing to it."""
 
     @classmethod
     def of(cls, x: Tensor, precision: Precision = MEASURED) -> Moments:
-        """Moments of x (B, C, ...)."""
+        """Moments of x (B, C, ...), without gradient."""
+        x = x.detach()
         mean, variance, count = moments(x if precision.computed is None else x.to(precision.computed))
         kept = precision.kept or mean.dtype
         return cls(mean.to(kept), variance.to(kept), float(count))
+
+    @classmethod
+    def of_instances(cls, x: Tensor, precision: Precision = MEASURED) -> Moments:
+        """Mean over the rows of x (B, C, ...) of each row's own mean and variance, without gradient."""
+        x = x.detach()
+        x = wide(x if precision.computed is None else x.to(precision.computed)).flatten(2)
+        kept = precision.kept or x.dtype
+        mean, variance = x.mean(-1).mean(0), x.var(-1, correction=0).mean(0)
+        return cls(mean.to(kept), variance.to(kept), float(x.shape[0] * x.shape[2]), averaged=True)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of the union (law of total variance; Chan et al. 1979). Those of nothing are neutral."""
@@ -101,8 +113,10 @@ class Moments:
             return self
         a, b = self.count / count, other.count / count
         mean = a * self.mean_C + b * other.mean_C
-        between = a * b * (self.mean_C - other.mean_C).square()
-        return Moments(mean, a * self.variance_C + b * other.variance_C + between, count)
+        variance = a * self.variance_C + b * other.variance_C
+        if not self.averaged:
+            variance = variance + a * b * (self.mean_C - other.mean_C).square()
+        return Moments(mean, variance, count, self.averaged)
 
     @property
     def finite(self) -> bool:

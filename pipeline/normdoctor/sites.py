@@ -1,7 +1,8 @@
 """Call sites of batch norms: find the layers, count their calls, and run a model by statistics of one's choice.
 
-A layer is any torch `_BatchNorm`. One with a formula of its own answers the protocol `StatisticsLayer`; torch's own
-layers, which do not, are handled here.
+A layer with a formula of its own answers the protocol `StatisticsLayer`. torch's own batch norms are computed here. Any
+other layer runs its own forward with other statistics in place of its running ones (`memory`), so that an activation or
+a dropout inside it stays.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .memory import by_own_batch, holding, memory_of
 from .moments import moments, normalize
 
-Site = tuple[str, int]  # a layer's name and the number of its call within one forward pass
+Site = tuple[str, int]  # a layer's name and the number of its call within one batch
 # A layer's input -> mean (C,), biased variance (C,); None: those of the batch, used as the layer does in training.
 Statistics = Callable[[Site, Tensor], tuple[Tensor, Tensor] | None]
 
@@ -40,42 +42,68 @@ class StatisticsLayer(Protocol):
         """Return the output in training for x (B, C, ...), by the batch's own statistics."""
 
 
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+def batch_norms(model: nn.Module) -> dict[str, Any]:
     """Return every layer that normalizes by statistics of the batch, by its first name; a reused layer once.
 
-    Frozen layers are left out.
+    Frozen layers are left out. Layers that are no `_BatchNorm` are known from their type (instance norms with running
+    statistics), or from their effect, once `effects.note_layers` has looked at the model.
     """
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm) and not getattr(layer, "frozen", False)
-    }
+    return {name: layer for name, layer in model.named_modules() if _follows_batches(layer)}
+
+
+def _follows_batches(layer: nn.Module) -> bool:
+    if getattr(layer, "frozen", False):
+        return False
+    memory = memory_of(layer)
+    return not memory.frozen if memory else isinstance(layer, _BatchNorm)
 
 
 def has_formula(layer: nn.Module) -> TypeGuard[StatisticsLayer]:
-    """Return whether a layer answers for itself, rather than being torch's own."""
+    """Return whether a layer answers for itself."""
     return hasattr(layer, "normalize_by") and hasattr(layer, "normalize_by_batch")
 
 
-def by_moments_alone(layer: _BatchNorm) -> bool:
+def by_moments_alone(layer: nn.Module) -> bool:
     """Return whether a layer's output in training is its input normalized by the batch's moments, and nothing else."""
-    return layer.by_moments_alone if has_formula(layer) else True
+    if has_formula(layer):
+        return layer.by_moments_alone
+    memory = memory_of(layer)
+    return memory is None or memory.by_moments_alone
 
 
-def slot_of(layer: _BatchNorm) -> int | None:
+def slot_of(layer: nn.Module) -> int | None:
     """Return the body slot whose rows alone reach a layer, if it has one."""
     return layer.slot if has_formula(layer) else None
 
 
-def output_by(layer: _BatchNorm, x: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
+def output_by(layer: Any, x: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
     """Return a batch norm's output for x by (mean (C,), biased variance (C,)); buffers stay as they are.
 
     None: by the statistics of the batch, as in training.
     """
+    return _output(layer, layer.forward, (x,), {}, x, statistics)
+
+
+def _output(
+    layer: Any,
+    forward: Callable[..., Tensor],
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
+    x: Tensor,
+    statistics: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return `output_by`; `forward` is the layer's own, with the arguments of the call."""
     if has_formula(layer):
         return layer.normalize_by_batch(x) if statistics is None else layer.normalize_by(x, *statistics)
-    mean, variance = moments(x)[:2] if statistics is None else statistics
-    return normalize(x, mean, variance, layer.weight, layer.bias, layer.eps)
+    memory = memory_of(layer)
+    if memory is None:
+        mean, variance = moments(x)[:2] if statistics is None else statistics
+        return normalize(x, mean, variance, layer.weight, layer.bias, layer.eps)
+    if statistics is None and (not memory.by_moments_alone or (x.requires_grad and torch.is_grad_enabled())):
+        return by_own_batch(layer, memory, partial(forward, *arguments, **named))
+    mean, variance = memory.moments_of(x) if statistics is None else statistics
+    with holding(layer, memory, mean, variance):
+        return forward(*arguments, **named)
 
 
 @contextmanager
@@ -83,7 +111,7 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
     """Let every batch norm of `model` normalize by `source`'s statistics within the context; None: by its running ones.
 
     Buffers, modes and parameters stay as they are. Compiled parts of the model run eagerly meanwhile: compiled code
-    would not call the hooks.
+    would not call a layer's own forward.
 
     Args:
         model: The model.
@@ -95,20 +123,27 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
         yield
         return
     cleared_by_caller = calls is not None
-    calls = Counter() if calls is None else calls
+    counted: Counter[str] = Counter() if calls is None else calls
 
-    def replace(name: str, layer: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = arguments[0]
-        site = (name, calls[name])
-        calls[name] += 1
-        return output_by(layer, x, source(site, x))
+    def replaced(name: str, layer: nn.Module, forward: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
+        x = arguments[0] if arguments else next(iter(named.values()))
+        site = (name, counted[name])
+        counted[name] += 1
+        return _output(layer, forward, arguments, named, x, source(site, x))
 
-    handles = [] if cleared_by_caller else [model.register_forward_pre_hook(lambda *_: calls.clear())]
-    handles += [layer.register_forward_hook(partial(replace, name)) for name, layer in batch_norms(model).items()]
+    handles = [] if cleared_by_caller else [model.register_forward_pre_hook(lambda *_: counted.clear())]
+    layers = batch_norms(model)
+    own = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.__dict__["forward"] = partial(replaced, name, layer, layer.forward)
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        for name, layer in layers.items():
+            del layer.__dict__["forward"]
+            if own[name] is not None:
+                layer.__dict__["forward"] = own[name]
         for handle in handles:
             handle.remove()
 

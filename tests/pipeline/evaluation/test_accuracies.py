@@ -4,6 +4,7 @@ import contextlib
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,16 +327,25 @@ def test_an_empty_body_does_not_blow_up_rounding(exact: bool, monkeypatch: pytes
 def test_statistics_reach_the_layers_of_a_compiled_network(
     clips: Clips, rests: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled code does not notice hooks that were added later.
+    """Compiled code is not compiled anew for another source of statistics: it runs eagerly meanwhile.
 
-    If it ran (negative control), layers would use running statistics and the normalization gap would vanish.
+    Negative control: without the stance the layers' replaced forward is traced, source and counters included.
     """
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(inputs)
+        return graph.forward
+
     model, index_N = network(clips, trained=3), torch.arange(3 * SIZE)
     expected = predict(model, clips, index_N, FRAMES, SIZE, batch_statistics).logits_NK
-    model.compile(backend="eager")
+    model.compile(backend=backend)
     with torch.no_grad():
         model(*clips.batch(index_N[:SIZE], FRAMES)[:2])
+    compiled = len(graphs)
+    assert compiled
     if not rests:
         monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: contextlib.nullcontext())
     seen = predict(model, clips, index_N, FRAMES, SIZE, batch_statistics).logits_NK
-    assert torch.allclose(seen, expected) is rests
+    assert torch.allclose(seen, expected)
+    assert (len(graphs) == compiled) is rests

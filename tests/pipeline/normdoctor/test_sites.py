@@ -1,6 +1,7 @@
 """sites: layers are found, calls counted, and outputs replaced by those of other statistics."""
 
 import math
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,8 @@ class Twice(nn.Module):
         return self.shared(x) + self.shared(2 * x) + self.once(x)
 
 
-def test_calls_are_counted_from_zero_in_each_forward_pass() -> None:
-    """Sites in the order of the calls, the input of each, and no hook afterwards."""
+def test_calls_are_counted_from_zero_in_each_batch() -> None:
+    """Or where the caller clears the count, however often a batch calls the model; no replaced forward afterwards."""
     model, seen = Twice().eval(), []
 
     def source(site: Site, x: Tensor) -> None:
@@ -55,10 +56,15 @@ def test_calls_are_counted_from_zero_in_each_forward_pass() -> None:
 
     x = torch.ones(4, 2)
     with statistics(model, source):
-        model(x), model(3 * x)
+        model(x)
+    calls: Counter[str] = Counter()
+    with statistics(model, source, calls):
+        model(3 * x), model(x)
+    assert calls == {"shared": 4, "once": 2}
     sites = [("shared", 0), ("shared", 1), ("once", 0)]
-    assert seen == list(zip(sites * 2, [1.0, 2.0, 1.0, 3.0, 6.0, 3.0], strict=True))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    again = [("shared", 2), ("shared", 3), ("once", 1)]
+    assert seen == list(zip(sites * 2 + again, [1.0, 2.0, 1.0, 3.0, 6.0, 3.0, 1.0, 2.0, 1.0], strict=True))
+    assert not any("forward" in module.__dict__ or module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_layer_normalizes_by_the_statistics_of_the_source() -> None:
