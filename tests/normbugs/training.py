@@ -145,3 +145,12 @@ def image_to_image(inputs: int = 3, outputs: int = 1, channels: int = 16, norm: 
         nn.ReLU(),
         nn.Conv2d(channels, outputs, 3, padding=1),
     )
+
+
+def deep_cnn(classes: int = 10, channels: int = 16, inputs: int = 1) -> nn.Sequential:
+    """Return a network of four convolutions with batch norms, the last two of which see four places of 8 x 8."""
+    parts: list[nn.Module] = []
+    for width, stride in ((channels, 1), (channels, 2), (2 * channels, 2), (2 * channels, 1)):
+        parts += [nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(8 * channels, classes))
