@@ -1,0 +1,49 @@
+"""A network's accuracy collapses when its weights are quantized, before any fine-tuning.
+
+Facts: the compressed weights give other activations than those that the running statistics were collected on; adapting
+the statistics on training batches recovers most of the accuracy.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from tests.normbugs.case import Case, Patient
+from tests.normbugs.data import digits, loader
+from tests.normbugs.training import deep_cnn, fit, scorer
+
+
+def quantized(model: nn.Module, levels: int = 1) -> nn.Module:
+    """Return a copy whose convolutions hold multiples of a step, `levels` to each side of 0."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            step = module.weight.abs().amax() / (levels + 0.2)
+            module.weight.data = step * (module.weight / step).round().clamp(-levels, levels)
+    return model
+
+
+def make(seed: int, fixed: bool) -> Patient:
+    x, y, x_eval, y_eval = digits(seed)
+    train, held_out = loader(x, y, seed=seed), loader(x_eval, y_eval, size=100, shuffle=False)
+    full = deep_cnn(channels=16)
+    fit(full, train, epochs=5)
+    model = quantized(full)
+    if fixed:
+        with torch.no_grad():
+            for _ in range(2):
+                for x_batch, _ in train:
+                    model(x_batch)
+    return Patient(model.eval(), train, held_out, scorer(held_out))
+
+
+CASE = Case(
+    name="nncf_41",
+    thread="https://github.com/openvinotoolkit/nncf/pull/41",
+    kind="foreign",
+    causes=("foreign",),
+    certainty="maintainer",
+    blind=True,
+    make=make,
+)
