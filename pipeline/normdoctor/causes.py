@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from . import layer_checks
 from .bench import Bench
 from .checks import CHECKS, REST, fired
 from .evidence import Evidence, Pass, Scores
-from .finding import Fired
+from .finding import Advice, Fired
 from .intervals import NO_DIFFERENCE, Difference, paired
-from .remedies import REMEDIES
+from .remedies import RECALIBRATION, REMEDIES
 
 # Below this share of the gap, what is left is called unexplained; a check that explains this share of what a check it
-# supersedes does takes its place.
+# supersedes does takes its place; fresh statistics that recover it name the cause where no check does.
 EXPLAINED = 0.8
+# A proof fails where the evaluation samples exclude that they gain this share of what the training samples do.
+CONFIRMED = 0.5
+# Checks of what the size of a batch does to its statistics, which fresh ones change too.
+BATCH_SIZE = ("small",)
 
 Tried = dict[str, Scores]
 """Remedy -> scores A and C under its statistics; C is missing where A does not rise, A for a transductive remedy."""
@@ -31,12 +37,17 @@ class Cause:
     """The same for this cause and those before it together."""
     evidence: str
     remedy: str
+    """`now` and `next_training` in one sentence."""
     before: float
     """Score of the evaluation samples (training samples when there are none), as evaluated."""
     after: float
     """The same with the remedy."""
     interval: list[float]
     """95 % interval of after - before (paired bootstrap)."""
+    now: str = ""
+    """What to do with the trained model, nothing retrained."""
+    next_training: str = ""
+    """What to do when it is trained again."""
 
     @property
     def is_mode(self) -> bool:
@@ -51,6 +62,8 @@ class Suspicion:
     check: str
     evidence: str
     remedy: str
+    now: str = ""
+    next_training: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,10 +80,12 @@ class GeneralizationLoss:
     before: float
     after: float
     interval: list[float]
+    now: str = ""
+    next_training: str = ""
 
 
 def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
-    """Score the samples under each remedy: A, and C where A rises; C alone for a transductive remedy.
+    """Score the samples under each remedy: A, and C where A rises or a recalibration; C alone if transductive.
 
     A remedy whose statistics are those of a simpler one has its scores.
     """
@@ -89,7 +104,9 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
                 tried[name] = tried[remedy.simpler]
             continue
         tried[name] = {} if remedy.transductive else {"A": bench.on_train(source).score_N.nan_to_num(worst)}
-        helps = remedy.transductive or paired(evidence.score["A"], tried[name]["A"]).significant
+        helps = (
+            remedy.transductive or name == RECALIBRATION or paired(evidence.score["A"], tried[name]["A"]).significant
+        )
         if helps and (on_eval := bench.on_eval(source)) is not None:
             tried[name]["C"] = on_eval.score_N.nan_to_num(worst)
     return tried
@@ -98,11 +115,13 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
 def prove(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Cause]:
     """Return the findings whose remedy recovers more than a simpler one does, largest share first.
 
+    The remedy must move the training samples, and the evaluation samples where there are any.
     Statistics per call can do what fresh, shared ones do and more; so reuse is the cause of what it adds beyond them.
     Where shared ones are enough, the statistics are stale and the reuse is harmless.
     """
     proven: dict[str, Cause] = {}
     used: set[str] = set()
+    found = [*found, *unnamed(evidence, found, tried)]
     for one in found:
         if undoes_mode(one.remedy):
             if (cause := _mode_cause(evidence, one)) is not None:
@@ -111,21 +130,89 @@ def prove(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Cause]:
         # A remedy that a more specific check has used proves nothing more.
         if one.remedy is None or one.remedy not in tried or one.remedy in used:
             continue
-        simpler = REMEDIES[one.remedy].simpler
-        without = tried[simpler]["A"] if simpler else evidence.score["A"]
-        if paired(without, tried[one.remedy]["A"]).significant:
+        if cures(evidence, one.remedy, tried):
             used.add(one.remedy)
             proven[one.name] = _cause(evidence, one, tried[one.remedy])
     ranked = sorted(_unsuperseded(proven), key=lambda cause: (not cause.is_mode, -cause.recovered))
     return [_cumulated(ranked[: i + 1]) for i in range(len(ranked))]
 
 
-def suspicions(found: list[Fired], causes: list[Cause]) -> list[Suspicion]:
-    """Return the findings that are facts without being causes."""
+def cures(evidence: Evidence, remedy: str, tried: Tried) -> bool:
+    """Return whether a remedy raises A and C; a recalibration may raise C alone, where A does not fall."""
+    if helps(evidence, remedy, tried):
+        return confirmed(evidence, remedy, tried)
+    if remedy != RECALIBRATION or "C" not in tried[remedy]:
+        return False
+    return _gain(evidence, remedy, tried, "A").mean >= 0 and _gain(evidence, remedy, tried, "C").significant
+
+
+def helps(evidence: Evidence, remedy: str, tried: Tried) -> bool:
+    """Return whether a remedy raises A by more than the remedy that it contains, if there is one."""
+    return _gain(evidence, remedy, tried, "A").significant
+
+
+def confirmed(evidence: Evidence, remedy: str, tried: Tried) -> bool:
+    """Return whether the evaluation samples, where there are any, agree with a gain of the training samples.
+
+    They agree if their own gain counts, or if they are too few to exclude CONFIRMED of the training samples' gain.
+    """
+    if "C" not in tried[remedy]:
+        return True
+    on_eval = _gain(evidence, remedy, tried, "C")
+    return on_eval.significant or on_eval.high >= CONFIRMED * _gain(evidence, remedy, tried, "A").mean
+
+
+def _gain(evidence: Evidence, remedy: str, tried: Tried, name: Literal["A", "C"]) -> Difference:
+    simpler = REMEDIES[remedy].simpler
+    without = tried[simpler].get(name, evidence.score[name]) if simpler else evidence.score[name]
+    return paired(without, tried[remedy][name])
+
+
+def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]:
+    """Return the finding `foreign` where a recalibration cures what no check explains.
+
+    It cures where it recovers EXPLAINED of the gap, or raises C significantly without a fall of A.
+    """
+    scores = tried.get(RECALIBRATION, {})
+    explained = any(one.remedy == RECALIBRATION or one.name in BATCH_SIZE for one in found)
+    if explained or not scores:
+        return []
+    gain = paired(evidence.score["A"], scores["A"])
+    on_eval = paired(evidence.score["C"], scores["C"]) if "C" in scores else NO_DIFFERENCE
+    recovers = evidence.has_gap and gain.significant and gain.mean >= EXPLAINED * evidence.gap
+    if not recovers and not (on_eval.significant and gain.mean >= 0):
+        return []
+    return [Fired("foreign", CHECKS["foreign"], layer_checks.foreign_by_effect(evidence))]
+
+
+def suspicions(found: list[Fired], causes: list[Cause], evidence: Evidence, tried: Tried) -> list[Suspicion]:
+    """Return the findings that are no causes: facts, and those whose proof fails on the evaluation samples."""
     known = {cause.check for cause in causes}
-    return [
-        Suspicion(one.name, one.evidence, advice(one)) for one in found if one.check.is_fact and one.name not in known
-    ]
+    result = []
+    for one in found:
+        failed = "" if one.remedy is None else _failed_proof(evidence, one.remedy, tried)
+        if one.name not in known and (one.is_fact or (failed and not causes)):
+            result.append(_suspicion(one, failed))
+    return result
+
+
+def _suspicion(one: Fired, failed: str) -> Suspicion:
+    about = advice(one)
+    return Suspicion(one.name, one.evidence + failed, about.text, about.now, about.next_training)
+
+
+def _failed_proof(evidence: Evidence, remedy: str, tried: Tried) -> str:
+    """Return how a remedy fails on the evaluation samples that helps on the training samples; empty if it does not."""
+    if undoes_mode(remedy) or "A" not in tried.get(remedy, {}):
+        return ""
+    if not helps(evidence, remedy, tried) or confirmed(evidence, remedy, tried):
+        return ""
+    gain = paired(evidence.score["A"], tried[remedy]["A"])
+    after = evidence.shown(tried[remedy]["C"].double().mean().item())
+    return (
+        f" (its remedy gains {evidence.points(gain.mean)} on the training samples, but changes the evaluation score "
+        f"only from {evidence.shown(evidence.mean('C'))} to {after}: no proof)"
+    )
 
 
 def generalization_losses(evidence: Evidence, tried: Tried) -> list[GeneralizationLoss]:
@@ -137,7 +224,7 @@ def generalization_losses(evidence: Evidence, tried: Tried) -> list[Generalizati
     for one in fired(REST, evidence):
         if one.remedy is None:
             losses.append(_loss(evidence, one, 0.0, NO_DIFFERENCE, evidence.mean("C")))
-        elif one.remedy in tried and not evidence.normalization.significant:
+        elif one.remedy in tried and not evidence.has_gap:
             scores = tried[one.remedy]["C"]
             gain = paired(evidence.score["C"], scores)
             whole = paired(evidence.score["C"], evidence.score["D"])
@@ -149,9 +236,10 @@ def generalization_losses(evidence: Evidence, tried: Tried) -> list[Generalizati
 
 def unexplained_share(evidence: Evidence, causes: list[Cause], found: list[Fired], tried: Tried) -> float:
     """Return the share of the normalization gap that the causes' remedies leave; 0 without a gap."""
-    if not evidence.normalization.significant:
+    if not evidence.has_gap:
         return 0.0
     known = {cause.check for cause in causes}
+    found = [*found, *unnamed(evidence, found, tried)]
     remedies = [one.remedy for one in found if one.name in known and one.remedy in tried]
     means = [tried[remedy]["A"].double().mean().item() for remedy in remedies if remedy and "A" in tried[remedy]]
     best = max(means, default=evidence.mean("A"))
@@ -163,9 +251,14 @@ def undoes_mode(remedy: str | None) -> bool:
     return remedy is not None and REMEDIES[remedy].undoes_mode
 
 
-def advice(one: Fired) -> str:
+def advice(one: Fired) -> Advice:
     """Return what to do about a finding."""
     return one.finding.advice or REMEDIES[one.remedy or ""].advice
+
+
+def _told(one: Fired) -> dict[str, str]:
+    about = advice(one)
+    return {"evidence": one.evidence, "remedy": about.text, "now": about.now, "next_training": about.next_training}
 
 
 def _cause(evidence: Evidence, one: Fired, scores: Scores) -> Cause:
@@ -173,24 +266,27 @@ def _cause(evidence: Evidence, one: Fired, scores: Scores) -> Cause:
     share = gain / max(evidence.gap, gain)
     before, after = (evidence.score["C"], scores["C"]) if "C" in scores else (evidence.score["A"], scores["A"])
     means = before.double().mean().item(), after.double().mean().item()
-    return Cause(one.name, share, share, one.evidence, advice(one), *means, paired(before, after).interval)
+    interval = paired(before, after).interval
+    return Cause(one.name, share, share, before=means[0], after=means[1], interval=interval, **_told(one))
 
 
 def _mode_cause(evidence: Evidence, one: Fired) -> Cause | None:
     """The cost of the mode that the model was evaluated in, against the same model in eval mode."""
     if "found_A" not in evidence.score:
         return None
-    gain = evidence.difference("found_A", "A")
-    if not gain.significant and not evidence.stuck_modules and not evidence.changed_buffers:
+    pairs: list[tuple[Pass, Pass, Pass]] = [("found_A", "A", "B"), ("found_C", "given_C", "given_D")]
+    pairs = [names for names in pairs if set(names) <= set(evidence.score)]
+    costs = [names for names in pairs if evidence.difference(names[0], names[1]).significant]
+    if not costs and not evidence.stuck_modules and not evidence.changed_buffers:
         return None
-    whole = max(evidence.mean("A"), evidence.mean("B")) - evidence.mean("found_A")
-    share = gain.mean / whole if gain.significant and whole > 0 else 0.0
-    before: Pass
-    after: Pass
-    before, after = ("found_C", "given_C") if "found_C" in evidence.score else ("found_A", "A")
-    means = evidence.mean(before), evidence.mean(after)
+    share = 0.0
+    if costs:
+        found, running, batch = (evidence.mean(name) for name in costs[0])
+        share = (running - found) / (max(running, batch) - found)
+    before, after, _ = pairs[-1]
     interval = evidence.difference(before, after).interval
-    return Cause(one.name, share, share, one.evidence, advice(one), *means, interval)
+    means = evidence.mean(before), evidence.mean(after)
+    return Cause(one.name, share, share, before=means[0], after=means[1], interval=interval, **_told(one))
 
 
 def _unsuperseded(proven: Mapping[str, Cause]) -> list[Cause]:
@@ -213,4 +309,4 @@ def _cumulated(so_far: list[Cause]) -> Cause:
 
 def _loss(evidence: Evidence, one: Fired, share: float, gain: Difference, after: float) -> GeneralizationLoss:
     before = evidence.mean("C")
-    return GeneralizationLoss(one.name, share, one.evidence, advice(one), before, after, gain.interval)
+    return GeneralizationLoss(one.name, share, before=before, after=after, interval=gain.interval, **_told(one))

@@ -21,7 +21,7 @@ CHECKS: dict[str, Check] = {
         "Statistics in half precision, non-finite activations, variances that eps drowns.",
         "joint",
         # Fresh statistics follow what eps did in the layers above.
-        supersedes=("stale",),
+        supersedes=("stale", "foreign"),
     ),
     "buffers": Check(layer_checks.buffers, "Running statistics that are impossible, or were never trained.", "joint"),
     "averaging": Check(
@@ -32,7 +32,7 @@ CHECKS: dict[str, Check] = {
         "Ranks that keep statistics of their own.",
         "ranks",
         # Fresh statistics only mix the ranks in another proportion.
-        supersedes=("stale",),
+        supersedes=("stale", "foreign"),
     ),
     "correlated": Check(
         score_checks.correlated,
@@ -56,7 +56,13 @@ CHECKS: dict[str, Check] = {
     ),
     "stale": Check(
         layer_checks.stale,
-        "Running statistics that lag behind the population that the weights now see.",
+        "Running statistics that lag behind the weights, or remember too few batches.",
+        "joint",
+        is_fact=False,
+    ),
+    "foreign": Check(
+        layer_checks.foreign,
+        "Running statistics that do not lag, and yet belong to other data or other weights.",
         "joint",
         is_fact=False,
     ),
@@ -66,7 +72,7 @@ CHECKS: dict[str, Check] = {
         "per_call",
         is_fact=False,
         # Fresh statistics only mix the calls in another proportion.
-        supersedes=("stale",),
+        supersedes=("stale", "foreign"),
     ),
     "padding": Check(
         layer_checks.padding,

@@ -124,7 +124,7 @@ def diagnose(
         tried = try_remedies(bench, evidence)
     found = fired(CHECKS, evidence)
     causes = prove(evidence, found, tried)
-    suspected = suspicions(found, causes)
+    suspected = suspicions(found, causes, evidence, tried)
     rest = generalization_losses(evidence, tried) if not causes else []
     unexplained = unexplained_share(evidence, causes, found, tried)
     accuracies: dict[str, float] = {name: evidence.mean(name) for name in FOUR if name in evidence.score}

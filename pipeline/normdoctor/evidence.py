@@ -113,15 +113,31 @@ class Evidence:
         """Normalization gap B - A, with its interval and threshold."""
         return self.difference("A", "B")
 
+    @cached_property
+    def own_batches(self) -> Difference | None:
+        """Gap in the training loader's own batches, where they score better than the same samples shuffled.
+
+        None where they do not: then `normalization` is what the user sees.
+        """
+        if not {"given_A", "given_B", "mixed"} <= set(self.score):
+            return None
+        own = self.difference("given_A", "given_B")
+        return own if own.significant and self.difference("mixed", "given_B").significant else None
+
     @property
     def gap(self) -> float:
-        """Normalization gap B - A."""
-        return self.normalization.mean
+        """Normalization gap B - A, in the loader's own batches where these score better than shuffled ones."""
+        return (self.own_batches or self.normalization).mean
 
     @property
     def threshold(self) -> float:
         """Smallest normalization gap that counts."""
-        return self.normalization.threshold
+        return (self.own_batches or self.normalization).threshold
+
+    @property
+    def has_gap(self) -> bool:
+        """True if the normalization gap counts."""
+        return self.own_batches is not None or self.normalization.significant
 
     @cached_property
     def calls(self) -> dict[str, int]:

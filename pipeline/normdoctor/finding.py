@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .evidence import Evidence
 from .intervals import Difference
 
 OF_THE_CHECK = "of the check"
+# What cures statistics that do not fit the weights, nothing retrained.
+RECOMPUTE = (
+    "recompute the running statistics over the training samples in shuffled batches (torch.optim.swa_utils.update_bn)"
+)
+
+
+class Advice(NamedTuple):
+    """What to do about a finding."""
+
+    now: str = ""
+    """With the trained model, nothing retrained; empty: nothing helps."""
+    next_training: str = ""
+    """When it is trained again; empty: nothing has to change."""
+
+    @property
+    def text(self) -> str:
+        """Both in one sentence."""
+        later = f"when you train again: {self.next_training}" if self.next_training else ""
+        return "; ".join(part for part in (f"now: {self.now}" if self.now else "", later) if part)
 
 
 @dataclass(frozen=True)
@@ -17,10 +37,12 @@ class Finding:
 
     evidence: str
     """In plain words."""
-    advice: str = ""
-    """Action to take; empty: the remedy's advice."""
+    advice: Advice | None = None
+    """What to do; None: the remedy's advice."""
     remedy: str | None = OF_THE_CHECK
     """Name of the remedy that would prove it, where it is not the check's own; None: only new training can."""
+    is_fact: bool | None = None
+    """Whether it is a fault even where nothing proves it; None: as the check says."""
     gain: Difference | None = None
     """Score at stake, where it was measured without a remedy."""
 
@@ -57,6 +79,11 @@ class Fired:
     def evidence(self) -> str:
         """The evidence, in plain words."""
         return self.finding.evidence
+
+    @property
+    def is_fact(self) -> bool:
+        """True if it is a fault even where nothing proves it."""
+        return self.check.is_fact if self.finding.is_fact is None else self.finding.is_fact
 
     @property
     def remedy(self) -> str | None:

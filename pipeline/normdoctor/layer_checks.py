@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .collector import union
 from .evidence import Evidence
-from .finding import Finding, listed
+from .finding import RECOMPUTE, Advice, Finding, listed
 from .layers import EPS_FACTOR, EPS_SHARE, Layer, key_of, running_moments
 from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
 
@@ -21,6 +21,11 @@ RANK_SHIFT = 0.1
 UPDATES_PER_STEP = 1.5
 # Size below which a scale is dead, and the share of a layer's scales from which that counts.
 DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
+# Momentum from which statistics are those of the last batches alone.
+TOO_FAST = 0.5
+# Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights.
+MANY_WINDOWS = 40.0
+AVERAGE_BUFFERS = "average the buffers with the weights (AveragedModel(use_buffers=True)), or call update_bn after it"
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -30,14 +35,16 @@ def precision(evidence: Evidence) -> Finding | None:
     if half:
         dtype = str(evidence.layers[half[0]].dtype).removeprefix("torch.")
         text = f"running statistics of {listed(half)} are kept in {dtype}"
-        return Finding(text, "keep batch norms in float32 (autocast does; .half() does not)")
+        later = "keep batch norms in float32 (autocast does; .half() does not)"
+        return Finding(text, Advice(f"{RECOMPUTE}, in float32", later))
+    unusable = any(_unusable(layer) for layer in evidence.layers.values())
     overflowing = sorted({name for name, _ in evidence.train.nonfinite})
-    if overflowing or evidence.nonfinite_outputs:
+    if overflowing or (evidence.nonfinite_outputs and not unusable):
         last = "after the last batch norm" if evidence.layers else "in the outputs"
         where = f"first at the input of {overflowing[0]}" if overflowing else last
         text = f"activations are not finite, {where} ({100 * evidence.nonfinite_outputs:.0f} % of the outputs)"
         advice = "look for an overflow there: half precision, learning rate, invalid inputs"
-        return Finding(text, advice, remedy=None)
+        return Finding(text, Advice(next_training=advice), remedy=None)
     drowned = {n: share for n, layer in evidence.layers.items() if (share := layer.drowned_share) >= EPS_SHARE}
     if drowned:
         name = max(drowned, key=lambda n: drowned[n])
@@ -51,15 +58,20 @@ def precision(evidence: Evidence) -> Finding | None:
 
 def buffers(evidence: Evidence) -> Finding | None:
     """Running statistics that are impossible, or were never trained."""
-    bad = []
+    bad, frozen = [], False
     for name, layer in evidence.layers.items():
         if not evidence.calls.get(name):
             continue  # nothing ever passes through it
         if why := _unusable(layer):
-            frozen = ", momentum 0" if layer.momentum == 0 else ""
-            bad.append(f"{name} ({why}, {layer.updates} updates{frozen})")
-    advice = "load or train the running statistics: recompute them over the training samples"
-    return Finding(f"running statistics are unusable in {listed(bad)}", advice) if bad else None
+            frozen = layer.momentum == 0
+            bad.append(f"{name} ({why}, {layer.updates} updates{', momentum 0' if frozen else ''})")
+    later = (
+        "momentum 0 freezes the statistics: set bn.momentum = 0.1"
+        if frozen
+        else "load every buffer of a checkpoint (strict=True), and skip batches that are not finite"
+    )
+    text = f"running statistics are unusable in {listed(bad)}"
+    return Finding(text, Advice(RECOMPUTE, later)) if bad else None
 
 
 def _unusable(layer: Layer) -> str:
@@ -84,8 +96,7 @@ def averaging(evidence: Evidence) -> Finding | None:
             text = f"the weights are an average or a copy; the running statistics of {listed(foreign)} are not of them"
     elif evidence.averaged and evidence.layers:
         text = f"the weights average {evidence.averaged} networks; the running statistics are those of the last"
-    advice = "average the buffers too (AveragedModel(use_buffers=True)), or recompute them for the averaged weights"
-    return Finding(text, advice) if text else None
+    return Finding(text, Advice(RECOMPUTE, AVERAGE_BUFFERS)) if text else None
 
 
 def _is_of_the_source(layer: Layer, source: Mapping[str, Tensor], name: str) -> bool:
@@ -131,7 +142,7 @@ def updates(evidence: Evidence) -> Finding | None:
     momentum = evidence.layers[many[0]].momentum
     text = f"{listed(many)} updated {k:.1f} times per optimizer step (accumulation, or activation checkpointing)"
     undo = f": momentum {1 - (1 - momentum) ** (1 / k):.3g} compensates for it" if momentum else ""
-    return Finding(text, "one update per step" + undo)
+    return Finding(text, Advice(RECOMPUTE, "one update per step" + undo))
 
 
 def dropout(evidence: Evidence) -> Finding | None:
@@ -152,26 +163,84 @@ def dropout(evidence: Evidence) -> Finding | None:
     return Finding(
         f"dropout in front of {listed([n for _, n, _ in behind])}: at {name} the variance is "
         f"{torch.tensor(grown).exp().item():.2f} times that without, and the running variance follows it",
-        "use dropout only after the last batch norm; or compute the statistics without dropout",
+        Advice(f"{RECOMPUTE}, with dropout off", "use dropout only after the last batch norm"),
     )
 
 
 def stale(evidence: Evidence) -> Finding | None:
-    """Running statistics that lag behind the population that the weights now see."""
-    worst, text = 0.0, ""
-    population = evidence.train.layers()
+    """Running statistics that lag behind the weights, or remember too few batches."""
+    name, apart = _farthest(evidence)
+    if not name or not apart.beyond_limit or _cannot_lag(layer := evidence.layers[name]):
+        return None
+    memory, later = _memory(layer)
+    return Finding(f"{_apart_text(name, apart)}; {memory}", Advice(RECOMPUTE, later))
+
+
+def foreign(evidence: Evidence) -> Finding | None:
+    """Running statistics that do not lag, and yet are not those of the training samples under these weights."""
+    name, apart = _farthest(evidence)
+    if not name or not apart.beyond_limit or not _cannot_lag(evidence.layers[name]):
+        return None
+    return foreign_by_effect(evidence)
+
+
+def foreign_by_effect(evidence: Evidence) -> Finding:
+    """Return the finding where fresh statistics are known to score better; the distance alone may be small."""
+    name, apart = _farthest(evidence)
+    layer = evidence.layers[name]
+    frozen = "; momentum 0 freezes them" if layer.momentum == 0 else ""
+    text = (
+        "the running statistics are not those of the training samples under these weights: they belong to other data "
+        f"or other weights ({_apart_text(name, apart)}; {layer.updates} updates{frozen})"
+    )
+    later = (
+        "save and load statistics together with the weights that they belong to; "
+        f"{AVERAGE_BUFFERS}; train frozen batch norms in eval mode, so that the weights fit their statistics"
+    )
+    return Finding(text, Advice(RECOMPUTE, later))
+
+
+def _farthest(evidence: Evidence) -> tuple[str, Distance]:
+    """Return the layer whose running statistics are farthest from the population's; "" where none keeps any."""
+    population, worst, where = evidence.train.layers(), Distance(0.0, 0.0), ""
     for name, layer in evidence.layers.items():
         if layer.running is None or name not in population:
             continue
         apart = distance(population[name], layer.running)
-        if apart.beyond_limit and max(apart) > worst:
-            window = f"momentum {layer.momentum}: about {1 / layer.momentum:.0f} updates" if layer.momentum else "all"
-            worst = max(apart)
-            text = (
-                f"{name}: running mean {apart.shift:.2f} standard deviations from the population's, variance ratio "
-                f"{_ratio_text(apart.ratio)}; its memory is {window} of {layer.updates}"
-            )
-    return Finding(text) if text else None
+        if not where or (apart.beyond_limit, max(apart)) > (worst.beyond_limit, max(worst)):
+            worst, where = apart, name
+    return where, worst
+
+
+def _cannot_lag(layer: Layer) -> bool:
+    """Return whether a layer had so many updates within so short a memory that its statistics cannot lag."""
+    if layer.momentum is None or layer.momentum > TOO_FAST:
+        return False
+    return layer.momentum == 0 or not layer.updates or layer.updates > MANY_WINDOWS / layer.momentum
+
+
+def _memory(layer: Layer) -> tuple[str, str]:
+    """Return what a layer remembers of its updates, and what to change in training."""
+    if layer.momentum is None:
+        text = f"momentum None averages over all {layer.updates} updates, those of early weights included"
+        return text, "set bn.momentum = 0.1, or reset the statistics before the last epochs"
+    if layer.momentum > TOO_FAST:
+        text = f"momentum {layer.momentum:g} is too fast: the statistics are nearly those of the last batch alone"
+        later = f"set bn.momentum = {max(0.001, 1 - layer.momentum):.3g}"
+        return text, f"{later}: torch's momentum is the weight of the new batch, 1 minus that of Keras and TensorFlow"
+    text = f"momentum {layer.momentum:g} remembers about {1 / layer.momentum:.0f} updates, of {layer.updates}"
+    if layer.settled and layer.window < layer.updates / 4:
+        later = "let the learning rate fall at the end of training; save statistics and weights of the same step"
+        return f"{text}: the weights moved faster than that, or the statistics belong to others", later
+    later = f"raise bn.momentum (now {layer.momentum:g}), or train longer"
+    return f"{text}: the statistics lag behind the weights", later
+
+
+def _apart_text(name: str, apart: Distance) -> str:
+    return (
+        f"{name}: running mean {apart.shift:.2f} standard deviations from the population's, variance ratio "
+        f"{_ratio_text(apart.ratio)}"
+    )
 
 
 def reuse(evidence: Evidence) -> Finding | None:
@@ -227,7 +296,7 @@ def decay(evidence: Evidence) -> Finding | None:
     reason = "with weight decay on it" if name in evidence.history.decayed else "weight decay on it, or dead channels"
     return Finding(
         f"{100 * dead[name]:.0f} % of the scales of {name} are below {DEAD_SCALE:g} ({reason})",
-        "no weight decay on scales and shifts of norms (norm.decay off); then train again",
+        Advice(next_training="put scales and shifts of norms into a parameter group with weight_decay=0"),
     )
 
 

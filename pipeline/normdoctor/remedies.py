@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .evidence import Evidence
+from .finding import RECOMPUTE, Advice
 from .layers import EPS_SHARE
 from .sites import Statistics
 from .sources import POPULATION_SOURCES, over_ranks, running, with_eps
 
+# Fresh statistics over the training samples, one set per layer.
+RECALIBRATION = "joint"
 # torch's default, and what a layer that eps drowns is tried with.
 DEFAULT_EPS = 1e-5
 
@@ -23,7 +26,7 @@ class Remedy:
 
     Attributes:
         label: What the model is normalized by, in a few words.
-        advice: What to do in training.
+        advice: What to do now, and in training.
         statistics: The statistics to prove it by; None: they cannot be had for this model, or are those of `simpler`.
         simpler: A remedy that this one contains: it is credited with what it adds.
         transductive: Whether it reads the (unlabelled) evaluation samples; reported apart.
@@ -31,7 +34,7 @@ class Remedy:
     """
 
     label: str
-    advice: str
+    advice: Advice
     statistics: Callable[[Evidence], Statistics | None]
     simpler: str | None = None
     transductive: bool = False
@@ -62,39 +65,51 @@ def _target(evidence: Evidence) -> Statistics | None:
 REMEDIES: dict[str, Remedy] = {
     "eval": Remedy(
         "running",
-        "call model.eval() before evaluating, and model.train() after it",
+        Advice("call model.eval() before evaluating, and model.train() after it"),
         lambda evidence: running(evidence.layers),
         undoes_mode=True,
     ),
-    "joint": Remedy(
+    RECALIBRATION: Remedy(
         "one set per layer",
-        "recalibrate: recompute one set of statistics per layer over the training samples (and raise norm.momentum, "
-        "or train longer)",
+        Advice(RECOMPUTE, "let the learning rate fall at the end of training"),
         lambda evidence: POPULATION_SOURCES["joint"](evidence.train.population),
     ),
-    "eps": Remedy("eps 1e-5", "a smaller eps (that of training, or 1e-5), or fewer dead channels", _eps),
+    "eps": Remedy(
+        "eps 1e-5", Advice("set bn.eps to that of training, or to 1e-5", "a smaller eps, or fewer dead channels"), _eps
+    ),
     "ranks": Remedy(
         "ranks merged",
-        "merge the ranks' statistics before saving, or normalize over all ranks (norm.sync)",
+        Advice(
+            "merge the ranks' statistics",
+            "merge the ranks' statistics before saving, or normalize over all ranks (SyncBatchNorm)",
+        ),
         lambda evidence: over_ranks(evidence.layers, evidence.history.ranks),
     ),
     "per_call": Remedy(
         "one set per call",
-        "keep one set of statistics per call site (norm.persons per_person), or make one call over the bodies that "
-        "are present (norm.persons masked) or over all (fold)",
+        Advice(
+            "keep one set of running statistics per call, recomputed over the training samples",
+            "use a batch norm of its own for each call, or concatenate the inputs along the batch and make one call, "
+            "without rows that are empty",
+        ),
         _per_call,
         simpler="joint",
     ),
     "masked": Remedy(
         "without absent rows",
-        "leave absent bodies and padding out of the statistics (norm.persons masked)",
+        Advice(
+            "recompute the running statistics over the rows that are not padding",
+            "leave padding and absent rows out of the statistics (a masked batch norm)",
+        ),
         _masked,
         simpler="per_call",
     ),
     "target": Remedy(
         "of unlabelled evaluation samples",
-        "normalize the input by view or subject, or recompute the statistics on unlabelled samples of the target "
-        "(transductive: report it apart)",
+        Advice(
+            "recompute the statistics on unlabelled samples of the target (transductive: report it apart)",
+            "normalize the input as the evaluation samples need it, by view, subject or device",
+        ),
         _target,
         transductive=True,
     ),

@@ -6,7 +6,7 @@ import math
 
 from .collector import Seen
 from .evidence import Evidence, Pass
-from .finding import Finding, listed
+from .finding import RECOMPUTE, Advice, Finding, listed
 from .intervals import MIN_DIFFERENCE, STANDARD_ERRORS, score_scale
 from .measure import LARGER
 from .moments import SHIFT_LIMIT, mean_shift
@@ -45,8 +45,15 @@ def correlated(evidence: Evidence) -> Finding | None:
     return Finding(
         f"the loader's batches are not random samples: the variance of their means at {where} is {beyond[where]:.1f} "
         "times that of shuffled batches",
-        "reshuffle the training samples each epoch, and recompute the statistics",
+        Advice(_now_if_correlated(evidence), "reshuffle the training samples each epoch"),
     )
+
+
+def _now_if_correlated(evidence: Evidence) -> str:
+    """A network that reads its batch needs such batches: fresh statistics over shuffled ones do not help it."""
+    if evidence.own_batches is None:
+        return RECOMPUTE
+    return "evaluate in batches made up like those of training, batch norms in training mode: nothing else fits it"
 
 
 def between_batches(given: Seen, train: Seen, site: Site) -> tuple[float, float] | None:
@@ -79,7 +86,10 @@ def leakage(evidence: Evidence) -> Finding | None:
     return Finding(
         f"by batch statistics the loader's own batches score {evidence.points(gain.mean)} more than the same samples "
         "shuffled: the network reads from the batch what it should read from the sample",
-        "shuffle, normalize over all ranks (SyncBatchNorm), or use a norm of single samples; then train again",
+        Advice(
+            next_training="reshuffle the training samples each epoch, normalize over all ranks (SyncBatchNorm), or use "
+            "a norm of single samples (GroupNorm)"
+        ),
         gain=gain,
     )
 
@@ -91,7 +101,9 @@ def lone(evidence: Evidence) -> Finding | None:
     return Finding(
         f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}: each updates the "
         "running statistics with the same weight",
-        "drop_last=True, or batches whose sizes differ by one at most",
+        Advice(
+            RECOMPUTE, "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
+        ),
     )
 
 
@@ -106,8 +118,12 @@ def small(evidence: Evidence) -> Finding | None:
     least = min(evidence.values_per_statistic(site) for site in evidence.train.batches)
     return Finding(
         f"batches of {evidence.size}, at least {least:.0f} values per statistic: the same samples score "
-        f"{evidence.points(gain.mean)} more by batch statistics in batches of {LARGER * evidence.size}",
-        "larger batches, statistics over all ranks, or a norm of single samples (gn)",
+        f"{evidence.points(abs(gain.mean))} {'more' if gain.mean > 0 else 'less'} by batch statistics in batches of "
+        f"{LARGER * evidence.size}",
+        Advice(
+            next_training="larger batches, statistics over all ranks (SyncBatchNorm), or a norm of single samples "
+            "(GroupNorm)"
+        ),
         gain=gain,
     )
 
@@ -145,6 +161,5 @@ def overfit(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         f"{evidence.points(loss)} between training and evaluation samples remain with the same kind of statistics",
-        "more or more varied data, augmentation, a smaller network, weight decay; for a run folder, --fine-tune 20 "
-        "tests whether the scale of its input is the reason",
+        Advice(next_training="more or more varied data, augmentation, a smaller network, or weight decay"),
     )

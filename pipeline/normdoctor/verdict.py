@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .causes import EXPLAINED, Cause, GeneralizationLoss, Suspicion
-from .evidence import Evidence
+from .evidence import Evidence, Pass
 from .finding import listed
 
 
@@ -17,20 +17,46 @@ def verdict(
 ) -> str:
     """Return the verdict, causes first."""
     also = "".join(f" Suspicion ({s.check}): {s.evidence}." for s in suspicions)
+    if evidence.nonfinite_outputs:
+        share = f"{100 * evidence.nonfinite_outputs:.0f} % of the training samples have outputs or scores that"
+        also = f" {share} are not finite.{also}"
     if not evidence.layers:
         return _without_layers(evidence, causes, quantized) + also
     if all(layer.running is None for layer in evidence.layers.values()):
         also += " No layer keeps running statistics: the model's output for a sample depends on its batch."
-    gap = evidence.points(evidence.gap)
     if causes:
         left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
         return f"{'; '.join(_cause_sentence(cause, evidence) for cause in causes)}.{left}{also}"
-    if evidence.normalization.significant:
-        return f"Running statistics cost {gap} on the training samples, and no check explains it: unexplained.{also}"
     losses = "".join(f" {_loss_sentence(loss, evidence)}" for loss in rest)
+    if evidence.has_gap:
+        return f"{_gap_sentence(evidence, suspicions)}{losses}{also}"
+    scores, threshold = _scores(evidence, "A", "B"), evidence.points(evidence.threshold)
+    no_gap = f"the same training samples score {scores} (a gap counts from {threshold})."
+    if also:
+        return f"No significant normalization gap: {no_gap}{also}{losses}"
+    return f"The statistics of normalization are not to blame: {no_gap}{losses}"
+
+
+def _gap_sentence(evidence: Evidence, suspicions: list[Suspicion]) -> str:
+    """Return the cost of running statistics that no remedy is proven to recover."""
+    cost = f"Running statistics cost {evidence.points(evidence.gap)}"
+    names = listed([suspicion.check for suspicion in suspicions])
+    found = f"suspected, not proven: {names}" if names else "no check explains it: unexplained"
+    if evidence.own_batches is not None:
+        shuffled = evidence.shown(evidence.mean("mixed"))
+        return (
+            f"{cost} in the training loader's own batches ({_scores(evidence, 'given_A', 'given_B')}); the same "
+            f"samples in shuffled batches score {shuffled}: the network reads its batch; {found}."
+        )
+    return f"{cost} on the training samples ({_scores(evidence, 'A', 'B')}); {found}."
+
+
+def _scores(evidence: Evidence, running: Pass, batch: Pass) -> str:
+    """Return two scores of the same samples, and the batches in which they were measured."""
+    own = {"A": f"in shuffled batches of {evidence.size}"}.get(running, "there")
     return (
-        f"The statistics of normalization are not to blame: on the same training samples, running statistics cost "
-        f"{gap} (threshold {evidence.points(evidence.threshold)}).{losses}{also}"
+        f"{evidence.shown(evidence.mean(running))} by running statistics, {evidence.shown(evidence.mean(batch))} by "
+        f"batch statistics {own}"
     )
 
 
@@ -49,7 +75,8 @@ def _without_layers(evidence: Evidence, causes: list[Cause], quantized: list[str
 def _cause_sentence(cause: Cause, evidence: Evidence) -> str:
     before, after = evidence.shown(cause.before), evidence.shown(cause.after)
     if cause.is_mode:
-        return f"{cause.evidence}. In eval mode the evaluation score changes from {before} to {after}"
+        where = " in the loader's own batches" if "found_C" in evidence.score else ""
+        return f"{cause.evidence}. In eval mode the evaluation score{where} changes from {before} to {after}"
     return (
         f"{cause.evidence}. The remedy recovers {100 * cause.recovered:.0f} % of the normalization gap of "
         f"{evidence.points(evidence.gap)} on the training samples and changes the evaluation score from {before} to "

@@ -160,6 +160,14 @@ def padded(model: nn.Module) -> Case:
     return refreshed(other, filled(TRAIN), 0.3), filled(TRAIN), filled(HELD_OUT), rows
 
 
+def foreign(model: nn.Module) -> Case:
+    """Statistics of other data, which 500 updates at momentum 0.1 cannot lag behind."""
+    refreshed(model, [(3 * x, y) for x, y in TRAIN], 0.1)
+    for layer in norms(model):
+        layer.num_batches_tracked.fill_(500)
+    return model, TRAIN, HELD_OUT, {}
+
+
 PLANTED: dict[str, tuple[Callable[[nn.Module], Case], tuple[str, ...]]] = {
     "stuck": (stuck, ("mode",)),
     "reset": (reset, ("buffers",)),
@@ -173,6 +181,7 @@ PLANTED: dict[str, tuple[Callable[[nn.Module], Case], tuple[str, ...]]] = {
     "lone": (lone, ("lone",)),
     "dropout": (dropout, ("dropout",)),
     "stale": (stale, ("stale",)),
+    "foreign": (foreign, ("foreign",)),
     "small": (small, ("small",)),
     "decayed": (decayed, ("decay",)),
     "padded": (padded, ("padding",)),
@@ -194,7 +203,9 @@ def test_a_planted_cause_is_named_first(healthy: nn.Module, name: str) -> None:
     assert diagnosis.checks[expected[0]]
 
 
-@pytest.mark.parametrize("name", ["stuck", "reset", "eps", "averaged", "ranks", "correlated", "stale", "padded"])
+@pytest.mark.parametrize(
+    "name", ["stuck", "reset", "eps", "averaged", "ranks", "correlated", "stale", "foreign", "padded"]
+)
 def test_its_remedy_recovers_what_it_cost(healthy: nn.Module, name: str) -> None:
     """Measured on the evaluation samples: nearly what the healthy network has."""
     cause = diagnosed(healthy, PLANTED[name][0]).causes[0]
@@ -257,5 +268,5 @@ def test_chance_and_rounding_are_not_correlated_batches(variance: float, batches
         means = Moments(zero, zero + between, 1.0)
         return Seen({site: Moments(zero, zero + 1, 1.0)}, {}, {site: means}, Counter({site: batches}), Counter())
 
-    evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance))
+    evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance), own_batches=None)
     assert (CHECKS["correlated"].run(evidence) is not None) == fires  # type: ignore[arg-type]
