@@ -220,7 +220,8 @@ def _learned(target_C: Tensor, x: Tensor, momentum: float) -> _Entry | None:
     for axis in range(1, x.dim()):
         if x.shape[axis] != len(target_C):
             continue
-        wide = x.double().movedim(axis, 1).flatten(2)
+        wide = x.double().movedim(axis, 1)
+        wide = wide.reshape(*wide.shape[:2], -1)
         rows = wide.movedim(1, -1).flatten(0, 1)
         if len(rows) < 2:
             continue

@@ -142,6 +142,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "a subclass with an activation and dropout": (lambda: Activated(3), X),
     "hand-written, channels last": (lambda: Keras(3), X.movedim(1, -1)),
     "F.batch_norm over parameters": (lambda: Functional(3), X),
+    "over rows (M, C)": (lambda: Functional(3), X.movedim(1, -1).reshape(-1, 3)),
     "variance alone": (lambda: VarianceOnly(3), X),
     "ghost": (lambda: Ghost(3), X),
     "instance norm": (lambda: nn.InstanceNorm2d(3, track_running_stats=True), X),
