@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import norms, settings
@@ -40,6 +40,9 @@ class OptimConfig:
     layer_decay: Annotated[float, Range(gt=0, le=1)] = 1.0
     """Factor of the learning rate from each layer to the one before it, for fine-tuning (0.8: the last layer has the
     whole rate, the one before it 0.8 of it, then 0.64); 1: the same rate everywhere."""
+    class_weights: Annotated[str, Choice(CLASS_WEIGHTS)] = "none"
+    """Weight of a clip in the loss by its class: none (each clip the same), balanced (each class the same), sqrt
+    (between the two). The mean weight of the training clips is 1."""
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
     """Decay per step of averaged weights, which are then evaluated, norm buffers included; 0: no averaging."""
 
@@ -52,6 +55,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True),
 }
+
+# Power of the number of a class's training clips that its weight is divided by.
+CLASS_WEIGHTS = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}
 
 # Share of the run that is done, epochs done, settings -> factor of the learning rate.
 SCHEDULES: dict[str, Callable[[float, float, OptimConfig], float]] = {
@@ -99,6 +105,23 @@ def layer_of(model: nn.Module, name: str) -> int:
 def optimizer(model: nn.Module, config: OptimConfig, decay_norms: bool = False) -> torch.optim.Optimizer:
     """Make the optimizer of the settings over `parameter_groups`."""
     return OPTIMIZERS[config.name](parameter_groups(model, config, decay_norms), lr=config.lr)
+
+
+def class_weights(config: OptimConfig, label_N: Tensor, classes: int) -> Tensor | None:
+    """Return the weight of each class in the loss, (K,); None if all weigh the same.
+
+    Args:
+        config: The settings.
+        label_N: Labels of the training clips.
+        classes: Number of classes; one without training clips weighs 1.
+    """
+    power = CLASS_WEIGHTS[config.class_weights]
+    if not power:
+        return None
+    clips_K = torch.bincount(label_N, minlength=classes).double()
+    weight_K = clips_K.clamp(min=1) ** -power
+    mean = (weight_K * clips_K).sum() / clips_K.sum()
+    return torch.where(clips_K > 0, weight_K / mean, 1.0).float()
 
 
 def rate(config: OptimConfig, epochs_done: float, epochs: int) -> float:

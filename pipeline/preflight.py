@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 FEW_CLIPS = 16
+UNEVEN = 4  # clips of the most frequent class per clip of the rarest, from which the classes are uneven
 STEPS = 200
 CLIPS = 16
 LEARNED = 0.5  # share of the loss of guessing, ln K, at which the overfit test passes
@@ -53,6 +54,7 @@ def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh:
     notes = [f"{config.model.name}: {describe(cost(model, config.input.frames, clips.joints))}"] if first else []
     if fresh:
         notes += [
+            classes_note(clips.class_names, clips.label_N[train_N.to(clips.device)], config),
             statistics_note(config, model, len(train_N), distributed.world_size()),
             precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
             kernels_note(config, clips.device),
@@ -69,6 +71,38 @@ def deterministic_algorithms(on: bool) -> None:
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS chooses its ways by the moment
     torch.use_deterministic_algorithms(on, warn_only=True)
+
+
+def classes_note(names: list[str], label_N: Tensor, config: Config) -> str:
+    """Return what is wrong with the classes of the training clips: one alone, absent ones, uneven ones; else "".
+
+    Args:
+        names: Names of the classes.
+        label_N: Labels of the training clips.
+        config: Settings; those that balance classes silence the note on uneven ones.
+    """
+    clips_K = torch.bincount(label_N, minlength=len(names))
+    there = clips_K.nonzero()[:, 0].tolist()
+    if len(there) == 1:
+        return (
+            f"classes: all {len(label_N)} training clips are of one class ({names[there[0]]}): nothing can be learned"
+        )
+    notes = []
+    if absent := [name for name, count in zip(names, clips_K.tolist(), strict=True) if not count]:
+        notes.append(f"{len(absent)} of {len(names)} have no training clips ({_some(absent)})")
+    if lone := [names[k] for k in there if clips_K[k] == 1]:
+        notes.append(f"{len(lone)} have one training clip ({_some(lone)})")
+    most, least = int(clips_K.max()), int(clips_K[there].min())
+    if most >= UNEVEN * least and config.optim.class_weights == "none" and config.input.sample == "each":
+        notes.append(
+            f"the most frequent has {most} training clips, the rarest {least}: try --optim.class-weights balanced or "
+            "--input.sample balanced, and look at the mean class accuracy"
+        )
+    return "classes: " + "; ".join(notes) if notes else ""
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def statistics_note(config: Config, model: nn.Module, clips: int, ranks: int) -> str:

@@ -312,6 +312,7 @@ class Run:
         for split in ("val", "test"):
             if summary[split]:
                 line += f" · {split} {100 * summary[split]['top1']:.1f} %"
+                line += uneven(summary[split])
         for several in (key for key in summary if key.startswith("test_") and summary[key]):
             line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
         line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
@@ -440,6 +441,12 @@ def _differing(name: str, there: Any, here: Any) -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         return [what for key in here for what in _differing(f"{name}.{key}", there.get(key), here[key])]
     return [] if there == here else [f"{name} {there} there, {here} here"]
+
+
+def uneven(scores: dict[str, float]) -> str:
+    """Return the mean accuracy per class in brackets where it differs from top-1, as it does in uneven classes."""
+    mean, top1 = (f"{100 * scores.get(key, scores['top1']):.1f}" for key in ("mean_class", "top1"))
+    return f" (mean class {mean} %)" if mean != top1 else ""
 
 
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:

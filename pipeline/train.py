@@ -105,6 +105,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
     """Train the epochs after the first `done`; yield the record of each epoch, when its checkpoint can be made."""
     training, smoothing, device = config.train, config.optim.label_smoothing, clips.device
     train_N = splits.fit(config.input.fit)
+    weight_K = optim.class_weights(config.optim, clips.label_N[train_N.to(device)], clips.classes)
     rank, ranks = distributed.rank(), distributed.world_size()
     parallel = network.for_training(config, state.model, device)
     for epoch in range(done + 1, training.epochs + 1):
@@ -121,7 +122,9 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                     logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
                 # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
                 # DDP averages over, is exactly the gradient of one big batch.
-                loss = functional.cross_entropy(logits, batch.label_N, reduction="sum", label_smoothing=smoothing)
+                loss = functional.cross_entropy(
+                    logits, batch.label_N, weight_K, reduction="sum", label_smoothing=smoothing
+                )
                 loss = loss * ranks / step.clips
                 loss.backward()
                 right = (logits.argmax(1) == batch.label_N).sum()

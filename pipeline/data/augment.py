@@ -57,11 +57,19 @@ class Draw(NamedTuple):
     seed: int
     epoch: int
     index_N: Tensor  # int64, positions in the file
+    repeat_N: Tensor | None = None  # how often the clip has occurred before in the epoch; None: never
+
+    def split(self, parts: int) -> list[Draw]:
+        """Return the clips in so many parts, whose sizes differ by at most one."""
+        index = self.index_N.tensor_split(parts)
+        repeat = [None] * parts if self.repeat_N is None else self.repeat_N.tensor_split(parts)
+        return [self._replace(index_N=one, repeat_N=turn) for one, turn in zip(index, repeat, strict=True)]
 
     def uniform(self, purpose: int, count: int) -> Tensor:
         """Return (N, count) float32 in [0, 1); the draw of a clip does not depend on the rest of the batch."""
         base = _mix_int(_mix_int(_mix_int(self.seed) ^ self.epoch) ^ purpose)
-        key_N1 = _mix((self.index_N + 1).unsqueeze(1) ^ base)
+        turn_N = self.index_N if self.repeat_N is None else self.index_N + (self.repeat_N << 40)
+        key_N1 = _mix((turn_N + 1).unsqueeze(1) ^ base)
         counter = torch.arange(count, device=self.index_N.device)
         return (_mix(key_N1 ^ _mix(counter + 1)) >> 40 & 0xFFFFFF).float() / (1 << 24)
 

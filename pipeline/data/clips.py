@@ -34,6 +34,9 @@ class InputConfig:
     (difference to the next frame), partner (each joint minus the other person's root), distance (from each joint to all
     of its body), partner_distance (to all of the other person's); all (the first four side by side), pair (all and
     partner); or several joined by +, as in all+distance."""
+    sample: Literal["each", "balanced"] = "each"
+    """Training clips of an epoch: each clip once, or balanced: as many clips, each class equally often. Clips of rare
+    classes then repeat, with other augmentation each time."""
     order: Order = "reshuffle"
     """Order of training clips: reshuffle per epoch, once (one shuffle for all epochs), class or subject (sorted)."""
 

@@ -33,6 +33,44 @@ def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: i
     return list(shuffled.tensor_split(-(-len(shuffled) // size)))
 
 
+def balanced(index_N: Tensor, label_N: Tensor, seed: int, epoch: int) -> Tensor:
+    """Return as many clips as there are, each class equally often (give or take one), a pure function of its key.
+
+    Clips of frequent classes take turns over the epochs; those of rare ones repeat, each as often as the others of its
+    class, give or take one.
+
+    Args:
+        index_N: Positions of the clips in the file.
+        label_N: Label of each clip of the file.
+        seed: Seed of the draw.
+        epoch: Number of the epoch.
+    """
+    index_N = index_N.cpu()
+    of_N = label_N.cpu()[index_N]
+    classes = of_N.unique().tolist()
+    # Which classes get one clip more changes with the epoch.
+    share, more = divmod(len(index_N), len(classes))
+    extra = set(torch.randperm(len(classes), generator=generator(seed, 3, epoch))[:more].tolist())
+    drawn = []
+    for place, label in enumerate(classes):
+        own, quota = index_N[of_N == label], share + (place in extra)
+        rounds = -(-quota // len(own))
+        shuffles = [
+            own[torch.randperm(len(own), generator=generator(seed, 4, epoch, label, turn))] for turn in range(rounds)
+        ]
+        drawn.append(torch.cat(shuffles)[:quota])
+    return torch.cat(drawn)
+
+
+def repeats(index_N: Tensor) -> Tensor:
+    """Return how often each position has occurred before in the list, (N,): 0 at its first occurrence."""
+    _, group_N = index_N.unique(return_inverse=True)
+    order_N = group_N.argsort(stable=True)
+    sorted_N = group_N[order_N]
+    first_N = torch.searchsorted(sorted_N, sorted_N)
+    return torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device) - first_N)
+
+
 def generator(*key: int) -> torch.Generator:
     """Make a random generator that is a pure function of its key."""
     seed = np.random.SeedSequence([abs(part) for part in key]).generate_state(1, np.uint64)[0]

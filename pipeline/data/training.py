@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.augment import Draw, augment, crop_windows, mirrored_joints
 from pipeline.data.clips import Batch, Clips
-from pipeline.data.order import epoch_batches
+from pipeline.data.order import balanced, epoch_batches, repeats
 from pipeline.data.prefetch import prefetch
 from pipeline.nonfinite import NonFiniteGuard
 
@@ -58,14 +58,17 @@ def training_steps(
     training, order, device = config.train, config.input.order, clips.device
     mirror_V = mirrored_joints(clips.joint_names).to(device) if config.augment.mirror else None
     # On the device all at once: a copy of its own for each batch would wait until the batch before is done.
+    repeated = config.input.sample == "balanced"
+    if repeated:
+        train_N = balanced(train_N, clips.label_N, training.seed, 0 if order == "once" else epoch)
     batches = epoch_batches(
         train_N.to(device), clips.sorted_by(order), training.batch_size, training.seed, epoch, order
     )
-    draws = (
-        Draw(training.seed, epoch, part_N.tensor_split(ranks)[rank])
-        for index_N in batches
-        for part_N in index_N.tensor_split(training.accumulate)
-    )
+    whole = [Draw(training.seed, epoch, index_N) for index_N in batches]
+    if repeated:
+        turns = repeats(torch.cat(batches)).split([len(index_N) for index_N in batches])
+        whole = [draw._replace(repeat_N=turn_N) for draw, turn_N in zip(whole, turns, strict=True)]
+    draws = (part.split(ranks)[rank] for draw in whole for part in draw.split(training.accumulate))
     guard = NonFiniteGuard(epoch, model, optimizer, clips.names, device)
     made = prefetch(partial(training_batch, config, clips, mirror_V), draws, clips.workers)
 

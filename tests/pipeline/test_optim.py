@@ -159,6 +159,19 @@ def test_the_learning_rate_of_every_group_is_set() -> None:
     assert [group["lr"] for group in chosen.param_groups] == [0.25, 0.25]
 
 
+def test_class_weights_make_classes_equal() -> None:
+    """8 and 2 clips: the sums of their weights are equal; sqrt lies between; the mean over clips is 1."""
+    label_N = torch.tensor([0] * 8 + [2] * 2)
+    assert optim.class_weights(OptimConfig(), label_N, 3) is None
+    even = optim.class_weights(OptimConfig(class_weights="balanced"), label_N, 3)
+    assert even is not None
+    assert even.tolist() == pytest.approx([10 / 16, 1.0, 10 / 4])
+    half = optim.class_weights(OptimConfig(class_weights="sqrt"), label_N, 3)
+    assert half is not None
+    assert (half[2] / half[0]).item() == pytest.approx(2.0)
+    assert half[label_N].mean().item() == pytest.approx(1.0)
+
+
 def test_layers_have_decaying_rates() -> None:
     """The last layer the whole rate, each one before it `layer_decay` of the next; without it, the two old groups."""
     config = from_dict({"data": "x", "out": "y", "model": {"width": 0.25}})

@@ -146,3 +146,24 @@ def test_a_process_that_computes_is_seen_running(tmp_path: Path) -> None:
         child.wait()
     assert seen >= len(busy)
     assert preflight.running(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "words"),
+    [
+        ([0, 1, 2] * 2, {}, ""),
+        ([1] * 5, {}, "all 5 training clips are of one class (b): nothing can be learned"),
+        ([0, 0, 1, 1], {}, "1 of 3 have no training clips (c)"),
+        ([0, 0, 1, 1, 2], {}, "1 have one training clip (c)"),
+        ([0] * 8 + [1] * 2 + [2] * 2, {}, "the most frequent has 8 training clips, the rarest 2: try"),
+        ([0] * 7 + [1] * 2 + [2] * 2, {}, ""),
+        ([0] * 8 + [1] * 2 + [2] * 2, {"input": {"sample": "balanced"}}, ""),
+        ([0] * 8 + [1] * 2 + [2] * 2, {"optim": {"class_weights": "sqrt"}}, ""),
+    ],
+)
+def test_uneven_classes_are_named(labels: list[int], settings: dict[str, Any], words: str) -> None:
+    """One class, absent ones, lone clips, four times as many; silent where settings balance them."""
+    config = from_dict({"data": "x", "out": "y", **settings})
+    note = preflight.classes_note(["a", "b", "c"], torch.tensor(labels), config)
+    assert words in note
+    assert bool(note) is bool(words)

@@ -14,7 +14,7 @@ import torch
 from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor.patient import diagnose_run
-from pipeline.run_folder import Metadata, Run, totals
+from pipeline.run_folder import Metadata, Run, totals, uneven
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
@@ -174,6 +174,12 @@ def test_a_run_that_has_just_begun_says_what_it_lacks(runs: Path, tmp_path: Path
         _ = Run(tmp_path).summary
     with pytest.raises(ValueError, match="has no checkpoint yet; run python -m pipeline.train again to resume it"):
         _ = Run(tmp_path).weights
+
+
+def test_the_mean_over_classes_is_shown_where_it_differs() -> None:
+    """In brackets; not where it is top-1 again, nor in summaries without it."""
+    assert uneven({"top1": 0.5, "mean_class": 0.25}) == " (mean class 25.0 %)"
+    assert uneven({"top1": 0.5, "mean_class": 0.5}) == uneven({"top1": 0.5}) == ""
 
 
 def test_totals_are_those_of_all_epochs() -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from pipeline.config import from_dict, parse
 from pipeline.data.augment import Draw
 from pipeline.data.order import epoch_batches
 from pipeline.data.streams import STREAMS
-from pipeline.data.training import training_batch
+from pipeline.data.training import training_batch, training_steps
 from pipeline.models import MODELS
 from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
@@ -417,6 +418,29 @@ def test_any_number_of_ranks_trains_on_the_same_clips_in_the_same_order(data_fil
         assert all(torch.equal(torch.cat(own), x) for own, x in zip(zip(*shares, strict=True), whole, strict=True))
     other = training_batch(config, clips, None, Draw(0, 4, part_N))
     assert not torch.equal(other.x_NCTVM, whole.x_NCTVM)  # another epoch has other noise
+
+
+def test_any_number_of_ranks_trains_on_the_same_balanced_clips(data_file: Path) -> None:
+    """1 and 2 ranks, with accumulation: the same steps; a clip that repeats has other noise each time."""
+    sections: dict[str, Any] = {"augment": {"noise": 0.01}, "train": {"batch_size": 12, "accumulate": 2}}
+    config = from_dict({"data": data_file, "out": Path("unused"), **sections, "input": {"sample": "balanced"}})
+    clips, splits, state = setup(config, torch.device("cpu"))
+    rare = clips.label_N[splits.train] == 1
+    train_N = torch.cat([splits.train[~rare], splits.train[rare][:2]])
+
+    def batches(rank: int, ranks: int) -> list[Any]:
+        steps = training_steps(config, clips, train_N, 1, state.model, state.optimizer, rank, ranks)
+        return [batch for step in steps for batch in step.micro_batches]
+
+    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    for whole, *shares in zip(alone, first, second, strict=True):
+        assert torch.equal(torch.cat([one.x_NCTVM for one in shares]), whole.x_NCTVM)
+    index_N = torch.cat([batch.index_N for batch in alone])
+    x_NCTVM = torch.cat([batch.x_NCTVM for batch in alone])
+    assert len(index_N) == len(train_N)
+    again = x_NCTVM[index_N == train_N[-1]]
+    assert len(again) > 2
+    assert len(again.flatten(1).unique(dim=0)) == len(again)
 
 
 def test_several_clips_at_test_time_are_a_second_labelled_figure(

@@ -198,3 +198,13 @@ def test_joints_are_dropped_with_the_probability_that_is_asked_for() -> None:
     kept_NV = dropped[:, 0, 0, :, 0]
     assert torch.equal(dropped, kept_NV[:, None, None, :, None].expand_as(dropped))
     assert 1 - kept_NV.mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_clip_that_repeats_in_an_epoch_has_other_noise() -> None:
+    """Its first occurrence has that of a clip that does not repeat."""
+    plain = Draw(0, 1, torch.tensor([3, 3, 4])).uniform(1, 4)
+    again = Draw(0, 1, torch.tensor([3, 3, 4]), torch.tensor([0, 1, 0]))
+    assert torch.equal(again.uniform(1, 4)[[0, 2]], plain[[0, 2]])
+    assert not torch.equal(again.uniform(1, 4)[1], plain[1])
+    first, second = again.split(2)
+    assert torch.equal(torch.cat([first.uniform(1, 4), second.uniform(1, 4)]), again.uniform(1, 4))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.data.clips import Clips
-from pipeline.data.order import epoch_batches, generator, subsample
+from pipeline.data.order import balanced, epoch_batches, generator, repeats, subsample
 from pipeline.data.splits import splits_of
 from preprocessing.hdf5 import open_file
 
@@ -64,3 +64,28 @@ def test_an_epoch_is_shuffled_by_its_own_key() -> None:
     for order, epoch, key in (("reshuffle", 2, (0, 1, 2)), ("once", 2, (0, 1, 0))):
         (batch,) = epoch_batches(torch.arange(6), torch.zeros(6), 6, seed=0, epoch=epoch, order=order)
         assert torch.equal(batch, torch.randperm(6, generator=generator(*key)))
+
+
+def test_a_balanced_epoch_has_each_class_equally_often() -> None:
+    """Of 32, 8 and 2 clips: 14 each. Rare clips repeat equally often; frequent ones take turns over the epochs."""
+    label_N = torch.tensor([0] * 32 + [2] * 8 + [1] * 2 + [9])  # the last clip is not trained on
+    index_N = torch.arange(42)
+    epochs = [balanced(index_N, label_N, 0, epoch) for epoch in range(1, 6)]
+    for drawn in epochs:
+        assert torch.bincount(label_N[drawn]).tolist() == [14, 14, 14]
+        times = torch.bincount(drawn, minlength=42)
+        assert times[:32].max() == 1
+        assert sorted(set(times[32:40].tolist())) == [1, 2]
+        assert times[40:42].tolist() == [7, 7]
+    assert len(torch.cat(epochs)[label_N[torch.cat(epochs)] == 0].unique()) > 25
+    assert torch.equal(epochs[0], balanced(index_N, label_N, 0, 1))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], balanced(index_N, label_N, 1, 1))
+    uneven = balanced(torch.arange(41), label_N, 0, 1)
+    assert len(uneven) == 41
+    assert sorted(torch.bincount(label_N[uneven]).tolist()) == [13, 14, 14]
+
+
+def test_repeats_are_counted_from_zero() -> None:
+    """Each position by itself, in the order of the list."""
+    assert repeats(torch.tensor([5, 3, 5, 5, 3, 7])).tolist() == [0, 0, 1, 2, 1, 0]
