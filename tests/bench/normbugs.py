@@ -29,6 +29,7 @@ import torch
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME)]
 
+from pipeline.normdoctor.checks import REST  # noqa: E402
 from tests.normbugs.case import load, names  # noqa: E402
 from tests.normbugs.judge import judge  # noqa: E402
 from tests.normbugs.rivals import absent  # noqa: E402
@@ -94,6 +95,8 @@ def table(lines: Iterable[Line]) -> str:
     everything = [line for mine in kinds.values() for line in mine]
     rows.append(row("**all**", everything))
     rows.append(row("**all, blind**", [line for line in everything if line.get("blind")]))
+    stated = ("maintainer", "reporter")
+    rows.append(row("**all, cause stated in the thread**", [c for c in everything if c.get("certainty") in stated]))
     faults: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for line in everything:
         if mark(line) not in ("ok",) or line.get("kept") is False:
@@ -115,8 +118,8 @@ def row(kind: str, lines: list[Line]) -> str:
     buggy = [line for line in lines if line["twin"] == "buggy"]
     expecting = [line for line in buggy if line.get("expected")]
     fixed = [line for line in lines if line["twin"] == "fixed"]
-    first = [line for line in expecting + fixed if line.get("first") and line.get("causes")]
-    precise = sum(line["first"] in line["expected"] and line["twin"] == "buggy" for line in first)
+    blaming = [line for line in buggy + fixed if line.get("first") and line["first"] not in REST]
+    precise = sum(line["first"] in line["expected"] and line["twin"] == "buggy" for line in blaming)
     promised = [line for line in expecting if "kept" in line and line["right"]]
     cells = [
         kind,
@@ -124,7 +127,7 @@ def row(kind: str, lines: list[Line]) -> str:
         share(sum(bool(line.get("symptom")) for line in buggy), len(buggy)),
         share(sum(bool(line.get("right")) for line in expecting), len(expecting)),
         share(sum(bool(line.get("right") and line["agrees"]) for line in expecting), len(expecting)),
-        share(precise, len(first)),
+        share(precise, len(blaming)),
         share(sum(bool(line.get("false")) or "error" in line for line in fixed), len(fixed)),
         share(sum(line["kept"] for line in promised), len(promised)),
     ]

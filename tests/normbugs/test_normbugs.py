@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.bench import normbugs as bench
 from tests.normbugs.case import NORM_CAUSES, Case, Patient, load, names
 from tests.normbugs.judge import judge, worse
 from tests.normbugs.repairs import joint, per_call
@@ -104,3 +105,16 @@ def test_scorer_keeps_the_model() -> None:
     assert worse(float("nan"), 0.5)
     assert not worse(0.5, 0.52)
     assert worse(-3.0, -1.0)
+
+
+def test_table_counts_what_is_right_and_lists_what_is_not() -> None:
+    line = {"kind": "mode", "case": "a", "seed": 0, "twin": "buggy", "expected": ["mode"], "symptom": True}
+    right = {**line, "named": ["mode"], "first": "mode", "right": True, "agrees": True, "kept": True, "blind": True}
+    wrong = {**line, "seed": 1, "named": ["stale"], "first": "stale", "right": False, "agrees": True}
+    fixed = {**right, "twin": "fixed", "symptom": None, "right": False, "false": ["mode"]}
+    text = bench.table([right, wrong, fixed, {"case": "b", "seed": 0, "twin": "buggy", "failed": "it broke"}])
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("|")}
+    assert rows["mode"] == "| mode | 1 | 2 of 2 | 1 of 2 | 1 of 2 | 1 of 3 | 1 of 1 | 1 of 1 |"
+    assert rows["**all, blind**"] == "| **all, blind** | 1 | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 2 | 1 of 1 | 1 of 1 |"
+    assert "* a, buggy, seeds [1]: WRONG: stale (expected mode)" in text
+    assert "* b, buggy, seeds [0]: CRASH: it broke" in text

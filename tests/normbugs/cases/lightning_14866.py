@@ -8,13 +8,14 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from tests.normbugs.case import Case, Patient
-from tests.normbugs.data import loader, recordings
+from tests.normbugs.data import gestures, loader
 from tests.normbugs.training import fit, norms, scorer, small_cnn1d
 
 
 def make(seed: int, fixed: bool) -> Patient:
-    x, y, x_eval, y_eval = recordings(seed)
-    model = small_cnn1d(classes=4)
+    x, y, x_eval, y_eval = gestures(seed)
+    x, x_eval = 5 * x + 3, 5 * x_eval + 3  # raw sensor units
+    model = small_cnn1d()
     train = loader(x, y, seed=seed, drop_last=True)
     held_out = loader(x_eval, y_eval, size=64, shuffle=False)
     fit(model, train, epochs=8)

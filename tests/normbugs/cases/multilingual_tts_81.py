@@ -1,8 +1,8 @@
 """Batch norms of a text encoder see the padding of short sequences.
 
 Facts: lengths differ widely, and the padding lowers the variance, so that activations are scaled up. A masked batch
-norm trained more stably and validated better. Here single sequences are evaluated. The share of padding varies between
-batches, so that the running average is noisy: a recalibration cures it too, and its names are accepted.
+norm trained more stably and validated better. Here few sequences are long, a batch with one of them is mostly padding,
+and single sequences are evaluated. New statistics alone do not cure it: training saw two scales.
 """
 
 from typing import Any
@@ -65,9 +65,10 @@ def make(seed: int, fixed: bool) -> Patient:
     draw = torch.Generator().manual_seed(seed)
     samples = []
     for _ in range(1000):
-        length, label = int(torch.randint(6, 60, (1,), generator=draw)), int(torch.randint(4, (1,), generator=draw))
+        is_long, label = bool(torch.rand(1, generator=draw) < 0.06), int(torch.randint(4, (1,), generator=draw))
+        length = int(torch.randint(*((60, 90) if is_long else (8, 20)), (1,), generator=draw))
         wave = torch.sin((0.3 + 0.4 * label) * torch.arange(length) + 6 * torch.rand(1, generator=draw))
-        samples.append((3 + wave[:, None] + 0.7 * torch.randn(length, 4, generator=draw), label))
+        samples.append((2 + wave[:, None] + 0.7 * torch.randn(length, 4, generator=draw), label))
     train = torch.utils.data.DataLoader(
         samples[:800], 16, shuffle=True, collate_fn=collated, generator=torch.Generator().manual_seed(seed)
     )
@@ -77,7 +78,7 @@ def make(seed: int, fixed: bool) -> Patient:
     def loss(output: Tensor, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(output, batch["y"])
 
-    fit(model, train, epochs=8, forward=applied, loss=loss)
+    fit(model, train, epochs=14, lr=1e-3, forward=applied, loss=loss)
     options = {"forward": applied, "metric": is_right, "rows": real_rows}
     return Patient(model.eval(), train, held_out, scorer(held_out, is_right, applied), options)
 
@@ -86,8 +87,8 @@ CASE = Case(
     name="multilingual_tts_81",
     thread="https://github.com/Tomiinek/Multilingual_Text_to_Speech/issues/81",
     kind="padding",
-    causes=("padding", "foreign", "stale"),
-    certainty="rebuilt",
+    causes=("padding",),
+    certainty="maintainer",
     blind=True,
     make=make,
 )
