@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arrays import SETS
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
@@ -24,7 +25,6 @@ from pipeline import train, transfer  # noqa: E402 - the path is set above
 from pipeline.config import from_dict, preset  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.run_folder import Metadata, Run  # noqa: E402
-from tests.bench.arrays import SETS  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
 from tuning.statistics import mean_std  # noqa: E402
 

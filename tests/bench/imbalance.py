@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetune import CPU, built, drawn, settings
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
@@ -20,7 +21,6 @@ sys.path.insert(0, str(HOME))
 from pipeline import train  # noqa: E402 - the path is set above
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.evaluation.metrics import metrics  # noqa: E402
-from tests.bench.finetune import CPU, built, drawn, settings  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
 from tuning.statistics import mean_std  # noqa: E402
 
