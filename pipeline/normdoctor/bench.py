@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, model: nn.Module, train: Samples, held_out: Samples | None, forward: Forward, metric: Metric):
         self.model, self.train, self.held_out = model, train, held_out
         self.forward, self.metric = forward, metric
+        self.sign = 1.0  # -1 for a loss
 
     def run(self, batches: Batches, source: Statistics | None) -> PassResult:
         """Score a pass under the given statistics (None: as the model is); its buffers stay as they were.
@@ -68,7 +69,7 @@ class Bench:
                         f"metric gave {tuple(found.shape)} for a batch of {len(at)}: it must give one score per "
                         "sample, or one for the batch, higher being better"
                     )
-                found = found.reshape(-1).to(torch.promote_types(found.dtype, torch.float32))
+                found = self.sign * found.reshape(-1).to(torch.promote_types(found.dtype, torch.float32))
                 bad = ~torch.isfinite(found)
                 nonfinite += int((bad | nonfinite_rows(output, len(at))).sum())
                 samples += len(at)

@@ -94,6 +94,7 @@ def diagnose(
     rows: Rows | None = None,
     groups: Groups | None = None,
     history: History | None = None,
+    higher_is_better: bool | None = None,
 ) -> Diagnosis:
     """Find out why a model's batch norms evaluate badly, and prove it.
 
@@ -105,12 +106,14 @@ def diagnose(
             samples are kept.
         eval_batches: The evaluation samples, in any batches; None: there are none.
         forward: (model, batch) -> output. Default: the model on the batch's first element.
-        metric: (output, batch) -> score of each sample (N,), or one of the batch; higher is better. Default: whether
-            the first choice of logits (N, K) is the batch's last element (N,).
+        metric: (output, batch) -> score of each sample (N,), or one of the batch. Default: whether the first choice of
+            logits (N, K) is the batch's last element (N,).
         rows: (batch, a layer's input (B, C, ...), body slot) -> which rows (B,), or places in them (B, ...), hold
             something real; None: all do.
         groups: Name of a division (camera, subject) -> function of a batch that gives each sample's group (N,).
         history: Facts about the training.
+        higher_is_better: False for a loss, whose figures are then negated. None: recognised by scoring the network
+            with shuffled weights too; the verdict says what was found.
 
     Returns:
         The verdict with its causes, suspicions and figures.
@@ -120,7 +123,9 @@ def diagnose(
             batches do not fit `forward` and `metric`.
     """
     with random_state_kept():
-        bench, evidence = gather(model, train_batches, eval_batches, forward, metric, rows, groups, history)
+        bench, evidence = gather(
+            model, train_batches, eval_batches, forward, metric, rows, groups, history, higher_is_better
+        )
         tried = try_remedies(bench, evidence)
     found = fired(CHECKS, evidence)
     causes = prove(evidence, found, tried)

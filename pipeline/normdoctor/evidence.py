@@ -76,6 +76,10 @@ class Evidence:
     batch: dict[Pass, Tensor] = field(default_factory=dict)
     """Number of each score's batch, for the passes in which the samples of a batch share the noise of its
     statistics."""
+    sign: float = 1.0
+    """-1 where the metric is a loss, whose scores are negated."""
+    metric_note: str = ""
+    """What the reader of the scores should know; empty: nothing."""
     worst: float = 0.0
     """Score of a sample whose score is not finite."""
     incomparable: str = ""
@@ -170,11 +174,15 @@ class Evidence:
 
     def points(self, difference: float) -> str:
         """Return a difference of scores in words."""
-        return f"{100 * difference:.1f} points" if self.is_share else f"{difference:.3g}"
+        if self.is_share:
+            return f"{100 * difference:.1f} points"
+        return f"{difference:.3g}{' of the loss' if self.sign < 0 else ''}"
 
     def shown(self, score: float) -> str:
         """Return a score in words."""
-        return f"{100 * score:.1f} %" if self.is_share else f"{score:.3g}"
+        if self.is_share:
+            return f"{100 * score:.1f} %"
+        return f"loss {-score:.3g}" if self.sign < 0 else f"{score:.3g}"
 
 
 def gaps(accuracies: Mapping[str, float]) -> dict[str, float]:

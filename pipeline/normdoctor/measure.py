@@ -20,6 +20,7 @@ from .evidence import Evidence, Group, Groups, History, Pass
 from .layers import Layer
 from .moments import Moments, mean_shift
 from .samples import Samples, apart, shape_of, take
+from .scoring import read_metric
 from .sites import Site, Statistics, batch_norms, restore_buffers, same_bits, statistics
 from .sources import batch_statistics, running
 
@@ -45,6 +46,7 @@ def gather(
     rows: Rows | None,
     groups: Groups | None = None,
     history: History | None = None,
+    higher_is_better: bool | None = None,
 ) -> tuple[Bench, Evidence]:
     """Put a copy of the model on the bench and collect the evidence. The model itself is not touched.
 
@@ -56,6 +58,8 @@ def gather(
     held_out = None if eval_loader is None else take(eval_loader)
     bench = Bench(copied(inner), train, held_out, forward, metric)
     training = _in_training(bench.model)
+    scoring = read_metric(bench, higher_is_better)
+    bench.sign = scoring.sign
     seen = _as_evaluated(bench, bool(training))
     by_batch = _by_batch_statistics(bench, rows) if seen.layers else _without_layers(seen.passes)
     passes = seen.passes | by_batch.passes
@@ -69,6 +73,8 @@ def gather(
         layers=seen.layers,
         score=score,
         batch={name: passes[name].batch_N for name in (*by_batch.passes, "found_A", "found_C") if name in passes},
+        sign=scoring.sign,
+        metric_note=scoring.note,
         worst=worst,
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,

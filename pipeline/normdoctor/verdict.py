@@ -15,7 +15,19 @@ def verdict(
     unexplained: float,
     quantized: list[str],
 ) -> str:
-    """Return the verdict, causes first."""
+    """Return the verdict, causes first, and what to know of the metric last."""
+    note = f" Note: {evidence.metric_note}." if evidence.metric_note else ""
+    return _findings(evidence, causes, suspicions, rest, unexplained, quantized) + note
+
+
+def _findings(
+    evidence: Evidence,
+    causes: list[Cause],
+    suspicions: list[Suspicion],
+    rest: list[GeneralizationLoss],
+    unexplained: float,
+    quantized: list[str],
+) -> str:
     also = "".join(f" Suspicion ({s.check}): {s.evidence}." for s in suspicions)
     if evidence.nonfinite_outputs:
         share = f"{100 * evidence.nonfinite_outputs:.0f} % of the training samples have outputs or scores that"
@@ -77,10 +89,12 @@ def _cause_sentence(cause: Cause, evidence: Evidence) -> str:
     if cause.is_mode:
         where = " in the loader's own batches" if "found_C" in evidence.score else ""
         return f"{cause.evidence}. In eval mode the evaluation score{where} changes from {before} to {after}"
+    gap = f"the normalization gap of {evidence.points(evidence.gap)}"
+    if evidence.nonfinite_outputs == 1:  # the gap to a score that does not exist is a convention
+        gap, before = "the score", "none that is finite"
     return (
-        f"{cause.evidence}. The remedy recovers {100 * cause.recovered:.0f} % of the normalization gap of "
-        f"{evidence.points(evidence.gap)} on the training samples and changes the evaluation score from {before} to "
-        f"{after}, nothing retrained"
+        f"{cause.evidence}. The remedy recovers {100 * cause.recovered:.0f} % of {gap} on the training samples and "
+        f"changes the evaluation score from {before} to {after}, nothing retrained"
     )
 
 
