@@ -22,6 +22,8 @@ class Facts(Protocol):
     def class_names(self) -> list[str]: ...  # noqa: D102
     @property
     def bones(self) -> Bones: ...  # noqa: D102
+    @property
+    def channels(self) -> int: ...  # noqa: D102
 
 
 def build(config: Config, facts: Facts, device: torch.device) -> nn.Module:
@@ -37,6 +39,7 @@ def build(config: Config, facts: Facts, device: torch.device) -> nn.Module:
         len(facts.class_names),
         facts.bones,
         config.input.stream,
+        facts.channels,
     ).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -41,8 +41,9 @@ from preprocessing import exits, files, ntu
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile, body_index
 from preprocessing.skeleton import RawClip, SkeletonError, parse
 from preprocessing.sources import SUFFIX
-from preprocessing.sources.arrays import array_clip
+from preprocessing.sources.tracks import array_tracks
 from preprocessing.stages import Clip, Decision, apply
+from preprocessing.stages.bodies import every_joint
 
 SHOWN = 5
 BATCH = 32
@@ -134,7 +135,7 @@ class Predictor:
             if recording.ndim not in (3, 4) or recording.shape[-1] != 3:
                 raise ValueError(f"an array must be (T, V, 3) or (T, M, V, 3), got {recording.shape}")
             joints_TMV3 = recording[:, None] if recording.ndim == 3 else recording
-            return "array", array_clip(joints_TMV3.astype(np.float32), "array")
+            return "array", array_tracks(joints_TMV3.astype(np.float32), None)
         if self.metadata.joint_names != list(ntu.JOINT_NAMES):
             mine = f"{len(self.metadata.joint_names)} ({', '.join(self.metadata.joint_names[:3])}, ...)"
             theirs = f"the Kinect's {len(ntu.JOINT_NAMES)} ({', '.join(ntu.JOINT_NAMES[:3])}, ...)"
@@ -230,6 +231,7 @@ def _in_memory(metadata: Metadata, cleaned: Sequence[Clip]) -> SkeletonFile:
         content_sha256="",
         joints_RV3=np.concatenate([clip.joints_MTV3.reshape(-1, *clip.joints_MTV3.shape[2:]) for clip in cleaned]),
         present_R=np.concatenate([clip.present_MT.reshape(-1) for clip in cleaned]),
+        tracked_RV=_marks(cleaned),
         body_clip=index.clip_B,
         body_slot=index.slot_B,
         body_start=index.start_B,
@@ -237,6 +239,17 @@ def _in_memory(metadata: Metadata, cleaned: Sequence[Clip]) -> SkeletonFile:
         splits={},
         default_protocol="",
     )
+
+
+def _marks(cleaned: Sequence[Clip]) -> np.ndarray | None:
+    """Marks of the joints that were found (R, V), None if none is absent in any clip."""
+    if all(clip.tracked_MTV is None for clip in cleaned):
+        return None
+    marks = [
+        every_joint(clip.present_MT, clip.joints_MTV3.shape[2]) if clip.tracked_MTV is None else clip.tracked_MTV
+        for clip in cleaned
+    ]
+    return np.concatenate([marks_MTV.reshape(-1, marks_MTV.shape[2]) for marks_MTV in marks])
 
 
 @dataclass(frozen=True)

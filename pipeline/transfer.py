@@ -30,6 +30,7 @@ class _Sized(NamedTuple):
     joint_names: list[str]
     class_names: list[str]
     bones: Bones
+    channels: int = 3
 
 
 class Axes(NamedTuple):
@@ -139,7 +140,7 @@ def axes_of(config: Config, facts: Metadata) -> dict[str, Axes]:
     joints, classes = len(facts.joint_names), len(facts.class_names)
 
     def shapes(more_joints: int, more_classes: int) -> dict[str, torch.Size]:
-        sizes = _Sized([""] * (joints + more_joints), [""] * (classes + more_classes), facts.bones)
+        sizes = _Sized([""] * (joints + more_joints), [""] * (classes + more_classes), facts.bones, facts.channels)
         with torch.random.fork_rng(devices=[]):
             built = network.build(config, sizes, torch.device("cpu"))
         return {name: tensor.shape for name, tensor in built.state_dict().items()}

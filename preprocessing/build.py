@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -22,10 +22,11 @@ from preprocessing.files import IntegrityError, LockedError, lock, require_space
 from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
+from preprocessing.preview import centred
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
 from preprocessing.splits import CountError, coverage
-from preprocessing.stages import RECIPES, Landmarks, describe, recipe
+from preprocessing.stages import RECIPES, Decision, Landmarks, describe, recipe
 from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
 
 MAX_REJECTED = 0.05
@@ -41,6 +42,7 @@ examples:
   python -m preprocessing.build ntu60/ --out ntu60_ctr.h5 --recipe ctr
   python -m preprocessing.build ntu60/ --out ntu60_aligned.h5 --add yaw size
   python -m preprocessing.build utd_mhad.npz --out utd_mhad.h5
+  python -m preprocessing.build poses.npz --out poses.h5 --fill linear --fill-gap 15 --smooth 5
   python -m preprocessing.build ntu60/ --out ten_classes.h5 --classes 1-10
   python -m preprocessing.build mine/ --out mine.h5 --labels mine.csv --splits folds.csv
 
@@ -87,6 +89,17 @@ class Options:
     """Frames per second, if the source does not say."""
     bodies: str = ""
     """How two bodies of more are chosen: score or motion; default: score if the source has any."""
+    absent: Literal["zero", "nan", "none"] = "zero"
+    """Coordinates that mean an absent joint in a source without marks or scores: zero (exact zeros, and NaN), nan, or
+    none. Whole bodies of zeros are always absent."""
+    nan: Literal["absent", "quarantine"] = "absent"
+    """A joint that is NaN is absent, or its clip is quarantined."""
+    fill: Literal["none", "linear", "spline"] = "none"
+    """Fill gaps of single joints with coordinates. Without it they stay marked as absent in the file."""
+    fill_gap: int = 10
+    """Longest gap that --fill fills, in frames."""
+    smooth: int = 0
+    """Odd number of frames of the window over which joints are averaged; 0: not at all."""
     allow_rejects: bool = False
     """Build even if more than 5 % of the clips cannot be read."""
 
@@ -128,7 +141,9 @@ def build(options: Options, console: Console) -> Manifest:
     reading = options.reading()
     source = open_sources(options.sources, reading)
     try:
-        stages = (*source.stages, *recipe(options.recipe, source.kinect, source.landmarks, options.add))
+        steps = recipe(options.recipe, source.kinect, source.landmarks, *chosen(options, source))
+        marking = sum(stage.name == "absent" for stage in steps)  # comes first, so that other stages know gaps
+        stages = (*steps[:marking], *source.stages, *steps[marking:])
     except ValueError as error:
         raise SourceError(str(error)) from None
     manifest = Manifest(
@@ -151,6 +166,7 @@ def build(options: Options, console: Console) -> Manifest:
         try:
             shapes = _run(source, Work(stages, source.missing, marks), ledger, manifest, options, console)
             _check_rejects(manifest, options)
+            manifest.recipe = without_effect(manifest.recipe, manifest.decisions)
             contents = _contents(source, shapes, manifest)
             write(options.out, contents, ledger.spool)
             manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
@@ -165,12 +181,37 @@ def build(options: Options, console: Console) -> Manifest:
     return manifest
 
 
+def chosen(options: Options, source: ClipSource) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """Return the optional stages that the options switch on, and the parameters that they give to stages."""
+    add, given = list(options.add), {}
+    nan = options.nan == "absent" and options.absent != "none"
+    given["absent"] = {"zeros": float(options.absent == "zero"), "nan": float(nan), "origin": float(centred(source))}
+    if options.fill != "none":
+        add.append("fill")
+        given["fill"] = {"gap": options.fill_gap, "spline": float(options.fill == "spline")}
+    if options.smooth:
+        add.append("smooth")
+        given["smooth"] = {"frames": options.smooth}
+    return add, given
+
+
+def without_effect(described: dict[str, Any], decisions: list[Decision]) -> dict[str, Any]:
+    """Return the recipe without stage `absent` if it has marked no joint, as for a source without gaps."""
+    if any(decision.rule == "absent" for decision in decisions):
+        return described
+    return described | {"stages": [stage for stage in described["stages"] if stage["stage"] != "absent"]}
+
+
 def _check(options: Options) -> None:
     """Check the options before any file is opened."""
     if not options.sources:
         raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
     if options.workers < 1:
         raise SourceError(f"--workers {options.workers} is too small: must be at least 1")
+    if options.fill_gap < 1:
+        raise SourceError(f"--fill-gap {options.fill_gap} is too small: must be at least 1 frame")
+    if options.smooth and (options.smooth < 3 or options.smooth % 2 == 0):
+        raise SourceError(f"--smooth {options.smooth} is not a window: must be an odd number of frames from 3, or 0")
     try:
         require_suffix("--out", options.out, ".h5", ".hdf5")
         if options.recipe not in RECIPES:

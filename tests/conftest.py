@@ -41,8 +41,9 @@ def write_file(
     test_subjects: tuple[int, ...] = (2, 4, 6),
     body: Body = moving_body,
     protocols: tuple[str, ...] = ("xsub",),
+    gaps: float = 0.0,
 ) -> Path:
-    """A file of the schema; every fourth class has two bodies; train subjects are 1 and 3."""
+    """A file of the schema; every fourth class has two bodies; train subjects are 1 and 3; `gaps`: share of joints."""
     rng = np.random.default_rng(seed)
     label = np.arange(clips) % CLASSES
     subject = np.arange(clips) // CLASSES % SUBJECTS + 1
@@ -58,7 +59,8 @@ def write_file(
                 if m:
                     present[:3] = False
                 rows = body(rng, int(label[clip]), int(frames[clip]), int(subject[clip])) * present[:, None, None]
-                start.append(spool.append(rows, present))
+                found = rng.random(rows.shape[:2]) >= gaps if gaps else np.ones(rows.shape[:2], bool)
+                start.append(spool.append(rows * found[..., None], present, found & present[:, None] if gaps else None))
         zero = np.zeros(clips, dtype=np.int64)
         columns = {
             "name": np.array([f"clip{i:03d}" for i in range(clips)]),

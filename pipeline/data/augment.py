@@ -36,7 +36,7 @@ class AugmentConfig:
     noise: Annotated[float, Range(ge=0)] = 0.0
     """Standard deviation of the noise of each coordinate, metres."""
     joint_drop: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Probability that a joint is put at the origin, in all frames and both bodies of a clip."""
+    """Probability that a joint is absent, in all frames and both bodies of a clip."""
     mirror: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Probability that left and right are exchanged (needs joint names with "left" and "right" in the data file)."""
     swap: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -132,7 +132,7 @@ def mirrored_joints(joint_names: list[str]) -> Tensor:
 def augment(
     config: AugmentConfig, draw: Draw, x_NCTVM: Tensor, present_NMT: Tensor, mirror_V: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the changed clips and their presence; rows of absent bodies stay zero."""
+    """Return the changed clips and their presence; rows of absent bodies stay zero, absent joints NaN."""
     if config.mirror:
         assert mirror_V is not None
         flip_N = draw.uniform(_MIRROR, 1)[:, 0] < config.mirror
@@ -144,8 +144,10 @@ def augment(
         x_NCTVM = torch.where(_over(swap_N, x_NCTVM), x_NCTVM.flip(-1), x_NCTVM)
         present_NMT = torch.where(_over(swap_N, present_NMT), present_NMT.flip(1), present_NMT)
     if config.rotate or config.yaw or config.scale or config.shear:
-        # Linear maps about the origin: a joint at the origin (absent) stays there.
-        x_NCTVM = torch.einsum("nij,njtvm->nitvm", linear_maps(config, draw), x_NCTVM)
+        # Linear maps about the origin, where absent bodies stay. In two dimensions: the turned plane, seen from before.
+        channels = x_NCTVM.shape[1]
+        maps_NCC = linear_maps(config, draw)[:, :channels, :channels]
+        x_NCTVM = torch.einsum("nij,njtvm->nitvm", maps_NCC, x_NCTVM)
     present_NTM = present_NMT.transpose(1, 2)
     if config.noise:
         count = x_NCTVM[0].numel()
@@ -154,7 +156,9 @@ def augment(
     if config.joint_drop:
         joints = x_NCTVM.shape[3]
         keep_NV = draw.uniform(_DROP, joints) >= config.joint_drop
-        x_NCTVM = x_NCTVM * keep_NV[:, None, None, :, None]
+        # NaN marks an absent joint, so that streams drop the bones and the motion at its place as well.
+        dropped_N1TVM = (~keep_NV)[:, None, None, :, None] & present_NTM[:, None, :, None, :]
+        x_NCTVM = x_NCTVM.masked_fill(dropped_N1TVM, torch.nan)
     return x_NCTVM, present_NMT
 
 

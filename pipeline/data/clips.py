@@ -16,6 +16,7 @@ from pipeline.data import BODIES
 from pipeline.data.order import Order
 from pipeline.data.streams import STREAMS
 from pipeline.settings import Choice, Range
+from preprocessing.gaps import bridged_rows
 from preprocessing.hdf5 import SkeletonFile, first_rows
 
 
@@ -47,7 +48,7 @@ class InputConfig:
 class Batch(NamedTuple):
     """One batch on the device."""
 
-    x_NCTVM: Tensor  # metres, absent bodies zero
+    x_NCTVM: Tensor  # metres; absent bodies zero, absent joints of a present body NaN, which streams make zero
     present_NMT: Tensor  # bool
     label_N: Tensor  # int64
     index_N: Tensor  # position in the file
@@ -63,7 +64,8 @@ class Clips:
     """All clips of one file. On the CPU they stay memory-mapped: one copy in the page cache serves every rank.
 
     On a GPU they are copied there once if they fit into half of its free memory; else `workers` threads make batches on
-    the CPU from the mapped file (`prefetch`) and copy them one by one.
+    the CPU from the mapped file (`prefetch`) and copy them one by one. A file with absent joints is copied into memory
+    as well, with short gaps bridged.
     """
 
     def __init__(self, file: SkeletonFile, device: torch.device) -> None:
@@ -71,12 +73,13 @@ class Clips:
         self.classes = len(file.class_names)
         self.class_names = list(file.class_names)
         self.joint_names = list(file.joint_names)
-        self.joints = int(file.joints_RV3.shape[1])
+        self.joints, self.channels = (int(size) for size in file.joints_RV3.shape[1:])
         self.bones = tuple((int(parent), int(child)) for parent, child in file.bones)
         self.names = file.clips["name"]
         self.home = device if fits(file.joints_RV3.nbytes, device) else torch.device("cpu")
         self.workers = 0 if self.home == device else min(WORKERS, len(os.sched_getaffinity(0)))
-        self.rows_RV3 = mapped(file.joints_RV3).to(self.home)
+        self.gaps = file.tracked_RV is not None
+        self.rows_RV3 = mapped(bridged_rows(file) if self.gaps else file.joints_RV3).to(self.home)
         self.present_R = mapped(file.present_R).to(self.home)
         self.frames_N = torch.from_numpy(np.asarray(file.clips["frames"], dtype=np.int64)).to(self.home)
         self.label_N = torch.from_numpy(np.asarray(file.clips["label"], dtype=np.int64)).to(device)
@@ -91,7 +94,7 @@ class Clips:
         """Resample clips to `frames` points, evenly spaced from the first frame to the last.
 
         Linear between two frames in which the body was tracked; at a presence border the nearer frame decides: no body
-        is ever drawn half-way to the origin.
+        is ever drawn half-way to the origin. The same holds for each joint of a file with absent joints.
 
         Args:
             index_N: Positions of the clips in the file.
@@ -117,7 +120,12 @@ class Clips:
         present_NMT = torch.where(near_low_NMT, in_low_NMT, in_high_NMT)
         both_NMT = in_low_NMT & in_high_NMT
         weight_NMT = torch.where(both_NMT, share_NT.unsqueeze(1), (~near_low_NMT).float())
-        x_NMTVC = torch.lerp(self.rows_RV3[low_NMT], self.rows_RV3[high_NMT], weight_NMT[..., None, None])
+        before_NMTVC, after_NMTVC = self.rows_RV3[low_NMT], self.rows_RV3[high_NMT]
+        x_NMTVC = torch.lerp(before_NMTVC, after_NMTVC, weight_NMT[..., None, None])
+        if self.gaps:
+            # NaN only where the joint is absent in the nearer frame.
+            near_NMTVC = torch.where(near_low_NMT[..., None, None], before_NMTVC, after_NMTVC)
+            x_NMTVC = torch.where(x_NMTVC.isnan(), near_NMTVC, x_NMTVC)
         x_NMTVC = torch.where(present_NMT[..., None, None], x_NMTVC, 0.0)
         whole = Batch(
             x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N.to(self.device)], index_N

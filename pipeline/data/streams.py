@@ -33,15 +33,23 @@ def parts_of(name: str) -> tuple[str, ...]:
 class Stream(nn.Module):
     """x_NCTVM in metres -> the stream, in the same shape but for its `channels`; where a body is absent it stays zero.
 
+    A joint that is absent is NaN in x_NCTVM. Whatever would be computed from it is absent as well, and all that is
+    absent is zero in the stream: a bone with an absent end, the motion from or to an absent joint.
     `channels`: those of its parts, in the order of `parts_of`.
+
+    Args:
+        name: Name in STREAMS, or several joined by +.
+        bones: (parent, child) of each bone.
+        joints: Joints per body.
+        coordinates: Coordinates per joint.
     """
 
     parent_V: Tensor
 
-    def __init__(self, name: str, bones: tuple[tuple[int, int], ...], joints: int) -> None:
+    def __init__(self, name: str, bones: tuple[tuple[int, int], ...], joints: int, coordinates: int = 3) -> None:
         super().__init__()
         self.parts = parts_of(name)
-        self.channels = sum(joints if part in DISTANCES else 3 for part in self.parts)
+        self.channels = sum(joints if part in DISTANCES else coordinates for part in self.parts)
         needs_bones = any(part == "partner" or part.startswith("bone") for part in self.parts)
         parents = parents_of(bones, joints) if needs_bones else list(range(joints))
         self.root = next(joint for joint, parent in enumerate(parents) if joint == parent)
@@ -65,7 +73,7 @@ class Stream(nn.Module):
                 parts.append(motion(places[name.removesuffix("_motion")], present_NMT))
             else:
                 parts.append(places[name])
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return without_gaps(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
 
     def partner(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
         """Return each joint relative to the other body's root; zero unless both bodies are tracked.
@@ -76,6 +84,11 @@ class Stream(nn.Module):
         both_NMT = present_NMT & present_NMT.flip(1)
         root_NCT1M = x_NCTVM[..., self.root, :].unsqueeze(3)
         return (x_NCTVM - root_NCT1M.flip(-1)) * both_NMT.transpose(1, 2)[:, None, :, None, :]
+
+
+def without_gaps(x: Tensor) -> Tensor:
+    """Return x with zero instead of NaN, which marks absent joints."""
+    return torch.where(x.isnan(), 0.0, x)
 
 
 def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
@@ -100,13 +113,16 @@ def parents_of(bones: tuple[tuple[int, int], ...], joints: int) -> list[int]:
     return parents
 
 
-def motion(x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+def motion(x_NCTVM: Tensor, present_NMT: Tensor, absent_N1TVM: Tensor | None = None) -> Tensor:
     """Return x[t + 1] - x[t], zero in the last frame and where the body is not tracked in both frames.
 
-    Without the second rule a body that comes or goes would leap from or to the origin.
+    Without the second rule a body that comes or goes would leap from or to the origin. The same holds for joints that
+    are absent: NaN in x, or marked by `absent_N1TVM` where x has zeros already.
     """
     both_NMT = present_NMT[..., 1:] & present_NMT[..., :-1]
     step = (x_NCTVM[:, :, 1:] - x_NCTVM[:, :, :-1]) * both_NMT.transpose(1, 2)[:, None, :, None, :]
+    if absent_N1TVM is not None:
+        step = torch.where(absent_N1TVM[:, :, 1:] | absent_N1TVM[:, :, :-1], 0.0, step)
     return nn.functional.pad(step, (0, 0, 0, 0, 0, 1))
 
 

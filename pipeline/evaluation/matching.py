@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Stages that choose bodies and frames. The others change coordinates, so a network needs the ones it was trained with.
 SELECTING = {
-    "join", "length", "spread", "motion", "actors", "compact", "peer-length", "ctr-spread", "ctr-actors", "ctr-missing",
-    "pyskl-spread", "pyskl-actors", "pyskl-trim",
+    "absent", "join", "length", "spread", "motion", "actors", "compact", "peer-length", "ctr-spread", "ctr-actors",
+    "ctr-missing", "pyskl-spread", "pyskl-actors", "pyskl-trim",
 }  # fmt: skip
 JOINT_PARAMETERS = ("joint", "left", "right", "top", "bottom")
 SHOWN = 5  # names in a message
@@ -67,7 +67,9 @@ def match(file: SkeletonFile, metadata: Metadata, network: str) -> Match:
     label_N, known_N, shared = map_labels(file, metadata, network, notes)
     # Copies in memory: only a file in another joint order, or about another origin, pays for them.
     if order_V != list(range(len(file.joint_names))):
-        file = dataclasses.replace(file, joints_RV3=np.ascontiguousarray(file.joints_RV3[:, order_V]))
+        tracked_RV = None if file.tracked_RV is None else np.ascontiguousarray(file.tracked_RV[:, order_V])
+        joints_RV3 = np.ascontiguousarray(file.joints_RV3[:, order_V])
+        file = dataclasses.replace(file, joints_RV3=joints_RV3, tracked_RV=tracked_RV)
     if origin is not None:
         file = recentred(file, origin)
     file = dataclasses.replace(
@@ -194,17 +196,25 @@ def stages_note(mine: Metadata, theirs: Metadata) -> str:
 
 
 def recentred(file: SkeletonFile, joint: int) -> SkeletonFile:
-    """Return the file with each clip about `joint` of its first body in that body's first tracked frame."""
+    """Return the file with each clip about `joint` of its first body in the first frame that has it.
+
+    As in stage `centre`, the mean of the joints that were found takes the place of one that is absent in all frames.
+    """
     joints_RV3 = np.array(file.joints_RV3)
+    found_RV = np.repeat(file.present_R[:, None], joints_RV3.shape[1], axis=1)
+    if file.tracked_RV is not None:
+        found_RV &= file.tracked_RV > 0
     frames_N, first_N, bodies_N = (np.asarray(file.clips[key]) for key in ("frames", "first_body", "bodies"))
     for frames, first, bodies in zip(frames_N, first_N, bodies_N, strict=True):
         rows = [slice(int(start), int(start) + int(frames)) for start in file.body_start[first : first + bodies]]
-        seen = np.flatnonzero(file.present_R[rows[0]]) if bodies else np.zeros(0, np.int64)
-        if not len(seen):
+        if not bodies or not found_RV[rows[0]].any():
             continue
-        origin_3 = joints_RV3[rows[0].start + seen[0], joint].copy()
+        seen_F = np.flatnonzero(found_RV[rows[0], joint])
+        first_row = rows[0].start + (seen_F[0] if len(seen_F) else int(np.argmax(found_RV[rows[0]].any(axis=1))))
+        marks_V = np.arange(joints_RV3.shape[1]) == joint if len(seen_F) else found_RV[first_row]
+        origin_C = joints_RV3[first_row][marks_V].mean(axis=0)
         for part in rows:
-            joints_RV3[part] = np.where(file.present_R[part][:, None, None], joints_RV3[part] - origin_3, 0)
+            joints_RV3[part] = np.where(found_RV[part][..., None], joints_RV3[part] - origin_C, 0)
     return dataclasses.replace(file, joints_RV3=joints_RV3)
 
 

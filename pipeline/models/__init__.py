@@ -50,6 +50,7 @@ def build_model(
     classes: int,
     bones: Bones = (),
     stream: str = "joint",
+    coordinates: int = 3,
 ) -> nn.Module:
     """Build the network for clips of `frames` x `joints` and `classes` classes.
 
@@ -61,6 +62,7 @@ def build_model(
         classes: Number of logits (K).
         bones: (parent, child) of each bone, as the data file has them.
         stream: Name in STREAMS, or several joined by +.
+        coordinates: Coordinates per joint (C).
 
     Raises:
         ValueError: The network cannot be built for these sizes, or it needs bones and there are none.
@@ -76,6 +78,7 @@ def build_model(
         classes=classes,
         bones=bones,
         stream=stream,
+        coordinates=coordinates,
     )
     return MODELS[model.name](plan)
 

@@ -36,7 +36,7 @@ class Cnn(nn.Module):
         if frames < 8 or joints < 8:
             raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
-        self.stream = Stream(plan.stream, plan.bones, joints)
+        self.stream = Stream(plan.stream, plan.bones, joints, plan.coordinates)
         self.input_norm = norm.input(self.stream.channels, joints, BODIES)
         widths = [plan.channels(width) for width in WIDTHS]
         self.convolutions = nn.ModuleList(

@@ -132,7 +132,7 @@ class GraphNetwork(nn.Module):
     def __init__(self, plan: Plan, spatial: Callable[[Plan, Tensor, int, int], nn.Module]) -> None:
         super().__init__()
         self.persons, self.mask_max = plan.persons, plan.mask_max
-        self.stream = Stream(plan.stream, plan.bones, plan.joints)
+        self.stream = Stream(plan.stream, plan.bones, plan.joints, plan.coordinates)
         self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         a_KVV = adjacency(plan.bones, plan.joints)
         blocks: list[nn.Module] = []

@@ -65,7 +65,7 @@ class Hcn(nn.Module):
         if plan.frames < least:
             raise ValueError(f"hcn halves frames {HALVINGS} times: it needs {least}, got input.frames {plan.frames}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
-        self.stream = Stream(plan.stream, plan.bones, plan.joints)
+        self.stream = Stream(plan.stream, plan.bones, plan.joints, plan.coordinates)
         self.input_norm = plan.norm.input(self.stream.channels, plan.joints, BODIES)
         self.branches = nn.ModuleList(Branch(plan, self.stream.channels) for _ in range(2))
         conv4, conv5, conv6 = map(plan.channels, (CONV4, CONV5, CONV6))
@@ -99,10 +99,11 @@ class Hcn(nn.Module):
             x_NCTVM: Coordinates in metres.
             present_NMT: Frames in which each body was tracked.
         """
+        absent_N1TVM = x_NCTVM[:, :1].isnan()
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
-        both = torch.cat([x_NCTVM, motion(x_NCTVM, present_NMT)], dim=1)
+        both = torch.cat([x_NCTVM, motion(x_NCTVM, present_NMT, absent_N1TVM)], dim=1)
         features = PERSONS[self.persons](self.trunk, both, present_NMT.any(dim=-1), self.mask_max)
         hidden = self.activation(self.hidden_norm(self.hidden(features.flatten(1))))
         logits: Tensor = self.classify(self.dropout(hidden))

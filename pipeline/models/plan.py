@@ -27,6 +27,8 @@ class Plan:
     """(parent, child) of each bone, as the data file has them."""
     stream: str = "joint"
     """Name in STREAMS, or several joined by +."""
+    coordinates: int = 3
+    """Coordinates per joint."""
 
     def channels(self, published: int, multiple: int = 8) -> int:
         """Return a published number of channels times the width, rounded to a multiple of `multiple`, at least that.

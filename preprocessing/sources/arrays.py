@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing import ntu
 from preprocessing.layouts import Layout
-from preprocessing.skeleton import RawClip, SkeletonError
+from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Arrays, Rows, memory, read_arrays
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
@@ -96,28 +96,11 @@ def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
 
 
 def read_rows(place: Place, name: str) -> RawClip:
-    """Read one clip of an array file; SkeletonError if a coordinate is NaN or infinite."""
+    """Read one clip of an array file."""
     x_TMVC = _part(place.rows, place, name).astype(np.float32)
     scores_TMV = _part(place.scores, place, name) if place.scores is not None else None
     if x_TMVC.shape[3] > place.channels:
         x_TMVC, scores_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
-    return array_clip(x_TMVC, name, scores_TMV)
-
-
-def array_clip(x_TMVC: np.ndarray, name: str, scores_TMV: np.ndarray | None = None) -> RawClip:
-    """Convert one clip (T, M, V, C); a body is absent where all its joints are exactly zero.
-
-    Args:
-        x_TMVC: Coordinates, float32.
-        name: Name of the clip, for errors.
-        scores_TMV: Scores in [0, 1]; a joint with score 0 is absent.
-
-    Raises:
-        SkeletonError: A coordinate is NaN or infinite.
-    """
-    if not np.isfinite(x_TMVC).all():
-        frame, body, joint = (int(place) for place in np.argwhere(~np.isfinite(x_TMVC).all(axis=3))[0])
-        raise SkeletonError(name, 0, "non-finite", f"joint {joint} of body {body} in frame {frame} is NaN or infinite")
     return array_tracks(x_TMVC, scores_TMV)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing import ntu
-from preprocessing.skeleton import RawClip, SkeletonError
+from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Rows, memory, read_arrays
 from preprocessing.sources.entries import ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.tracks import array_tracks, selecting
@@ -85,12 +85,9 @@ def open_ctr(trees: list[Tree], reading: Reading) -> ClipSource:
 
 
 def read_clip(place: Place, name: str) -> RawClip:
-    """Read one clip without its padding; SkeletonError if a coordinate is NaN or infinite."""
+    """Read one clip without its padding."""
     rows = place.rows
     x_TD = (rows.read(place.row, place.row + 1, name) if isinstance(rows, Rows) else rows[place.row : place.row + 1])[0]
-    if not np.isfinite(x_TD).all():
-        frame = int(np.argwhere(~np.isfinite(x_TD))[0, 0])
-        raise SkeletonError(name, 0, "non-finite", f"a coordinate in frame {frame} is NaN or infinite")
     filled = np.flatnonzero(x_TD.any(axis=1))
     end = int(filled[-1]) + 1 if len(filled) else 1
     return array_tracks(x_TD[:end].reshape(end, 2, 25, 3).astype(np.float32), None)

@@ -8,11 +8,11 @@ import numpy as np
 
 from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Rows, memory, read_arrays
-from preprocessing.sources.arrays import array_clip, looks_scored
+from preprocessing.sources.arrays import looks_scored
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
 from preprocessing.sources.labels import Found, labelled_source
-from preprocessing.sources.tracks import selecting
+from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
 
 
@@ -78,12 +78,12 @@ def open_keypoint_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
 
 
 def read_clip(place: Place, name: str) -> RawClip:
-    """Read one clip; SkeletonError if a coordinate is NaN or infinite."""
+    """Read one clip."""
     x_TMVC = _frames(place.keypoint, place, name).astype(np.float32)
     score_TMV = _frames(place.score, place, name) if place.score is not None else None
     if x_TMVC.shape[3] > place.channels:
         x_TMVC, score_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
-    return array_clip(x_TMVC, name, score_TMV)
+    return array_tracks(x_TMVC, score_TMV)
 
 
 def _frames(rows: Rows | np.ndarray, place: Place, name: str) -> np.ndarray:

@@ -42,7 +42,10 @@ def selecting(bodies: int, scores: bool, reading: Reading, copies: bool = True) 
 
 
 def array_tracks(x_TMVC: np.ndarray, scores_TMV: np.ndarray | None) -> RawClip:
-    """Make tracks of finite arrays; a body is absent where all its values are zero, or all its scores."""
+    """Make tracks of arrays; a body is absent where all its values are zero, or all its scores.
+
+    Coordinates that are not finite stay as they are: stage `absent` says what they mean.
+    """
     tracks = []
     for body in range(x_TMVC.shape[1]):
         seen_TV: np.ndarray = np.any(x_TMVC[:, body], axis=2)
@@ -50,8 +53,11 @@ def array_tracks(x_TMVC: np.ndarray, scores_TMV: np.ndarray | None) -> RawClip:
             seen_TV = seen_TV & (scores_TMV[:, body] > 0)
         frame_F = np.flatnonzero(seen_TV.any(axis=1))
         if len(frame_F):
-            score_FV = None if scores_TMV is None else scores_TMV[frame_F, body]
-            tracks.append(track(body, frame_F, x_TMVC[frame_F, body], score_FV))
+            joints_FVC, score_FV = np.ascontiguousarray(x_TMVC[frame_F, body], np.float32), None
+            if scores_TMV is not None:
+                score_FV = half_scores(scores_TMV[frame_F, body])
+                joints_FVC = np.where((score_FV > 0)[..., None], joints_FVC, np.float32(0))
+            tracks.append(Track(body, frame_F, joints_FVC, score_FV))
     return RawClip(len(x_TMVC), tuple(tracks))
 
 
@@ -63,12 +69,15 @@ def track(body: int, frame_F: np.ndarray, joints_FVC: np.ndarray, score_FV: np.n
             return Track(body, frame_F, np.ascontiguousarray(joints_FVC, np.float32))
         marks_FV: np.ndarray = found_FV
     else:
-        # A positive score stays positive in half precision.
-        tiny = np.finfo(np.float16).tiny
-        clipped_FV = np.where(score_FV > 0, np.clip(score_FV, tiny, 1), 0)
-        marks_FV = np.where(found_FV, clipped_FV, 0).astype(np.float16)
+        marks_FV = np.where(found_FV, half_scores(score_FV), 0).astype(np.float16)
     joints_FVC = np.where((marks_FV > 0)[..., None], joints_FVC, 0)
     return Track(body, frame_F, np.ascontiguousarray(joints_FVC, np.float32), marks_FV)
+
+
+def half_scores(scores: np.ndarray) -> np.ndarray:
+    """Return scores between 0 and 1 as float16; a positive score stays positive, NaN becomes 0."""
+    tiny = np.finfo(np.float16).tiny
+    return np.where(scores > 0, np.clip(scores, tiny, 1), 0).astype(np.float16)
 
 
 def linked_clip(frames: Sequence[Sequence[Person]], name: str) -> RawClip:

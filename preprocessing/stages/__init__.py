@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing.skeleton import RawClip, SkeletonError, Track
-from preprocessing.stages import ctr, exact, people, published, pyskl
+from preprocessing.stages import ctr, exact, gaps, people, published, pyskl
 from preprocessing.stages.bodies import Body, Result, Scene, StageError, dense, dense_tracked, motion
 from preprocessing.stages.recipes import OPTIONAL, RECIPES, Landmarks, Stage, describe, recipe
 
@@ -42,6 +42,7 @@ class Clip(NamedTuple):
 
 
 STAGES: dict[str, Callable[..., Result]] = {
+    "absent": gaps.absent,
     "join": exact.join,
     "length": exact.length,
     "spread": exact.spread,
@@ -49,6 +50,8 @@ STAGES: dict[str, Callable[..., Result]] = {
     "actors": exact.actors,
     "copied": people.copied,
     "people": people.people,
+    "fill": gaps.fill,
+    "smooth": gaps.smooth,
     "centre": exact.centre,
     "yaw": exact.yaw,
     "size": exact.size,
@@ -66,8 +69,8 @@ STAGES: dict[str, Callable[..., Result]] = {
 }
 """Stage name, as stored in data files -> function."""
 
-EXACT = tuple(name for name, stage in STAGES.items() if stage.__module__ in (exact.__name__, people.__name__))
-"""Stages that know absent joints; the published ones take every joint for present."""
+PUBLISHED = tuple(stage.name for name in ("ctr", "pyskl") for stage in RECIPES[name])
+"""Stages that take every joint for present, as their originals do."""
 
 
 def apply(name: str, raw: RawClip, stages: tuple[Stage, ...]) -> Clip:
@@ -93,12 +96,14 @@ def apply(name: str, raw: RawClip, stages: tuple[Stage, ...]) -> Clip:
 
 def run(name: str, raw: RawClip, stages: tuple[Stage, ...]) -> tuple[Scene, list[Decision]]:
     """Run the stages in order; return the resulting scene and all decisions."""
+    if not any(stage.name == "absent" for stage in stages):
+        _check_finite(name, raw)
     # Motion is only compared between bodies, so a lone body needs none.
     several = len(raw.tracks) > 1
     bodies = tuple(_body(track, several) for track in raw.tracks)
     scene = Scene(raw.frames, bodies, len(raw.tracks))
-    gaps = any(body.tracked_FV is not None for body in bodies)
-    if gaps and (published := [stage.name for stage in stages if stage.name not in EXACT]):
+    marked = any(body.tracked_FV is not None for body in bodies)
+    if marked and (published := [stage.name for stage in stages if stage.name in PUBLISHED]):
         message = f"joints are absent, and stage {published[0]} takes every joint for present; use recipe exact"
         raise SkeletonError(name, 0, "absent-joints", message)
     decisions: list[Decision] = []
@@ -117,3 +122,12 @@ def _body(track: Track, several: bool) -> Body:
     if track.tracked_FV is not None:
         joints_FV3 = np.where((track.tracked_FV > 0)[..., None], joints_FV3, np.float32(0))
     return Body(track.body_id, track.frame_F, joints_FV3, moves, track.tracked_FV)
+
+
+def _check_finite(name: str, raw: RawClip) -> None:
+    """Raise SkeletonError for NaN or infinity, which only stage `absent` understands."""
+    for track in raw.tracks:
+        if not np.isfinite(track.joints_FV3).all():
+            row, joint = (int(place) for place in np.argwhere(~np.isfinite(track.joints_FV3).all(axis=-1))[0])
+            message = f"joint {joint} of body {track.body_id} in frame {track.frame_F[row]} is NaN or infinite"
+            raise SkeletonError(name, 0, "non-finite", message)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 
 class Stage(NamedTuple):
-    """One stage of a recipe; `kinect` marks stages that apply to raw sensor tracks only."""
+    """One stage of a recipe."""
 
     name: str
     parameters: Mapping[str, float]
-    kinect: bool = True
+    kinect: bool | None = True
+    """True: for raw tracks of the sensor only. False: for all sources. None: for all sources but those tracks."""
 
 
 class Landmarks(NamedTuple):
@@ -25,12 +26,15 @@ class Landmarks(NamedTuple):
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "exact": (
+        Stage("absent", {"zeros": 1, "nan": 1, "origin": -1}, kinect=None),
         # Before `length`, which would otherwise drop the pieces of a body whose ID changed.
         Stage("join", {"gap": 2, "distance": 0.5}),
         Stage("length", {"frames": 11}),
         Stage("spread", {"width": 0.8, "share": 0.69754}),
         Stage("motion", {"least": 0.089925, "most": 2.0}),
         Stage("actors", {"slots": 2}),
+        Stage("fill", {"gap": 10, "spline": 0}, kinect=False),
+        Stage("smooth", {"frames": 5}, kinect=False),
         Stage("centre", {}, kinect=False),
         Stage("yaw", {}, kinect=False),
         Stage("size", {"metres": 0.5}, kinect=False),
@@ -55,11 +59,17 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
 }
 """Recipe name -> its stages in order. The names of stages and parameters are stored in data files and run folders."""
 
-OPTIONAL = ("motion", "yaw", "size")
+OPTIONAL = ("motion", "fill", "smooth", "yaw", "size")
 """Stages of recipe exact that run only on request."""
 
 
-def recipe(name: str, kinect: bool, landmarks: Landmarks, add: Sequence[str] = ()) -> tuple[Stage, ...]:
+def recipe(
+    name: str,
+    kinect: bool,
+    landmarks: Landmarks,
+    add: Sequence[str] = (),
+    given: Mapping[str, Mapping[str, float]] = {},  # noqa: B006 - it is not changed
+) -> tuple[Stage, ...]:
     """Return the stages of a recipe with all parameters filled in.
 
     Args:
@@ -67,6 +77,7 @@ def recipe(name: str, kinect: bool, landmarks: Landmarks, add: Sequence[str] = (
         kinect: True for raw tracks of the sensor, False for bodies that were already selected.
         landmarks: Joints that stages use as references.
         add: Optional stages to switch on; see `OPTIONAL`.
+        given: Stage -> parameters other than the recipe's.
 
     Raises:
         ValueError: The recipe is unknown, or the arguments do not go together. The message has one line.
@@ -87,9 +98,10 @@ def recipe(name: str, kinect: bool, landmarks: Landmarks, add: Sequence[str] = (
         "size": dict(zip(("top", "bottom"), landmarks.spine or (), strict=False)),
     }
     return tuple(
-        stage._replace(parameters={**stage.parameters, **steered.get(stage.name, {})})
+        stage._replace(parameters={**stage.parameters, **steered.get(stage.name, {}), **given.get(stage.name, {})})
         for stage in RECIPES[name]
-        if (kinect or not stage.kinect) and (stage.name not in OPTIONAL or stage.name in add)
+        if stage.kinect in ((True, False) if kinect else (None, False))
+        and (stage.name not in OPTIONAL or stage.name in add)
     )
 
 

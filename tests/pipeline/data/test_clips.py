@@ -8,6 +8,7 @@ import torch
 
 from pipeline.data.clips import Clips, fits
 from preprocessing.hdf5 import open_file
+from tests.conftest import write_file
 
 CPU = torch.device("cpu")
 
@@ -87,3 +88,28 @@ def test_at_a_border_of_presence_the_nearer_frame_decides(
     last = int(open_file(data_file).clips["frames"][3]) - 1
     batch = clips.batch(torch.tensor([3]), 2, torch.tensor([[at / last, 1.0]]))
     assert batch.present_NMT[0, 1].tolist() == [present, True]
+
+
+def test_a_joint_is_resampled_between_the_frames_that_have_it(tmp_path: Path) -> None:
+    """Without gaps longer than a second: as numpy interpolates the frames in which the joint was found."""
+    file = open_file(write_file(tmp_path / "gaps.h5", clips=8, gaps=0.3))
+    batch = Clips(file, CPU).batch(torch.arange(8), 16)
+    assert not batch.x_NCTVM.isnan().any()
+    assert file.tracked_RV is not None
+    for clip in (0, 1):
+        rows = slice(int(file.body_start[clip]), int(file.body_start[clip]) + int(file.clips["frames"][clip]))
+        at = np.linspace(0, 1, 16) * (int(file.clips["frames"][clip]) - 1)
+        for joint in range(10):
+            found = np.flatnonzero(file.tracked_RV[rows, joint])
+            values = np.asarray(file.joints_RV3[rows][found, joint], np.float64)
+            for channel in range(3):
+                expected = np.interp(at, found, values[:, channel])
+                np.testing.assert_allclose(batch.x_NCTVM[clip, channel, :, joint, 0], expected, atol=1e-5)
+
+
+def test_a_joint_that_is_never_found_is_nan(tmp_path: Path) -> None:
+    """And only that one: bodies that are absent stay zero."""
+    path = write_file(tmp_path / "gaps.h5", clips=8, gaps=1.0)
+    x = Clips(open_file(path), CPU).batch(torch.arange(8), 16)
+    assert x.x_NCTVM.isnan().all(dim=1).transpose(2, 3)[x.present_NMT.transpose(1, 2)].all()
+    assert not x.x_NCTVM.isnan().any(dim=1).transpose(2, 3)[~x.present_NMT.transpose(1, 2)].any()

@@ -191,3 +191,71 @@ def test_an_unknown_stream_names_the_known_ones(name: str) -> None:
     """One line, of the part that is wrong."""
     with pytest.raises(ValueError, match=r"input.stream 'bones' is unknown; choose one of joint, bone.*all\+distance"):
         Stream(name, BONES, JOINTS)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_an_absent_joint_takes_part_in_is_zero_and_the_rest_is_unchanged(name: str) -> None:
+    """Joint 1 is the parent of joints 2 and 3; absent in frame 2 of body 0 of the first clip."""
+    x, present = clip()
+    stream = Stream(name, BONES, JOINTS)
+    whole, gappy = stream(x, present), x.clone()
+    gappy[0, :, 2, 1, 0] = torch.nan
+    made = stream(gappy, present)
+    assert not made.isnan().any()
+    changed = (made != whole).any(dim=1)
+    frames = {2} if not {"joint_motion", "bone_motion"} & {*parts_of(name)} else {1, 2}
+    assert {*changed.nonzero()[:, 1].tolist()} <= frames
+    assert changed[0, 2, 1, 0]
+    for part, at in zip(parts_of(name), range(0, 3 * len(parts_of(name)), 3), strict=True):
+        if part in DISTANCES or name in DISTANCES:
+            continue
+        affected = {"joint": {1}, "joint_motion": {1}, "bone": {1, 2, 3}, "bone_motion": {1, 2, 3}, "partner": {1}}[
+            part
+        ]
+        for joint in affected:
+            assert not made[0, at : at + 3, 2, joint, 0].any()
+        for joint in {*range(JOINTS)} - affected:
+            assert torch.equal(made[0, at : at + 3, 2, joint, 0], whole[0, at : at + 3, 2, joint, 0])
+
+
+def test_the_partner_of_a_body_without_a_root_is_unknown() -> None:
+    x, present = clip()
+    x[0, :, 2, 0, 0] = torch.nan
+    made = Stream("partner", BONES, JOINTS)(x, present)
+    assert not made[0, :, 2, :, 1].any()
+    assert made[0, :, 3, :, 1].any()
+
+
+@pytest.mark.parametrize("network", MODELS)
+def test_networks_take_clips_with_absent_joints(network: str) -> None:
+    """Finite logits, and gradients; the answer depends on the gap."""
+    joints = 10
+    bones = tuple((v, v + 1) for v in range(joints - 1))
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name=network, width=0.125), NormConfig(), 16, joints, 4, bones, "all").eval()
+    x = torch.randn(2, 3, 16, joints, 2)
+    present = torch.ones(2, 2, 16, dtype=torch.bool)
+    whole = model(x, present)
+    x[0, :, 4:8, 3, 0] = torch.nan
+    made = model(x, present)
+    assert made.isfinite().all()
+    assert not torch.equal(made[0], whole[0])
+    assert torch.allclose(made[1], whole[1], atol=1e-5)
+    made.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_motion_of_hcn_does_not_leap_to_an_absent_joint() -> None:
+    x, present = clip()
+    absent = torch.zeros(2, 1, FRAMES, JOINTS, 2, dtype=torch.bool)
+    absent[0, 0, 2, 1, 0] = True
+    step = motion(x.masked_fill(absent, 0.0), present, absent)
+    assert not step[0, :, 1:3, 1, 0].any()
+    assert torch.equal(step[1], motion(x, present)[1])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_of_two_coordinates(name: str) -> None:
+    x, present = clip()
+    stream = Stream(name, BONES, JOINTS, coordinates=2)
+    assert stream(x[:, :2], present).shape[1] == stream.channels
