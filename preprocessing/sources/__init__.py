@@ -13,7 +13,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing.sources import arrays, ctr, keypoint_arrays, skeleton_files
+from preprocessing.skeleton import SkeletonError
+from preprocessing.sources import (
+    arrays,
+    bvh,
+    coco,
+    ctr,
+    keypoint_arrays,
+    kinetics,
+    mediapipe,
+    openpose,
+    pyskl,
+    skeleton_files,
+    stgcn,
+    tables,
+    ucla,
+    utd_mhad,
+)
 from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.selection import select
 from preprocessing.sources.skeleton_files import SUFFIX
@@ -45,6 +61,16 @@ SOURCES: dict[str, SourceReader] = {
     "ctr": SourceReader(ctr.accepts, ctr.open_ctr, several=False),
     "keypoints": SourceReader(keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, several=False),
     "arrays": SourceReader(arrays.accepts, arrays.open_arrays, several=False),
+    "stgcn": SourceReader(stgcn.accepts, stgcn.open_stgcn, several=True),
+    "pyskl": SourceReader(pyskl.accepts, pyskl.open_pyskl, several=False),
+    "ucla": SourceReader(ucla.accepts, ucla.open_ucla, several=True),
+    "openpose": SourceReader(openpose.accepts, openpose.open_openpose, several=True),
+    "kinetics": SourceReader(kinetics.accepts, kinetics.open_kinetics, several=True),
+    "coco": SourceReader(coco.accepts, coco.open_coco, several=True),
+    "mediapipe": SourceReader(mediapipe.accepts, mediapipe.open_mediapipe, several=True),
+    "utd-mhad": SourceReader(utd_mhad.accepts, utd_mhad.open_utd_mhad, several=True),
+    "bvh": SourceReader(bvh.accepts, bvh.open_bvh, several=True),
+    "tables": SourceReader(tables.accepts, tables.open_tables, several=True),
 }
 """Format, as `--format` takes it -> reader; the first that accepts a path reads it."""
 
@@ -81,7 +107,10 @@ def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSou
             raise SourceError(f"{path} has format {name} and {paths[0]} has {names[0]}; build them separately")
         if len(paths) > 1 and not SOURCES[name].several:
             raise SourceError(f"{path} has format {name} and must be the only source; build the others separately")
-    return select(SOURCES[names[0]].open(trees, reading), reading)
+    try:
+        return select(SOURCES[names[0]].open(trees, reading), reading)
+    except SkeletonError as error:
+        raise SourceError(str(error)) from None
 
 
 def _recognised(tree: Tree) -> str:

@@ -38,8 +38,8 @@ class Place(NamedTuple):
 
 
 def accepts(tree: Tree) -> bool:
-    """Return whether a tree is an npz with our arrays, or with none that another reader knows."""
-    return tree.path.suffix.lower() == ".npz" or (tree.head[:2] == b"PK" and not tree.is_zip and not tree.is_folder)
+    """Return whether a tree is an npz."""
+    return tree.head[:2] == b"PK" and not tree.is_zip
 
 
 def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:

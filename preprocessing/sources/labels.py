@@ -92,6 +92,7 @@ def labelled_source(
                 f"clip {one.entry.name} occurs twice: {one.entry.origin} and {other.entry.origin}; remove one"
             )
     rows, where = _label_rows(trees, reading)
+    official: tuple[str, ...] = ()
     unusable: list[SkeletonError] = []
     given: dict[str, np.ndarray] = {}
     numbers = [{**name_numbers(clip.entry.name), **clip.numbers} for clip in clips]
@@ -116,7 +117,8 @@ def labelled_source(
             given["split"] = _parts([row["split"] for row in labelled], where)
         label_N, names = number_texts(texts)
     else:
-        label_N, names = _own_labels(clips, numbers, class_names, reading)
+        official = _ntu_classes(clips)
+        label_N, names = _own_labels(clips, numbers, class_names or official, reading)
     columns = {key: np.array([row.get(key, 0) for row in numbers], np.int64) for key in COLUMNS[1:]}
     for key, column in (("view", "camera"), ("subject", "subject")):
         if columns[column].any():
@@ -137,6 +139,7 @@ def labelled_source(
         columns={"label": label_N, **columns},
         unusable=unusable,
         given=given,
+        benchmark=bool(official),
         protocols=parts,
         channels=channels,
         unit=unit,
@@ -167,6 +170,8 @@ def _own_labels(
         if class_names and most >= len(class_names):
             raise SourceError(f"label {most} has no class name; there are {len(class_names)}")
         return label_N, list(class_names) or [f"class {k}" for k in range(most + 1)]
+    if len(class_names) in (60, 120) and all("setup" in row for row in numbers):
+        return np.array([row["action"] - 1 for row in numbers], np.int64), list(class_names)
     if all("action" in row for row in numbers):
         return number_texts([str(row["action"]) for row in numbers])
     folders = [clip.path.rpartition("/")[0].rpartition("/")[2] for clip in clips]
@@ -182,6 +187,20 @@ def _own_labels(
         f"clip {unnamed.entry.name} has no label. Add {LABELS} with the columns clip,label beside the recordings (or"
         " --labels FILE), put each class into a folder of its own, or name files CLASS_NUMBER."
     )
+
+
+def _ntu_classes(clips: Sequence[Found]) -> tuple[str, ...]:
+    """Return the classes of NTU RGB+D if all names, and the labels where there are any, are its own."""
+    highest = 0
+    for clip in clips:
+        try:
+            action = ntu.parse_name(clip.entry.name).action
+        except ValueError:
+            return ()
+        if clip.label not in (None, action - 1):
+            return ()
+        highest = max(highest, action)
+    return ntu.CLASS_NAMES[: 60 if highest <= 60 else 120]
 
 
 def _label_rows(trees: Sequence[Tree], reading: Reading) -> tuple[dict[str, dict[str, str]], str]:

@@ -15,6 +15,7 @@ from preprocessing.sources.entries import SourceError
 from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, members
 
 LABELS = "labels.csv"  # in the folder of the recordings
+SNIFFED = 3  # files by which a format is recognised: the first may be an index
 HEAD = 1 << 16  # bytes by which a format is recognised
 
 
@@ -125,12 +126,15 @@ class Tree:
 
     def first_bytes(self, *suffixes: str) -> bytes:
         """Return the first bytes of the first file with one of these suffixes; empty if there is none."""
-        for item in self.having(*suffixes):
+        return next(self.beginnings(*suffixes), b"")
+
+    def beginnings(self, *suffixes: str) -> Iterator[bytes]:
+        """Yield the first bytes of the first files with one of these suffixes that can be read."""
+        for item in self.having(*suffixes)[:SNIFFED]:
             try:
-                return _head(Path(item.place)) if isinstance(item.place, str) else item.read()[:HEAD]
+                yield _head(Path(item.place)) if isinstance(item.place, str) else item.read()[:HEAD]
             except (SkeletonError, SourceError):
                 continue
-        return b""
 
 
 def _head(path: Path) -> bytes:

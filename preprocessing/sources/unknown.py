@@ -62,6 +62,8 @@ def _file(tree: Tree, formats: str) -> str:
             return f"{path} {what}{step}"
     if path.suffix.lower() == ".zip":
         return f"{path} is a damaged or truncated zip. Download or copy it again, and compare its size."
+    if path.suffix.lower() == ".npz":
+        return f"{path} is not a readable array file. Save it again with numpy.savez, or copy it again."
     if path.suffix.lower() in (".pkl", ".pickle"):
         return f"{path} is a pickle of unknown contents. {formats}"
     if head.lstrip()[:1] in (b"{", b"["):

@@ -1,0 +1,79 @@
+"""MediaPipe's landmarks in the forms in which people save them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing.skeleton import SkeletonError
+from preprocessing.sources import Reading, SourceError, open_sources
+from tests.preprocessing.sources.formats import only, walk, write_json
+
+
+def landmarks(x_V3: np.ndarray, visibility: float = 0.5) -> list[dict]:
+    return [dict(zip("xyz", map(float, one), strict=True)) | {"visibility": visibility} for one in x_V3]
+
+
+FORMS = {
+    "a list of frames": lambda x: [landmarks(one) for one in x],
+    "frames of an object": lambda x: {"frames": [{"frame": t, "landmarks": landmarks(o)} for t, o in enumerate(x)]},
+    "one list per person": lambda x: [{"landmarks": [landmarks(o * 0)], "worldLandmarks": [landmarks(o)]} for o in x],
+    "solutions": lambda x: [{"pose_landmarks": {"landmark": landmarks(one)}} for one in x],
+    "plain numbers": lambda x: {"landmarks": None, "frames": [[[*map(float, p), 0.5] for p in o] for o in x]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_clips_equal_the_landmarks_in_every_form(tmp_path: Path, form: str) -> None:
+    for number, name in enumerate(["wave_1", "jump_1"]):
+        write_json(tmp_path / f"{name}.json", FORMS[form](walk(7, 33, number)))
+    source = open_sources([tmp_path])
+    assert source.class_names == ["jump", "wave"]
+    assert source.joint_names[11] == "left shoulder"
+    assert (source.channels, source.scores) == (("x", "y", "z"), True)
+    for entry, number in zip(source.entries, (1, 0), strict=True):
+        clip = entry.read()
+        assert np.array_equal(only(clip), walk(7, 33, number))
+        assert np.all(clip.tracks[0].tracked_FV == np.float16(0.5))
+
+
+def test_files_of_one_frame_make_a_clip_per_folder(tmp_path: Path) -> None:
+    for number, name in enumerate(["wave/w1", "jump/j1"]):
+        for t, one in enumerate(walk(12, 33, number)):
+            write_json(tmp_path / name / f"frame_{t}.json", {"pose_landmarks": landmarks(one)})
+    source = open_sources([tmp_path])
+    assert [entry.name for entry in source.entries] == ["j1", "w1"]
+    assert source.class_names == ["jump", "wave"]
+    assert np.array_equal(only(source.entries[0].read()), walk(12, 33, 1)), "frame_10 follows frame_9"
+
+
+def test_a_frame_without_a_person_is_absent_and_an_unseen_landmark_too(tmp_path: Path) -> None:
+    frames: list = [landmarks(one) for one in walk(7, 33)]
+    frames[2] = []
+    frames[3] = None
+    frames[4][5]["visibility"] = 0
+    write_json(tmp_path / "wave_1.json", frames)
+    (track,) = open_sources([tmp_path]).entries[0].read().tracks
+    assert track.frame_F.tolist() == [0, 1, 4, 5, 6]
+    assert track.tracked_FV is not None
+    assert np.argwhere(track.tracked_FV == 0).tolist() == [[2, 5]]
+
+
+def test_faults_are_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "wave_1.json", [landmarks(one) for one in walk(7, 33)])
+    write_json(tmp_path / "wave_2.json", [landmarks(one[:30]) for one in walk(7, 33)])
+    write_json(tmp_path / "wave_3.json", [{"hands": [1]}])
+    (tmp_path / "wave_4.json").write_text("[[")
+    messages = []
+    for entry in open_sources([tmp_path]).entries:
+        try:
+            entry.read()
+        except SkeletonError as error:
+            messages.append(str(error))
+    assert messages == [
+        "wave_2:0: bad-form: 30 landmarks; the first person has 33",
+        "wave_3:0: bad-form: a frame has no landmarks; expected lists of x, y, z and visibility",
+        "wave_4:1: bad-json: the JSON is damaged (Expecting value)",
+    ]
+    with pytest.raises(SourceError, match="--layout coco17 has 17; with as many: mediapipe33"):
+        open_sources([tmp_path], Reading(layout="coco17"))

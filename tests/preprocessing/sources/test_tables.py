@@ -1,0 +1,111 @@
+"""Tables in their long and wide forms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing.skeleton import SkeletonError
+from preprocessing.sources import Reading, SourceError, open_sources
+from tests.preprocessing.sources.formats import only, walk
+
+
+def long_table(
+    path: Path, x_TVC: np.ndarray, separator: str = ",", first: int = 0, names: list[str] | None = None
+) -> Path:
+    axes = "xyz"[: x_TVC.shape[2]]
+    lines = [separator.join(["frame", "body", "joint", *axes])]
+    for t, frame in enumerate(x_TVC):
+        for j, p in enumerate(frame):
+            joint = names[j] if names else str(j + first)
+            lines.append(separator.join([str(t), "1", joint, *map(repr, map(float, p))]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("separator", "first"), [(",", 0), (";", 1), ("\t", 0)])
+def test_clips_equal_the_tables(tmp_path: Path, separator: str, first: int) -> None:
+    for number, name in enumerate(["wave_0", "jump_1"]):
+        long_table(tmp_path / f"{name}.csv", walk(10, 25, number), separator, first)
+    source = open_sources([tmp_path])
+    assert source.class_names == ["jump", "wave"]
+    assert source.joint_names[0] == "spine base"
+    for entry, number in zip(source.entries, (1, 0), strict=True):
+        assert np.array_equal(only(entry.read()), walk(10, 25, number))
+
+
+def test_joints_by_name_come_in_the_order_of_the_layout(tmp_path: Path) -> None:
+    path = long_table(tmp_path / "a_1.csv", walk(6, 4), names=["head", "Left_Hand", "neck", "foot"])
+    source = open_sources([path])
+    assert source.joint_names == ["head", "Left Hand", "neck", "foot"]
+    coco = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+            "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee",
+            "left_ankle", "right_ankle"]  # fmt: skip
+    x = walk(6, 17, 0, 2)
+    source = open_sources([long_table(tmp_path / "b_1.csv", x[:, ::-1], names=coco[::-1])])
+    assert source.joint_names[5] == "left shoulder"
+    assert np.array_equal(only(source.entries[0].read()), x)
+
+
+@pytest.mark.parametrize("header", ["{a}{j}", "{j}_{a}", "joint {j}.{a}"])
+def test_a_column_per_coordinate_is_read_too(tmp_path: Path, header: str) -> None:
+    x = walk(6, 33)
+    columns = [header.format(a=axis, j=joint) for joint in range(33) for axis in "xyz"]
+    rows = [",".join(map(repr, map(float, frame.ravel()))) for frame in x]
+    (tmp_path / "wave_1.csv").write_text(",".join(columns) + "\n" + "\n".join(rows) + "\n")
+    source = open_sources([tmp_path])
+    assert np.array_equal(only(source.entries[0].read()), x)
+    assert len(source.joint_names) == 33
+
+
+def test_one_table_may_hold_many_clips_with_their_labels(tmp_path: Path) -> None:
+    lines = ["clip,label,frame,joint,x,y,score"]
+    for name, label in (("b", "wave"), ("a", "jump")):
+        lines += [f"{name},{label},{t},{j},{t},{j + 1},0.5" for t in range(3) for j in range(17)]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    source = open_sources([tmp_path / "all.csv"])
+    assert [entry.name for entry in source.entries] == ["a", "b"]
+    assert source.columns["label"].tolist() == [0, 1]
+    clip = source.entries[0].read()
+    assert only(clip)[2, 4].tolist() == [2, 5]
+    assert np.all(clip.tracks[0].tracked_FV == np.float16(0.5))
+
+
+def test_missing_rows_and_cells_are_absent_joints_and_missing_frames_have_nobody(tmp_path: Path) -> None:
+    path = long_table(tmp_path / "wave_1.csv", walk(6, 25))
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("3,") and not line.startswith("2,1,7,")]
+    kept[1 + 4] = "0,1,4,,,"
+    path.write_text("\n".join(kept))
+    clip = open_sources([tmp_path]).entries[0].read()
+    (track,) = clip.tracks
+    assert (clip.frames, track.frame_F.tolist()) == (6, [0, 1, 2, 4, 5])
+    assert track.tracked_FV is not None
+    assert np.argwhere(~track.tracked_FV).tolist() == [[0, 4], [2, 7]]
+
+
+def test_two_bodies_are_two_tracks(tmp_path: Path) -> None:
+    lines = ["frame,body,joint,x,y,z"]
+    lines += [f"{t},{body},{j},{body},{j},{t + 1}" for t in range(4) for body in (8, 5) for j in range(25)]
+    (tmp_path / "hug_1.csv").write_text("\n".join(lines))
+    tracks = open_sources([tmp_path]).entries[0].read().tracks
+    assert [track.joints_FV3[0, 0, 0] for track in tracks] == [8, 5]
+
+
+def test_faults_are_named_with_their_line(tmp_path: Path) -> None:
+    long_table(tmp_path / "wave_1.csv", walk(3, 25))
+    text = (tmp_path / "wave_1.csv").read_text()
+    (tmp_path / "wave_2.csv").write_text(text.replace("1,1,3,", "1,1,3,x", 1))
+    (tmp_path / "wave_3.csv").write_text(text + "2,1,25,1,2,3\n")
+    (tmp_path / "wave_4.csv").write_text(text + "2,1\n")
+    messages = []
+    for entry in open_sources([tmp_path]).entries:
+        try:
+            entry.read()
+        except SkeletonError as error:
+            messages.append(str(error).partition(" is")[0][:60])
+    assert messages[0].startswith("wave_2:30: bad-number: 'x")
+    assert messages[1] == "wave_3:77: joint-count: joint '25'"
+    assert messages[2].startswith("wave_4:0: bad-form: wave_4: line 77 has 2 fields")
+    with pytest.raises(SourceError, match="coco17 has 17; with as many: ntu25, kinect25, openpose25"):
+        open_sources([tmp_path], Reading(layout="coco17"))
