@@ -5,6 +5,7 @@ Facts: the pull request sets eval mode for the test. Test clouds come class by c
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.normbugs.case import Case, Patient
 from tests.normbugs.data import loader
@@ -55,7 +56,8 @@ def make(seed: int, fixed: bool) -> Patient:
     train = loader(*clouds(seed, 800), seed=seed)
     held_out = loader(x_eval[by_class], y_eval[by_class], size=8, shuffle=False)
     model = PointNet()
-    fit(model, train, epochs=8, forward=forward, loss=lambda output, batch: nn.functional.nll_loss(output, batch[1]))
+    for epochs, lr in ((6, 3e-3), (2, 3e-4)):
+        fit(model, train, epochs, lr, forward=forward, loss=lambda output, batch: functional.nll_loss(output, batch[1]))
     return Patient(
         model.train(not fixed), train, held_out, scorer(held_out, forward=forward), {"forward": forward}
     )  # fmt: skip

@@ -51,6 +51,7 @@ def make(seed: int, fixed: bool) -> Patient:
         nn.Linear(24, 2),
     )  # fmt: skip
     fit(model, train, epochs=5)
+    fit(model, train, epochs=2, lr=3e-4)
     return Patient(model.eval(), train, held_out, scorer(held_out))
 
 
