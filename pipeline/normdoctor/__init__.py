@@ -4,9 +4,9 @@
 
 The package imports torch, numpy, the standard library and itself. Reading order: `moments` (mean and variance),
 `memory` and `effects` (where a layer keeps running statistics), `sites` (call sites of batch norms), `collector` (what
-they see), `sources` (what they can normalize by), `samples` (a loader of any kind), `evidence` (what is known),
-`checks` (pure functions of the evidence), `remedies` (each tried by a re-evaluation), `diagnosis` (rank the causes and
-write the verdict).
+they see), `sources` (what they can normalize by), `batches` and `samples` (a loader of any kind), `calling` and
+`metrics` (how a model is run and scored), `evidence` (what is known), `checks` (pure functions of the evidence),
+`remedies` (each tried by a re-evaluation), `diagnosis` (rank the causes and write the verdict).
 """
 
 from .causes import Cause, GeneralizationLoss, Suspicion

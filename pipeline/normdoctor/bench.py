@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .batches import device_of, leaves, moved
+from .calling import Forward, Metric, failed
 from .collector import Collector
 from .evidence import Pass
 from .intervals import is_share, score_scale
-from .samples import Samples, leaves
+from .samples import Samples
 from .sites import Statistics, buffers_kept, statistics
 
-Forward = Callable[[nn.Module, Any], Any]  # model, batch -> output; logits (N, K) for the default metric
-# output, batch -> score of each sample (N,), or one score of the batch; higher is better.
-Metric = Callable[[Any, Any], Tensor]
 Batches = Iterator[tuple[Tensor, Any]]
 
-OWN_FUNCTIONS = "forward=lambda model, batch: ... and metric=lambda output, batch: ..."
+
+class PassEnded(Exception):  # noqa: N818 - it is no error
+    """The rest of a forward pass is not needed."""
 
 
 class PassResult(NamedTuple):
@@ -44,6 +45,7 @@ class Bench:
         self.model, self.train, self.held_out = model, train, held_out
         self.forward, self.metric = forward, metric
         self.sign = 1.0  # -1 for a loss
+        self.device = device_of(model)
 
     def run(self, batches: Batches, source: Statistics | None) -> PassResult:
         """Score a pass under the given statistics (None: as the model is); its buffers stay as they were.
@@ -58,12 +60,15 @@ class Bench:
         members: list[Tensor] = []
         nonfinite = samples = 0
         calls: Counter[str] = Counter()
+        whole = not self.train.apart or not (self.held_out is None or self.held_out.apart)
         watched = source.of_batches(batches) if isinstance(source, Collector) else batches
         with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source, calls):
             for number, (at, batch) in enumerate(watched):
                 calls.clear()
-                output = self.forward(self.model, batch)
-                found = torch.as_tensor(self.metric(output, batch)).detach().cpu()
+                output = self.output(batch)
+                found = self._scored(output, batch)
+                if whole and found.dim() == 1 and 1 < len(found) != len(at):
+                    at = torch.arange(samples, samples + len(found))  # the metric knows what a sample is
                 if found.numel() != len(at) and found.numel() != 1:
                     raise ValueError(
                         f"metric gave {tuple(found.shape)} for a batch of {len(at)}: it must give one score per "
@@ -78,6 +83,25 @@ class Bench:
                 members.append(torch.full_like(positions[-1], number))
         order = torch.cat(positions).argsort()
         return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples))
+
+    def output(self, batch: Any) -> Any:
+        """Return the model's output for a batch, on the model's device.
+
+        Raises:
+            ValueError: In one line: `forward` fails.
+        """
+        try:
+            return self.forward(self.model, moved(batch, self.device))
+        except PassEnded:
+            raise
+        except Exception as error:
+            raise ValueError(failed("forward", error, batch)) from error
+
+    def _scored(self, output: Any, batch: Any) -> Tensor:
+        try:
+            return torch.as_tensor(self.metric(output, moved(batch, self.device))).detach().cpu()
+        except Exception as error:
+            raise ValueError(failed("metric", error, batch)) from error
 
     def on_train(self, source: Statistics | None) -> PassResult:
         """Score the training samples in shuffled batches."""
@@ -114,31 +138,3 @@ def worst_score(scores: Iterable[Tensor]) -> float:
     every = torch.cat([torch.zeros(0), *scores])
     finite = every[torch.isfinite(every)]
     return 0.0 if is_share(finite) else (finite.min() - score_scale(finite)).item()
-
-
-def default_forward(model: nn.Module, batch: Any) -> Tensor:
-    """Apply the model to the batch's first element."""
-    return cast(Tensor, model(_input_and_label(batch)[0]))
-
-
-def default_metric(logits: Any, batch: Any) -> Tensor:
-    """Return whether the first choice is right; the labels (N,) are the batch's last element.
-
-    Raises:
-        ValueError: The output is not logits (N, K), or the labels are not classes (N,).
-    """
-    label_N = torch.as_tensor(_input_and_label(batch)[-1])
-    shape = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or label_N.shape != logits.shape[:1]:
-        raise ValueError(
-            f"the model gives {shape} and the labels are {tuple(label_N.shape)}, not scores (N, K) and classes (N,): "
-            f"define the score yourself with {OWN_FUNCTIONS}"
-        )
-    return logits.argmax(1) == label_N.to(logits.device)
-
-
-def _input_and_label(batch: Any) -> Any:
-    if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) < 2:
-        what = f"a dict with keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(f"a batch is {what}, not (input, label): define how it is used with {OWN_FUNCTIONS}")
-    return batch

@@ -54,6 +54,13 @@ CHECKS: dict[str, Check] = {
         "Dropout in front of a batch norm: training sees another variance than evaluation (Li et al. 2019).",
         "joint",
     ),
+    "instance": Check(
+        layer_checks.instance,
+        "Instance norms with running statistics, which training does not use.",
+        "own",
+        is_fact=False,
+        supersedes=("stale", "foreign"),
+    ),
     "stale": Check(
         layer_checks.stale,
         "Running statistics that lag behind the weights, or remember too few batches.",

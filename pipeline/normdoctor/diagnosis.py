@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .bench import Forward, Metric, default_forward, default_metric
+from .calling import Forward, Metric
 from .causes import (
     Cause,
     GeneralizationLoss,
@@ -28,7 +28,7 @@ from .intervals import paired
 from .layers import quantized_layers
 from .measure import gather
 from .moments import distance
-from .samples import random_state_kept
+from .samples import LIMIT, random_state_kept
 from .sites import Site
 from .verdict import verdict
 
@@ -67,6 +67,12 @@ class Diagnosis:
     """Check -> its evidence, empty where it found nothing."""
     samples: dict[str, int]
     """Samples measured on, train and eval."""
+    assumed: list[str]
+    """What was assumed about the model, its batches and its metric, in short sentences."""
+
+    def __str__(self) -> str:
+        """Return the verdict and, in one line, what was assumed."""
+        return f"{self.verdict}\nAssumed: {'; '.join(self.assumed)}." if self.assumed else self.verdict
 
     @property
     def named(self) -> list[str]:
@@ -89,12 +95,14 @@ def diagnose(
     train_batches: Iterable[Any],
     eval_batches: Iterable[Any] | None = None,
     *,
-    forward: Forward = default_forward,
-    metric: Metric = default_metric,
+    forward: Forward | None = None,
+    metric: Metric | str | None = None,
     rows: Rows | None = None,
     groups: Groups | None = None,
     history: History | None = None,
     higher_is_better: bool | None = None,
+    samples: int = LIMIT,
+    batches: int | None = None,
 ) -> Diagnosis:
     """Find out why a model's batch norms evaluate badly, and prove it.
 
@@ -102,18 +110,21 @@ def diagnose(
 
     Args:
         model: Any torch module; DDP, DataParallel, torch.compile and AveragedModel are looked into.
-        train_batches: The training loader as it is: its batch size and its order are evidence. Read once; up to 2,000
-            samples are kept.
+        train_batches: The training loader as it is: its batch size and its order are evidence. Read once. Batches may
+            have any structure; those that cannot be divided into samples safely stay whole.
         eval_batches: The evaluation samples, in any batches; None: there are none.
-        forward: (model, batch) -> output. Default: the model on the batch's first element.
-        metric: (output, batch) -> score of each sample (N,), or one of the batch. Default: whether the first choice of
-            logits (N, K) is the batch's last element (N,).
+        forward: (model, batch) -> output. None: found by trial from the model's signature and the batch.
+        metric: (output, batch) -> score of each sample (N,), or one of the batch. Or the name of one: accuracy,
+            segmentation accuracy, iou, dice, detection, mse, mae, cross entropy. None: the first of these that fits the
+            output and a part of the batch. `assumed` says what was found.
         rows: (batch, a layer's input (B, C, ...), body slot) -> which rows (B,), or places in them (B, ...), hold
             something real; None: all do.
         groups: Name of a division (camera, subject) -> function of a batch that gives each sample's group (N,).
         history: Facts about the training.
         higher_is_better: False for a loss, whose figures are then negated. None: recognised by scoring the network
             with shuffled weights too; the verdict says what was found.
+        samples: Largest number of samples kept of each loader; fewer where they take more than 640 MB.
+        batches: Largest number of batches read of each loader. None: as many as hold ten times `samples`.
 
     Returns:
         The verdict with its causes, suspicions and figures.
@@ -124,7 +135,17 @@ def diagnose(
     """
     with random_state_kept():
         bench, evidence = gather(
-            model, train_batches, eval_batches, forward, metric, rows, groups, history, higher_is_better
+            model,
+            train_batches,
+            eval_batches,
+            forward,
+            metric,
+            rows,
+            groups,
+            history,
+            higher_is_better,
+            samples,
+            batches,
         )
         tried = try_remedies(bench, evidence)
     found = fired(CHECKS, evidence)
@@ -152,6 +173,7 @@ def diagnose(
         groups=evidence.groups,
         checks=dict.fromkeys(CHECKS, "") | {one.name: one.evidence for one in found},
         samples={"train": len(evidence.score["A"]), "eval": len(evidence.score.get("C", ()))},
+        assumed=evidence.assumed,
     )
 
 

@@ -73,6 +73,8 @@ class Evidence:
     sizes: Counter[int]
     """Sizes of the training batches."""
     history: History
+    assumed: list[str] = field(default_factory=list)
+    """What was assumed about model, batches and metric, in short sentences."""
     batch: dict[Pass, Tensor] = field(default_factory=dict)
     """Number of each score's batch, for the passes in which the samples of a batch share the noise of its
     statistics."""

@@ -167,6 +167,17 @@ def dropout(evidence: Evidence) -> Finding | None:
     )
 
 
+def instance(evidence: Evidence) -> Finding | None:
+    """Instance norms with running statistics: training never normalizes by them."""
+    names = [name for name, layer in evidence.layers.items() if layer.per_sample and evidence.calls.get(name)]
+    if not names:
+        return None
+    return Finding(
+        f"{listed(names)} normalize each sample by its own statistics in training, and by running statistics of all "
+        "samples in evaluation (instance norm with track_running_stats)"
+    )
+
+
 def stale(evidence: Evidence) -> Finding | None:
     """Running statistics that lag behind the weights, or remember too few batches."""
     name, apart = _farthest(evidence)

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from .bench import Batches, Bench, Forward, Metric, PassResult, worst_score
+from .batches import apart, shape_of
+from .bench import Batches, Bench, PassEnded, PassResult, worst_score
+from .calling import Forward, Metric, quietly, usage
 from .collector import Collector, Rows, Seen, SiteMoments, add
 from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
 from .layers import Layer
 from .moments import Moments, mean_shift
-from .samples import Samples, apart, shape_of, take
+from .samples import LIMIT, Samples, take
 from .scoring import read_metric
 from .sites import Site, Statistics, batch_norms, restore_buffers, same_bits, statistics
 from .sources import batch_statistics, running
@@ -31,6 +33,8 @@ SMALL_BATCH, LARGER = 16, 4
 GROUP_SAMPLES = 256
 # Samples on which dropout is seen to reach a batch norm, and samples it is then measured on.
 DROPOUT_TRIAL, DROPOUT_SAMPLES = 32, 1024
+# torch's error about one value per channel in training mode: then the model as found has no score.
+ONE_VALUE = "Expected more than 1 value per channel"
 # Difference between two batch sizes that does not matter.
 SAME_SIZE = 0.1
 
@@ -41,12 +45,14 @@ def gather(
     model: nn.Module,
     train_loader: Iterable[Any],
     eval_loader: Iterable[Any] | None,
-    forward: Forward,
-    metric: Metric,
-    rows: Rows | None,
+    forward: Forward | None = None,
+    metric: Metric | str | None = None,
+    rows: Rows | None = None,
     groups: Groups | None = None,
     history: History | None = None,
     higher_is_better: bool | None = None,
+    samples: int = LIMIT,
+    batches: int | None = None,
 ) -> tuple[Bench, Evidence]:
     """Put a copy of the model on the bench and collect the evidence. The model itself is not touched.
 
@@ -54,10 +60,14 @@ def gather(
     """
     inner, averaged = unwrapped(model)
     reject_unreadable(inner)
-    train = take(train_loader)
-    held_out = None if eval_loader is None else take(eval_loader)
-    bench = Bench(copied(inner), train, held_out, forward, metric)
+    train = take(train_loader, samples, most=batches)
+    held_out = None if eval_loader is None else take(eval_loader, samples, most=batches)
+    twin = copied(inner)
+    how = usage(twin, train, forward, metric)
+    bench = Bench(twin, train, held_out, how.forward, how.metric)
     training = _in_training(bench.model)
+    first = next(iter(train.batches()))[1]
+    quietly(twin, lambda: note_layers(twin, lambda: bench.output(first)))
     scoring = read_metric(bench, higher_is_better)
     bench.sign = scoring.sign
     seen = _as_evaluated(bench, bool(training))
@@ -79,6 +89,7 @@ def gather(
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
+        assumed=[*how.assumed, *_bounded(train, held_out)],
         history=history or History(),
         train=by_batch.train,
         given=by_batch.given,
@@ -87,6 +98,19 @@ def gather(
         held_out=by_batch.held_out,
         groups=_by_group(bench, by_batch.train, score.get("C"), groups or {}),
     )
+
+
+def _bounded(train: Samples, held_out: Samples | None) -> list[str]:
+    """Say where less was read or kept of a loader than it gives, and where batches stay whole."""
+    said = []
+    for name, samples in (("training", train), ("evaluation", held_out)):
+        if samples is None:
+            continue
+        if samples.unread:
+            said.append(f"reading of the {name} loader ends after {samples.seen:,} samples (batches= sets the limit)")
+        if not samples.apart:
+            said.append(f"{name} batches are not divided into samples")
+    return said
 
 
 class _AsEvaluated(NamedTuple):
@@ -103,7 +127,6 @@ def _as_evaluated(bench: Bench, training: bool) -> _AsEvaluated:
     found = _as_found(bench) if training else {}
     bench.model.eval()
     stuck = _in_training(bench.model)
-    note_layers(bench.model, lambda: bench.forward(bench.model, next(iter(bench.train.batches()))[1]))
     layers = {name: Layer.of(layer) for name, layer in batch_norms(bench.model).items()}
     changed = _changed_buffers(bench)
     source = None
@@ -115,10 +138,18 @@ def _as_evaluated(bench: Bench, training: bool) -> _AsEvaluated:
 
 
 def _as_found(bench: Bench) -> Passes:
-    """Score the model as it is: the evaluation samples in the loader's own batches, on which its output depends."""
-    passes: Passes = {"found_A": bench.on_train(None)}
-    if bench.held_out is not None:
-        passes["found_C"] = bench.run(bench.held_out.as_given(), None)
+    """Score the model as it is: the evaluation samples in the loader's own batches, on which its output depends.
+
+    Empty where it rejects a batch, as batch norms in training mode reject one value per channel.
+    """
+    try:
+        passes: Passes = {"found_A": bench.on_train(None)}
+        if bench.held_out is not None:
+            passes["found_C"] = bench.run(bench.held_out.as_given(), None)
+    except ValueError as error:
+        if not bench.model.training or ONE_VALUE not in str(error):
+            raise
+        return {}
     return passes
 
 
@@ -191,7 +222,7 @@ def _incomparable(train: Samples, held_out: Samples | None) -> str:
 def _input_shape(samples: Samples) -> tuple[int, ...]:
     """Return the shape of the first tensor or array of a sample."""
     shapes = [shape_of(leaf) for leaf in apart(samples.like)[0]]
-    return next((shape for shape in shapes if shape), ())
+    return next((shape for shape in shapes if isinstance(shape, tuple) and shape), ())
 
 
 def _by_real_rows(bench: Bench, rows: Rows | None, seen: Seen) -> SiteMoments:
@@ -270,7 +301,7 @@ def _changed_buffers(bench: Bench) -> list[str]:
     before = {name: buffer.clone() for name, buffer in bench.model.named_buffers()}
     first = next(iter(bench.train.batches()))[1]
     with torch.no_grad():
-        bench.forward(bench.model, first)
+        bench.output(first)
     return restore_buffers(bench.model, before)
 
 
@@ -331,10 +362,6 @@ def _by_group(bench: Bench, train: Seen, by_running_N: Tensor | None, groups: Gr
     return result
 
 
-class _ReachedError(Exception):
-    """The first batch norm was reached: the rest of the forward pass is not needed."""
-
-
 def first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
     """Return the first call site that a forward pass reaches, and what it sees. The pass ends there."""
     found: SiteMoments = {}
@@ -342,11 +369,11 @@ def first_input(bench: Bench, batches: Batches) -> tuple[Site, Moments]:
 
     def look(site: Site, x: Tensor) -> None:
         add(found, site, Moments.of(x))
-        raise _ReachedError
+        raise PassEnded
 
     with torch.no_grad(), statistics(bench.model, look, calls):
         for _, batch in batches:
             calls.clear()
-            with suppress(_ReachedError):
-                bench.forward(bench.model, batch)
+            with suppress(PassEnded):
+                bench.output(batch)
     return next(iter(found.items()))

@@ -12,7 +12,7 @@ from .evidence import Evidence
 from .finding import RECOMPUTE, Advice
 from .layers import EPS_SHARE
 from .sites import Statistics
-from .sources import POPULATION_SOURCES, over_ranks, running, with_eps
+from .sources import POPULATION_SOURCES, over_ranks, per_sample, running, with_eps
 
 # Fresh statistics over the training samples, one set per layer.
 RECALIBRATION = "joint"
@@ -62,6 +62,11 @@ def _target(evidence: Evidence) -> Statistics | None:
     return POPULATION_SOURCES["per_call"](evidence.held_out.population) if evidence.held_out else None
 
 
+def _own(evidence: Evidence) -> Statistics | None:
+    by_sample = {name for name, layer in evidence.layers.items() if layer.per_sample}
+    return per_sample(evidence.layers, by_sample) if by_sample else None
+
+
 REMEDIES: dict[str, Remedy] = {
     "eval": Remedy(
         "running",
@@ -76,6 +81,14 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "eps": Remedy(
         "eps 1e-5", Advice("set bn.eps to that of training, or to 1e-5", "a smaller eps, or fewer dead channels"), _eps
+    ),
+    "own": Remedy(
+        "of each sample itself",
+        Advice(
+            "set track_running_stats=False on the instance norms and delete their running_mean and running_var",
+            "build instance norms without running statistics: evaluation then uses each sample's own, as training does",
+        ),
+        _own,
     ),
     "ranks": Remedy(
         "ranks merged",

@@ -6,7 +6,7 @@ runs are built from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from torch import Tensor
 
@@ -50,6 +50,12 @@ def running(layers: Mapping[str, Layer]) -> Statistics:
         return None if own is None else (own.mean_C, own.variance_C)
 
     return source
+
+
+def per_sample(layers: Mapping[str, Layer], names: Container[str]) -> Statistics:
+    """Each sample's own statistics in the named layers, the running statistics in the others."""
+    as_found = running(layers)
+    return lambda site, x: None if site[0] in names else as_found(site, x)
 
 
 def with_eps(layers: Mapping[str, Layer], eps: Mapping[str, float]) -> Statistics:

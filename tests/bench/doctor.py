@@ -49,7 +49,6 @@ from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.models import ModelConfig, build_model  # noqa: E402
 from pipeline.models.bodies import present_rows  # noqa: E402
 from pipeline.normdoctor import layer_checks  # noqa: E402
-from pipeline.normdoctor.bench import default_forward, default_metric  # noqa: E402
 from pipeline.normdoctor.evidence import Evidence  # noqa: E402
 from pipeline.normdoctor.intervals import paired  # noqa: E402
 from pipeline.normdoctor.layers import EPS_SHARE  # noqa: E402
@@ -853,8 +852,7 @@ def calibrate(names: dict[str, Data], out: Path) -> None:
                 model = trained(data, arch, seed, out)
                 if batch_norms(model):
                     of_bodies = rows if arch.startswith(OURS) else None
-                    how = default_forward, default_metric, of_bodies
-                    _, seen = gather(model, data.train(seed=seed), data.held_out(), *how)
+                    _, seen = gather(model, data.train(seed=seed), data.held_out(), rows=of_bodies)
                     for quantity, value in quantities(seen):
                         found[quantity].append((value, f"{data.name} {arch} {seed}"))
     for quantity, values in found.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.normdoctor.bench import Bench, default_metric, nonfinite_rows, worst_score
+from pipeline.normdoctor.bench import Bench, nonfinite_rows, worst_score
 from pipeline.normdoctor.collector import Collector, Seen, chosen_rows, population, union
 from pipeline.normdoctor.measure import gather
 from pipeline.normdoctor.moments import Moments
@@ -79,12 +79,6 @@ def test_calls_are_counted_per_batch_whatever_part_of_the_model_is_called(passes
     collector = Collector(patient.model)
     patient.run(patient.train.batches(), collector)
     assert collector.seen.passes == {("0", call): 3 for call in range(passes)}
-
-
-def test_the_default_metric_is_the_first_choice() -> None:
-    """Of each sample."""
-    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    assert default_metric(logits, (None, torch.tensor([1, 1]))).tolist() == [True, False]
 
 
 def test_groups_have_the_scores_of_their_own_samples() -> None:

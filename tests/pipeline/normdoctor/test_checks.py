@@ -125,6 +125,37 @@ def stale(model: nn.Module) -> Case:
     return refreshed(model, TRAIN, 0.002), TRAIN, HELD_OUT, {}
 
 
+class Restyled(nn.Module):
+    """Sees rows of any gain and level; instance norms with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv1d(1, 8, 3, padding=1), nn.InstanceNorm1d(8, track_running_stats=True)
+        self.out = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 3)."""
+        return self.out(torch.relu(self.norm1(self.first(x[:, None]))).flatten(1))
+
+
+def restyled(batches: Batches) -> Batches:
+    """Each sample with a gain and a level of its own."""
+    draw = torch.Generator().manual_seed(5)
+
+    def changed(x: Tensor) -> Tensor:
+        gain, level = (torch.rand(len(x), 1, generator=draw) for _ in range(2))
+        return (x - 4) * (0.1 + 3 * gain) + 20 * level
+
+    return [(changed(x), y) for x, y in batches]
+
+
+def instance(model: nn.Module) -> Case:
+    """Training normalizes each sample by itself."""
+    torch.manual_seed(0)
+    train = restyled(TRAIN)
+    return trained(Restyled(), train), train, restyled(HELD_OUT), {}
+
+
 def small(model: nn.Module) -> Case:
     """Trained and fed in batches of two."""
     torch.manual_seed(0)
@@ -182,6 +213,7 @@ PLANTED: dict[str, tuple[Callable[[nn.Module], Case], tuple[str, ...]]] = {
     "dropout": (dropout, ("dropout",)),
     "stale": (stale, ("stale",)),
     "foreign": (foreign, ("foreign",)),
+    "instance": (instance, ("instance",)),
     "small": (small, ("small",)),
     "decayed": (decayed, ("decay",)),
     "padded": (padded, ("padding",)),
@@ -204,7 +236,7 @@ def test_a_planted_cause_is_named_first(healthy: nn.Module, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["stuck", "reset", "eps", "averaged", "ranks", "correlated", "stale", "foreign", "padded"]
+    "name", ["stuck", "reset", "eps", "averaged", "ranks", "correlated", "stale", "foreign", "padded", "instance"]
 )
 def test_its_remedy_recovers_what_it_cost(healthy: nn.Module, name: str) -> None:
     """Measured on the evaluation samples: nearly what the healthy network has."""

@@ -246,18 +246,22 @@ def test_activations_that_are_not_finite_are_named_with_their_layer(fine: nn.Mod
     assert "not finite, first at the input of norm2" in diagnosis.checks["precision"]
 
 
-def test_dicts_need_forward_and_metric(fine: nn.Module) -> None:
-    """One line that names the keys; with forward and metric the same accuracies."""
+def test_dicts_are_taken_as_they_are(fine: nn.Module) -> None:
+    """With forward and metric, and without: the same accuracies; what was found is said."""
     train = [{"image": x, "label": y} for x, y in data(0)]
-    with pytest.raises(ValueError, match="a dict with keys image, label, not .input, label.: define how"):
-        diagnose(fine, train)
+    plain = diagnose(fine, train)
     diagnosis = diagnose(
         fine,
         train,
         forward=lambda model, batch: model(batch["image"]),
         metric=lambda output, batch: output.argmax(1) == batch["label"],
     )
-    assert diagnosis.accuracies["A"] == diagnose(fine, data(0)).accuracies["A"]
+    assert diagnosis.accuracies["A"] == plain.accuracies["A"] == diagnose(fine, data(0)).accuracies["A"]
+    assert diagnosis.assumed == []
+    assert str(plain).endswith(
+        "\nAssumed: the model is called as model(batch['image']); the label is batch['label']; the metric is accuracy "
+        "(share of right first choices)."
+    )
 
 
 def test_any_metric_that_is_better_higher(fine: nn.Module) -> None:
@@ -340,22 +344,31 @@ def test_a_layer_that_is_never_called_is_not_suspected() -> None:
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
-        (lambda model, batch: (model(batch[0]),), "the model gives tuple and the labels are (64,)"),
-        (lambda model, batch: model(batch[0])[:, 0], "the model gives (64,) and the labels are (64,)"),
+        (lambda model, batch: "nothing", "the model gives str, and no label fits that"),
+        (
+            lambda model, batch: model(batch[0])[:, 0],
+            r"the model gives (64,) float32, and no label fits that: batch[0]",
+        ),
+        (
+            lambda model, batch: model(batch[5]),
+            "forward fails on a batch of tuple (0 (64, 2, 8), 1 (64,)) with IndexError",
+        ),
+        (lambda model, batch: model(batch[1]), "forward fails"),
     ],
 )
-def test_an_output_other_than_logits_is_rejected_with_the_remedy(looped: nn.Module, forward: Any, words: str) -> None:
-    """ValueError, one line."""
-    with pytest.raises(ValueError, match="forward=lambda model, batch") as caught:
+def test_an_output_that_no_label_fits_is_rejected_with_the_remedy(looped: nn.Module, forward: Any, words: str) -> None:
+    """ValueError, one line that names the argument."""
+    with pytest.raises(ValueError, match="forward=, which takes|pass metric=|Pass metric=") as caught:
         diagnose(looped, TRAIN, HELD_OUT, forward=forward)
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_labels_other_than_classes_are_rejected(looped: nn.Module) -> None:
-    """One-hot ones, or a column, which would be compared with every sample."""
-    for change in (lambda y: nn.functional.one_hot(y, 3), lambda y: y.unsqueeze(1)):
-        with pytest.raises(ValueError, match=r"the labels are \(64, [13]\), not scores \(N, K\) and classes \(N,\)"):
-            diagnose(looped, [(x, change(y)) for x, y in TRAIN])
+def test_an_error_in_the_metric_is_one_line_that_names_it(looped: nn.Module) -> None:
+    """And its cause stays."""
+    with pytest.raises(ValueError, match="metric fails on a batch of tuple .* KeyError: 'y'. Check metric=") as caught:
+        diagnose(looped, TRAIN, metric=lambda output, batch: {}["y"])
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_model_that_cannot_be_copied_is_rejected_with_the_reason(looped: nn.Module) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.normdoctor.samples import GIVEN, leaves, random_state_kept, take
+from pipeline.normdoctor.batches import leaves
+from pipeline.normdoctor.samples import GIVEN, random_state_kept, take
 
 X, Y = torch.arange(40.0).reshape(20, 2), torch.arange(20)
 PARTS = [(X[i : i + 5], Y[i : i + 5]) for i in range(0, 20, 5)]
@@ -61,7 +62,7 @@ def test_a_sorted_loader_is_drawn_from_evenly() -> None:
     assert samples.seen == 5000
     assert set(counts) == set(range(10))
     assert max(counts.values()) < 80
-    given = [int(batch[1][0]) for batch in samples.given]
+    given = [int(rows[0][1]) for rows in samples.given]
     assert len(given) == GIVEN
     assert max(given) > 5  # whole batches too are drawn from all, not the first ones
 
@@ -100,7 +101,7 @@ def test_the_process_does_not_grow_with_the_number_of_batches() -> None:
 def test_a_batch_of_half_the_usual_size_is_not_usual() -> None:
     """Batches of 4, 2 and 1: the passes over the given batches leave the small ones out."""
     samples = take([(torch.arange(4.0)[:n], torch.arange(n)) for n in (4, 4, 3, 2, 1)])
-    assert [len(batch[1]) for batch in samples.usual] == [4, 4, 3]
+    assert [len(rows) for rows in samples.usual] == [4, 4, 3]
     assert [positions.tolist() for positions, _ in samples.as_given()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     mixed = [(positions.tolist(), batch[1].tolist()) for positions, batch in samples.mixed()]
     assert sorted(place for places, _ in mixed for place in places) == list(range(11))

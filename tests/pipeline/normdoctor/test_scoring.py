@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.normdoctor import diagnose
-from pipeline.normdoctor.bench import Bench, Metric, default_forward, default_metric
+from pipeline.normdoctor.bench import Bench
+from pipeline.normdoctor.calling import Metric
 from pipeline.normdoctor.samples import take
 from pipeline.normdoctor.scoring import Scoring, read_metric, shuffled_weights
 from tests.pipeline.normdoctor.planted import Small, data, refreshed, trained
@@ -22,9 +23,16 @@ def fine() -> nn.Module:
     return trained(Small(), TRAIN)
 
 
+def correct(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether the first choice is right."""
+    return output.argmax(1) == batch[1]
+
+
 def read(model: nn.Module, metric: Metric, higher_is_better: bool | None = None) -> Scoring:
     """How the scores of a model are read."""
-    return read_metric(Bench(copy.deepcopy(model), take(TRAIN), None, default_forward, metric), higher_is_better)
+    return read_metric(
+        Bench(copy.deepcopy(model), take(TRAIN), None, lambda net, b: net(b[0]), metric), higher_is_better
+    )
 
 
 LOSSES: dict[str, Metric] = {
@@ -41,7 +49,7 @@ def test_a_loss_is_recognised_and_its_negative_is_not(fine: nn.Module, name: str
     assert read(fine, metric).sign == -1
     assert "it is read as a loss" in read(fine, metric).note
     assert read(fine, lambda o, b: -metric(o, b)) == Scoring()
-    assert read(fine, default_metric) == Scoring()
+    assert read(fine, correct) == Scoring()
 
 
 def test_what_the_user_says_is_followed_and_a_contradiction_is_pointed_out(fine: nn.Module) -> None:
@@ -51,7 +59,7 @@ def test_what_the_user_says_is_followed_and_a_contradiction_is_pointed_out(fine:
     said = read(fine, loss, higher_is_better=True)
     assert said.sign == 1
     assert "higher_is_better=True contradicts the scores" in said.note
-    assert read(fine, default_metric, higher_is_better=True) == Scoring()
+    assert read(fine, correct, higher_is_better=True) == Scoring()
 
 
 def test_chance_and_worse_than_chance_are_pointed_out(fine: nn.Module) -> None:
