@@ -1,7 +1,8 @@
 """Name the action in recordings: classes and probabilities.
 
     python -m pipeline.predict runs/stgcn S001C001P001R001A023.skeleton
-    python -m pipeline.predict runs/stgcn recordings/*.skeleton --out answers.json
+    python -m pipeline.predict runs/stgcn recordings/ other.zip clips.h5 poses.npz --out answers.json
+    cat CLIP.skeleton | python -m pipeline.predict runs/stgcn -
     python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
     python -m pipeline.predict runs/together.json CLIP.skeleton    # what pipeline.ensemble --out has written
     python -m pipeline.predict runs/together.json --onnx together.onnx
@@ -9,7 +10,10 @@
     from pipeline.predict import load
     answer = load("runs/stgcn")("S001C001P001R001A023.skeleton")
 
-A recording is cleaned by the recipe that the network was trained on, which the run folder names. Probabilities are
+Recordings are files, folders and zips of every format that preprocessing.build reads, data files, or - for standard
+input. Each is cleaned by the recipe that the network was trained on, which the run folder names; joints are matched by
+name. A recording that is far longer, or of another size or speed, than the training clips gets a warning.
+Probabilities are
 softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the weighted mean of
 their log-probabilities. Exit codes: 0 ok, 2 wrong settings or a recording that cannot be used (the others are answered
 all the same), 6 a damaged file, or an export that differs.
@@ -31,18 +35,17 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import distributed, ensemble, export
+from pipeline import distributed, distribution, ensemble, export, recordings
 from pipeline.config import Config
-from pipeline.data import BODIES
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
 from pipeline.run_folder import Metadata, Run
 from preprocessing import exits, files, ntu
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile, body_index
 from preprocessing.skeleton import RawClip, SkeletonError, parse
-from preprocessing.sources import SUFFIX
+from preprocessing.sources import SUFFIX, Reading, SourceError
 from preprocessing.sources.tracks import array_tracks
-from preprocessing.stages import Clip, Decision, apply
+from preprocessing.stages import Clip, Decision
 from preprocessing.stages.bodies import every_joint
 
 SHOWN = 5
@@ -62,6 +65,8 @@ class Answer(NamedTuple):
     bodies: int
     decisions: tuple[Decision, ...]
     """Bodies that the recipe dropped or joined, and the reason."""
+    warnings: tuple[str, ...] = ()
+    """How the recording differs from the clips of the training: far longer, of another size or speed."""
 
 
 class Network(NamedTuple):
@@ -113,20 +118,14 @@ class Predictor:
     def clean(self, recording: Recording) -> Clip:
         """Clean a recording by the recipe of the training clips. Raises as `__call__` does."""
         name, raw = self._read(recording)
-        if not raw.tracks:
-            raise SkeletonError(name, 0, "no-body", "no frame has a body")
-        joints = raw.tracks[0].joints_FV3.shape[1]
+        if not isinstance(recording, RawClip | np.ndarray):
+            recordings.check_selection(name, raw, self.metadata, str(self.source))
+        joints = raw.tracks[0].joints_FV3.shape[1] if raw.tracks else len(self.metadata.joint_names)
         if joints != len(self.metadata.joint_names):
             raise ValueError(
                 f"{name} has {joints} joints; {self.source} was trained on {len(self.metadata.joint_names)}"
             )
-        clip = apply(name, raw, self.stages)
-        if len(clip.present_MT) > BODIES:
-            raise SkeletonError(
-                name, 0, "body-count", f"{len(clip.present_MT)} bodies are left and a network sees {BODIES}; the data "
-                f"that {self.source} was trained on came without a rule that chooses among more: leave two"
-            )  # fmt: skip
-        return clip
+        return recordings.cleaned(name, raw, self.stages, str(self.source))
 
     def _read(self, recording: Recording) -> tuple[str, RawClip]:
         if isinstance(recording, RawClip):
@@ -174,6 +173,7 @@ class Predictor:
                 clip.present_MT.shape[1],
                 len(clip.present_MT),
                 clip.decisions,
+                distribution.warnings(self.metadata.typical, clip.joints_MTV3, clip.present_MT),
             )
             for clip, classes, probabilities in zip(cleaned, best.indices.tolist(), best.values.tolist(), strict=True)
         ]
@@ -258,8 +258,12 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of pipeline.train, or file of pipeline.ensemble."""
-    clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.skeleton...")] = ()
-    """Recordings."""
+    clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORDING...")] = ()
+    """Recordings: files, folders, zips, data files, or - for standard input."""
+    format: str = ""
+    """Format of the recordings, as --format of preprocessing.build; empty: recognised by their content."""
+    layout: str = ""
+    """Layout of their joints, as --layout of preprocessing.build; empty: as they say."""
     onnx: Path | None = None
     """File .onnx: write the network, or several as one, and check it against torch with onnxruntime, on the first of
     these recordings (at most 32) or on noise."""
@@ -276,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         files.require_suffix("--onnx", options.onnx, ".onnx")
         files.require_suffix("--out", options.out, ".json")
         predictor = load(options.run)
-        cleaned, faults = _clean_all(predictor, options.clips)
+        cleaned, faults = _clean_all(predictor, options)
         answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True)) if cleaned else {}
         # Write files before printing: the reader of standard output may close it.
         if options.out is not None:
@@ -291,16 +295,38 @@ def main(arguments: list[str] | None = None) -> int:
     return exits.USAGE if faults else 0
 
 
-def _clean_all(predictor: Predictor, paths: Sequence[Path]) -> tuple[dict[str, Clip], int]:
-    """Finished clips by path, and how many recordings could not be used: each costs only itself."""
-    cleaned, faults = {}, 0
-    for path in paths:
+def _clean_all(predictor: Predictor, options: Options) -> tuple[dict[str, Clip], int]:
+    """Finished clips by name, and how many recordings could not be used: each costs only itself."""
+    cleaned: dict[str, Clip] = {}
+    faults = []
+    reading = Reading(format=options.format, layout=options.layout, labelled=False)
+    for path in options.clips:
         try:
-            cleaned[str(path)] = predictor.clean(path)
-        except SkeletonError as error:
-            faults += 1
-            print(f"error: {error}", file=sys.stderr)
-    return cleaned, faults
+            if path.suffix == SUFFIX and predictor.metadata.joint_names == list(ntu.JOINT_NAMES):
+                cleaned[str(path)] = predictor.clean(path)
+                continue
+            for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
+                if one.raw is None:
+                    faults.append(one.fault)
+                    continue
+                try:
+                    cleaned[key_of(path, one.name)] = one.clip(str(predictor.source))
+                except SkeletonError as error:
+                    faults.append(str(error))
+        except (SkeletonError, SourceError) as error:
+            faults.append(str(error))
+        except files.IntegrityError:
+            raise
+        except ValueError as error:  # joints or stages that do not fit
+            faults.append(str(error))
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return cleaned, len(faults)
+
+
+def key_of(path: Path, name: str) -> str:
+    """Return the name of a recording in answers: its path, with the clip's name where that says more."""
+    return str(path) if name == path.stem else f"{path}:{name}"
 
 
 def _write(predictor: Predictor, answers: dict[str, Answer], path: Path) -> None:
@@ -317,6 +343,8 @@ def _show(predictor: Predictor, answers: dict[str, Answer]) -> None:
         console.print(f"[bold]{escape(path)}[/bold]  {answer.frames} frames, {answer.bodies} bodies", soft_wrap=True)
         for name, probability in zip(answer.classes, answer.probabilities, strict=True):
             console.print(f"  {100 * probability:5.1f} %  {escape(name)}", highlight=False)
+        for warning in answer.warnings:
+            console.print(f"  warning: {escape(warning)}", highlight=False, soft_wrap=True)
         for decision in answer.decisions:
             console.print(f"  body {decision.body}: {decision.rule} ({decision.value:.3g}, threshold"
                           f" {decision.threshold:.3g})", highlight=False)  # fmt: skip

@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import distribution
 from pipeline.data import Bones
 from pipeline.tracking import ledger
 from preprocessing import files
@@ -62,6 +63,8 @@ class Metadata:
     content_sha256: str
     channels: int = 3
     """Values per joint; 3 in folders of versions that did not write it."""
+    typical: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """Percentiles of length, size and speed of the clips (`distribution.quantiles`); empty in old folders."""
 
     @classmethod
     def of(cls, file: SkeletonFile) -> Metadata:
@@ -76,6 +79,7 @@ class Metadata:
             class_names=file.class_names,
             content_sha256=file.content_sha256,
             channels=int(file.joints_RV3.shape[2]),
+            typical=distribution.of_file(file),
         )
 
     @classmethod
@@ -87,7 +91,11 @@ class Metadata:
     @classmethod
     def required(cls) -> tuple[str, ...]:
         """Return the fields that every version has written."""
-        return tuple(field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING)
+        return tuple(
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is field.default_factory is dataclasses.MISSING
+        )
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the recipe, ready to apply. ValueError for a stage that this version does not know."""

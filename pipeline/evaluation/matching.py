@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Stages that choose bodies and frames. The others change coordinates, so a network needs the ones it was trained with.
 SELECTING = {
-    "absent", "join", "length", "spread", "motion", "actors", "compact", "peer-length", "ctr-spread", "ctr-actors",
-    "ctr-missing", "pyskl-spread", "pyskl-actors", "pyskl-trim",
+    "absent", "copied", "people", "join", "length", "spread", "motion", "actors", "compact", "peer-length",
+    "ctr-spread", "ctr-actors", "ctr-missing", "pyskl-spread", "pyskl-actors", "pyskl-trim",
 }  # fmt: skip
 JOINT_PARAMETERS = ("joint", "left", "right", "top", "bottom")
 SHOWN = 5  # names in a message
@@ -44,13 +44,14 @@ class Match(NamedTuple):
     """What was mapped, and what is left out, one sentence each."""
 
 
-def match(file: SkeletonFile, metadata: Metadata, network: str) -> Match:
+def match(file: SkeletonFile, metadata: Metadata, network: str, labels: bool = True) -> Match:
     """Return a data file with the joints and classes of a network.
 
     Args:
         file: The data file.
         metadata: Metadata of the data that the network was trained on.
         network: Name of the network for messages, such as the path of its run folder.
+        labels: Map the labels too; otherwise no clip is known.
 
     Raises:
         ValueError: Channels, stages, joints or classes do not fit; the message names what differs and the remedy.
@@ -62,9 +63,13 @@ def match(file: SkeletonFile, metadata: Metadata, network: str) -> Match:
             f"{file.path} has {channels} channels per joint, and {network} was trained on {metadata.channels}. "
             f"Build a file with {metadata.channels} channels, or train a network on this one."
         )
-    order_V = joint_order(file, metadata, network, notes)
+    order_V = matched_joints(file, metadata, str(file.path), network)
+    notes += filter(None, [joints_note(file.joint_names, metadata.joint_names, order_V)])
     origin = check_stages(file, metadata, network, order_V, notes)
-    label_N, known_N, shared = map_labels(file, metadata, network, notes)
+    if labels:
+        label_N, known_N, shared = map_labels(file, metadata, network, notes)
+    else:
+        label_N, known_N, shared = np.zeros_like(file.clips["label"]), np.zeros(len(file.clips["label"]), bool), []
     # Copies in memory: only a file in another joint order, or about another origin, pays for them.
     if order_V != list(range(len(file.joint_names))):
         tracked_RV = None if file.tracked_RV is None else np.ascontiguousarray(file.tracked_RV[:, order_V])
@@ -121,26 +126,32 @@ def joint_places(mine: Skeleton, theirs: Skeleton) -> list[int]:
     return places(wanted, offered, plain_joint)
 
 
-def joint_order(file: SkeletonFile, metadata: Metadata, network: str, notes: list[str]) -> list[int]:
-    """Return the file's joint for each joint of the network."""
-    theirs, mine = metadata.joint_names, file.joint_names
-    order_V = joint_places(metadata, file)
-    missing = [theirs[v] for v, place in enumerate(order_V) if place < 0]
-    unnamed = placeholders(mine, "joint") or placeholders(theirs, "joint")
+def matched_joints(mine: Skeleton, theirs: Skeleton, where: str, network: str) -> list[int]:
+    """Return the joint of `mine` for each joint of the network's data, `theirs`.
+
+    ValueError names what is missing; `where` is the path of `mine`.
+    """
+    order_V = joint_places(theirs, mine)
+    have, want = mine.joint_names, theirs.joint_names
+    missing = [want[v] for v, place in enumerate(order_V) if place < 0]
+    unnamed = placeholders(have, "joint") or placeholders(want, "joint")
     if missing:
         lacks = "has other bones, and joints have no names" if unnamed else f"has no {_listed(missing)}"
         raise ValueError(
-            f"{file.path} {lacks}: {network} was trained on {len(theirs)} joints ({_listed(theirs)}), and the file has "
-            f"{len(mine)} ({_listed(mine)}). Build the file with joint_names in the words of that training data."
-        )
-    if unnamed and mine != theirs:
-        notes.append("Joints are matched by their number: one side has no joint names, and the bones are equal.")
-    elif order_V != list(range(len(mine))):
-        dropped = len(mine) - len(order_V)
-        notes.append(
-            "Joints are mapped by name" + (f"; the file's {dropped} other joints are left out." if dropped else ".")
+            f"{where} {lacks}: {network} was trained on {len(want)} joints ({_listed(want)}), and the file has "
+            f"{len(have)} ({_listed(have)}). Build the file with joint_names in the words of that training data."
         )
     return order_V
+
+
+def joints_note(mine: Sequence[str], theirs: Sequence[str], order_V: list[int]) -> str:
+    """Return how joints were matched; empty if both have the same ones in the same order."""
+    if (placeholders(mine, "joint") or placeholders(theirs, "joint")) and list(mine) != list(theirs):
+        return "Joints are matched by their number: one side has no joint names, and the bones are equal."
+    if order_V != list(range(len(mine))):
+        dropped = len(mine) - len(order_V)
+        return "Joints are mapped by name" + (f"; the file's {dropped} other joints are left out." if dropped else ".")
+    return ""
 
 
 def check_stages(
