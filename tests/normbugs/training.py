@@ -52,6 +52,7 @@ def fit(
     forward: Forward = first,
     loss: Callable[[Any, Any], Tensor] = cross_entropy,
     optimizer: torch.optim.Optimizer | None = None,
+    decay: bool = False,
     after_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train a model, in the mode that its caller put it in (training mode, unless a case says otherwise).
@@ -64,11 +65,14 @@ def fit(
         forward: (model, batch) -> output.
         loss: (output, batch) -> loss.
         optimizer: Takes the place of Adam.
+        decay: Whether the learning rate falls linearly over the epochs, so that running statistics come to rest.
         after_step: Called with the number of steps taken, after each.
     """
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr)
     step = 0
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        for group in optimizer.param_groups if decay else ():
+            group["lr"] = lr * (1 - epoch / epochs)
         for batch in batches:
             optimizer.zero_grad()
             loss(forward(model, batch), batch).backward()

@@ -16,7 +16,7 @@ def make(seed: int, fixed: bool) -> Patient:
     x, y, x_eval, y_eval = gestures(seed)
     x, x_eval = 3 * x + 4, 3 * x_eval + 4  # sensors of another maker
     train, held_out = loader(x, y, seed=seed), loader(x_eval, y_eval, size=100, shuffle=False)
-    fit(model, train, epochs=6)
+    fit(model, train, epochs=9, decay=True)
     return Patient(model.eval(), train, held_out, scorer(held_out))
 
 

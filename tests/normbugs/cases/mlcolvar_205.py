@@ -24,7 +24,7 @@ def make(seed: int, fixed: bool) -> Patient:
     model = nn.Sequential(*layers, *([nn.Dropout(0.1)] if fixed else []), nn.Linear(64, 4))
     train = loader(distance[:1200], state[:1200], seed=seed)
     held_out = loader(distance[1200:], state[1200:], size=100, shuffle=False)
-    fit(model, train, epochs=15)
+    fit(model, train, epochs=15, decay=True)
     return Patient(model.eval(), train, held_out, scorer(held_out))
 
 

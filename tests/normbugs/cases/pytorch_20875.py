@@ -33,7 +33,7 @@ def make(seed: int, fixed: bool) -> Patient:
     x, x_eval = x + 0.5 * y[:, None, None], x_eval + 0.5 * y_eval[:, None, None]  # the level of a signal matters
     model = Detector(reaches_children=fixed)
     train, held_out = loader(x, y, seed=seed), loader(x_eval[:300], y_eval[:300], size=1, shuffle=False)
-    fit(model, train, epochs=6)
+    fit(model, train, epochs=9, decay=True)
     model.eval()
     return Patient(model, train, held_out, scorer(held_out))
 

@@ -17,7 +17,7 @@ def make(seed: int, fixed: bool) -> Patient:
     model = image_to_image()
     train = loader(x, mask[:, None].float(), size=16, seed=seed)
     held_out = loader(x_eval, mask_eval[:, None].float(), size=20, shuffle=False)
-    fit(model, train, epochs=8, loss=squared_error)
+    fit(model, train, epochs=8, decay=True, loss=squared_error)
     options = {"metric": negative_distance}
     return Patient(model.eval(), train, held_out, scorer(held_out, negative_distance), options)
 
