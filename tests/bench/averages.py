@@ -142,10 +142,11 @@ def averages(name: str, seed: int, train: Batches) -> dict[str, AveragedModel]:
     made: dict[str, AveragedModel] = {}
     optimizer = torch.optim.SGD(model.parameters(), LOWER_RATE.get(name, RATE), momentum=0.9)
     steps, last = 0, EPOCHS * len(train)
+    every_x, every_y = (torch.cat(column) for column in zip(*train, strict=True))
     model.train()
     for _ in range(EPOCHS):
-        for i in torch.randperm(len(train)).tolist():
-            x, y = train[i]
+        for i in torch.randperm(len(every_x)).split(BATCH):
+            x, y = every_x[i], every_y[i]
             optimizer.zero_grad()
             functional.cross_entropy(model(x), y).backward()
             optimizer.step()

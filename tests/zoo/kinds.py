@@ -62,6 +62,20 @@ def share_of_pixels(output: Tensor, batch: Any) -> Tensor:
     return (output.argmax(1) == batch[-1]).flatten(1).double().mean(1)
 
 
+def reshuffled(batches: list[Any]) -> list[Any]:
+    """Return the samples of equal batches in new ones: a network that sees the same batches again learns them."""
+    first = batches[0]
+    if hasattr(first, "to_data_list"):
+        every = [sample for batch in batches for sample in batch.to_data_list()]
+        order = torch.randperm(len(every)).split(BATCH)
+        return [type(first).from_data_list([every[i] for i in places.tolist()]) for places in order]
+    columns = [list(batch.values()) if isinstance(batch, dict) else list(batch) for batch in batches]
+    whole = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+    parts = torch.randperm(len(whole[0])).split(len(columns[0][0]))
+    mixed = [[column[i] for column in whole] for i in parts]
+    return [dict(zip(first, batch, strict=True)) if isinstance(first, dict) else tuple(batch) for batch in mixed]
+
+
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 

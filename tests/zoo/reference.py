@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tests.zoo.kinds import reshuffled
+
 Forward = Callable[[nn.Module, Any], Tensor]
 Metric = Callable[[Tensor, Any], Tensor]
 # Two best logits closer than this, in units of the batch's largest logit: rounding may swap them.
-TIE = 1e-4
+TIE = 1e-5
 
 
 class Score(NamedTuple):
@@ -77,9 +79,9 @@ def train(model: nn.Module, batches: list[Any], kind: Any, rate: float, epochs: 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     model.train()
     for _ in range(epochs):
-        for i in torch.randperm(len(batches)).tolist():
+        for batch in reshuffled(batches):
             optimizer.zero_grad()
-            kind.loss(kind.forward(model, batches[i]), batches[i]).backward()
+            kind.loss(kind.forward(model, batch), batch).backward()
             optimizer.step()
             schedule.step()
 

@@ -56,6 +56,20 @@ def test_recalibration_averages_the_statistics_of_all_batches() -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_reshuffling_keeps_each_sample_with_its_label(as_dict: bool) -> None:
+    batches: list[Any] = [(torch.arange(8) + 8 * n, -torch.arange(8) - 8 * n) for n in range(3)]
+    if as_dict:
+        batches = [{"x": x, "y": y} for x, y in batches]
+    torch.manual_seed(0)
+    mixed = [tuple(batch.values()) if as_dict else batch for batch in kinds.reshuffled(batches)]
+    x = torch.cat([batch[0] for batch in mixed])
+    assert torch.equal(torch.cat([batch[1] for batch in mixed]), -x)
+    assert x.sort().values.tolist() == list(range(24))
+    assert x.tolist() != list(range(24))
+    assert [len(batch[0]) for batch in mixed] == [8, 8, 8]
+
+
 LINE = {
     "name": "a", "norms": 1, "A": 0.5, "B": 0.5, "plain_A": 0.5, "plain_B": 0.5, "ties": 0.0, "causes": [],
     "suspicions": [], "named": [], "gain": 0.0, "seconds": 1.0,
