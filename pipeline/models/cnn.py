@@ -33,8 +33,9 @@ class Cnn(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         frames, joints, norm = plan.frames, plan.joints, plan.norm
-        if frames < 8 or joints < 8:
-            raise ValueError(f"cnn halves frames and joints three times: it needs 8 of each, got {frames} x {joints}")
+        least = 2 ** len(WIDTHS)
+        if frames < least:
+            raise ValueError(f"cnn halves frames {len(WIDTHS)} times: it needs {least}, got input.frames {frames}")
         self.persons, self.mask_max = plan.persons, plan.mask_max
         self.stream = Stream(plan.stream, plan.bones, joints, plan.coordinates)
         self.input_norm = norm.input(self.stream.channels, joints, BODIES)
@@ -45,17 +46,19 @@ class Cnn(nn.Module):
         )
         self.norms = nn.ModuleList(SlotNorms(norm, width, plan.persons) for width in widths)
         hidden = plan.channels(HIDDEN)
-        self.hidden = norm.parametrize(nn.Linear(widths[-1] * (frames // 8) * (joints // 8), hidden))
+        self.hidden = norm.parametrize(nn.Linear(widths[-1] * (frames // least) * max(1, joints // least), hidden))
         self.hidden_norm = norm(hidden)
         self.activation = norm.activation()
         self.dropout = nn.Dropout(plan.dropout)
         self.classify = nn.Linear(hidden, plan.classes)
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
-        """Return features of B bodies, (B, 128, T // 8, V // 8) at width 1."""
+        """Return features of B bodies, (B, 128, T // 8, max(1, V // 8)) at width 1."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             # ReLU behind the max-pool: numbers and gradients are equal (it is monotone), on a quarter of the elements.
-            x_BCTV = self.activation(torch.max_pool2d(norm(convolution(x_BCTV), slot), 2))
+            # A skeleton of few joints keeps its last one.
+            window = (2, min(2, x_BCTV.shape[-1]))
+            x_BCTV = self.activation(torch.max_pool2d(norm(convolution(x_BCTV), slot), window))
         return x_BCTV
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:

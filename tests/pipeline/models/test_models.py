@@ -225,12 +225,15 @@ def test_a_state_makes_another_network_the_same(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("frames", "joints"), [(16, 8), (31, 15), (20, 20)])
-def test_any_number_of_frames_and_joints(model: str, frames: int, joints: int) -> None:
-    """Odd ones too."""
+@pytest.mark.parametrize(("frames", "joints"), [(16, 8), (31, 15), (20, 20), (16, 5), (16, 2)])
+@pytest.mark.parametrize("coordinates", [2, 3])
+def test_any_number_of_frames_joints_and_coordinates(model: str, frames: int, joints: int, coordinates: int) -> None:
+    """Odd ones too, and fewer joints than a network halves."""
     bones = tuple((v - 1, v) for v in range(1, joints))
-    network = build_model(ModelConfig(model, width=0.25), NormConfig(), frames, joints, CLASSES, bones).eval()
-    x, present = torch.randn(2, 3, frames, joints, 2), torch.ones(2, 2, frames, dtype=torch.bool)
+    network = build_model(
+        ModelConfig(model, width=0.25), NormConfig(), frames, joints, CLASSES, bones, coordinates=coordinates
+    ).eval()
+    x, present = torch.randn(2, coordinates, frames, joints, 2), torch.ones(2, 2, frames, dtype=torch.bool)
     assert network(x, present).shape == (2, CLASSES)
 
 
@@ -329,7 +332,7 @@ def test_a_wider_network_has_more_parameters(model: str) -> None:
 @pytest.mark.parametrize(
     ("model", "changes", "words"),
     [
-        ("cnn", {"frames": 4}, "cnn halves frames and joints three times"),
+        ("cnn", {"frames": 4}, "cnn halves frames 3 times: it needs 8, got input.frames 4"),
         ("hcn", {"frames": 12}, "hcn halves frames 4 times: it needs 16, got input.frames 12"),
         ("stgcn", {"bones": ()}, "graph networks need bones"),
         ("ctrgcn", {"bones": ((0, 99),)}, r"invalid bone \(0, 99\): joints must be 0 to 9, and differ"),
