@@ -141,9 +141,16 @@ def cures(evidence: Evidence, remedy: str, tried: Tried) -> bool:
     """Return whether a remedy raises A and C; a recalibration may raise C alone, where A does not fall."""
     if helps(evidence, remedy, tried):
         return confirmed(evidence, remedy, tried)
-    if remedy != RECALIBRATION or "C" not in tried[remedy]:
+    return remedy == RECALIBRATION and _cures_evaluation(evidence, tried)
+
+
+def _cures_evaluation(evidence: Evidence, tried: Tried) -> bool:
+    """Return whether a recalibration brings C near D, where A has no room to rise."""
+    if "C" not in tried[RECALIBRATION] or not evidence.difference("C", "D").significant:
         return False
-    return _gain(evidence, remedy, tried, "A").mean >= 0 and _gain(evidence, remedy, tried, "C").significant
+    gain = _gain(evidence, RECALIBRATION, tried, "C")
+    near = gain.mean >= EXPLAINED * evidence.difference("C", "D").mean
+    return gain.significant and near and _gain(evidence, RECALIBRATION, tried, "A").mean >= 0
 
 
 def helps(evidence: Evidence, remedy: str, tried: Tried) -> bool:
@@ -178,9 +185,8 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
     if explained or not scores:
         return []
     gain = paired(evidence.score["A"], scores["A"])
-    on_eval = paired(evidence.score["C"], scores["C"]) if "C" in scores else NO_DIFFERENCE
     recovers = evidence.has_gap and gain.significant and gain.mean >= EXPLAINED * evidence.gap
-    if not recovers and not (on_eval.significant and gain.mean >= 0):
+    if not recovers and not _cures_evaluation(evidence, tried):
         return []
     return [Fired("foreign", CHECKS["foreign"], layer_checks.foreign_by_effect(evidence))]
 
@@ -262,8 +268,10 @@ def _told(one: Fired) -> dict[str, str]:
 
 
 def _cause(evidence: Evidence, one: Fired, scores: Scores) -> Cause:
-    gain = paired(evidence.score["A"], scores["A"]).mean
-    share = gain / max(evidence.gap, gain)
+    gain, gap = paired(evidence.score["A"], scores["A"]).mean, evidence.gap
+    if not evidence.has_gap and "C" in scores:
+        gain, gap = paired(evidence.score["C"], scores["C"]).mean, evidence.difference("C", "D").mean
+    share = gain / max(gap, gain, 1e-12)
     before, after = (evidence.score["C"], scores["C"]) if "C" in scores else (evidence.score["A"], scores["A"])
     means = before.double().mean().item(), after.double().mean().item()
     interval = paired(before, after).interval

@@ -18,8 +18,23 @@ from .sites import Site
 # Passes over samples. A to D: see `gaps`; in batches composed anew. given_A to given_D: the same in the loaders' own
 # batches, of which some are kept. mixed: the samples of given_B, shuffled. found_A and found_C: the samples of A and of
 # given_C in the mode that the model was handed over in. large: B in larger batches. fair: B in batches of D's size.
+# lone, dropped: A by statistics that the cause of this name would leave (see `reproduce`).
 Pass = Literal[
-    "A", "B", "C", "D", "given_A", "given_B", "given_C", "given_D", "mixed", "found_A", "found_C", "large", "fair"
+    "A",
+    "B",
+    "C",
+    "D",
+    "given_A",
+    "given_B",
+    "given_C",
+    "given_D",
+    "mixed",
+    "found_A",
+    "found_C",
+    "large",
+    "fair",
+    "lone",
+    "dropped",
 ]
 Scores = dict[Pass, Tensor]
 # What divides the samples (camera, subject) -> the number of each sample's group, from a batch.
@@ -84,6 +99,8 @@ class Evidence:
     """What the reader of the scores should know; empty: nothing."""
     worst: float = 0.0
     """Score of a sample whose score is not finite."""
+    failure: str = ""
+    """Error of torch when the model evaluates as found; empty: it does not fail."""
     incomparable: str = ""
     """Why B and D cannot be compared; empty where they can."""
     train: Seen = field(default_factory=Seen)
@@ -107,6 +124,10 @@ class Evidence:
         """Return the mean of pass b - pass a over the same samples, with an interval that respects their batches."""
         batches = [self.batch[name] for name in (a, b) if name in self.batch]
         return paired(self.score[a], self.score[b], batches=batches)
+
+    def costs_as_much(self, name: Pass) -> bool:
+        """Return whether the statistics of pass `name` cost at least half of the gap B - A; True if not measured."""
+        return name not in self.score or self.mean("B") - self.mean(name) >= (self.mean("B") - self.mean("A")) / 2
 
     def standard_error(self, name: Pass) -> float:
         """Return the standard error of a pass's mean score, which respects its batches."""

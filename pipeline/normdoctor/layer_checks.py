@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .collector import union
 from .evidence import Evidence
-from .finding import RECOMPUTE, Advice, Finding, listed
+from .finding import OF_THE_CHECK, RECOMPUTE, Advice, Finding, listed
 from .layers import EPS_FACTOR, EPS_SHARE, Layer, key_of, running_moments
 from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
 
@@ -160,10 +160,12 @@ def dropout(evidence: Evidence) -> Finding | None:
     if not behind:
         return None
     _, name, grown = max(behind)
+    remedy = OF_THE_CHECK if evidence.costs_as_much("dropped") else None
     return Finding(
         f"dropout in front of {listed([n for _, n, _ in behind])}: at {name} the variance is "
         f"{torch.tensor(grown).exp().item():.2f} times that without, and the running variance follows it",
         Advice(f"{RECOMPUTE}, with dropout off", "use dropout only after the last batch norm"),
+        remedy,
     )
 
 

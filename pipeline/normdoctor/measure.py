@@ -21,6 +21,7 @@ from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
 from .layers import Layer
 from .moments import Moments, mean_shift
+from .reproduce import reproduced
 from .samples import LIMIT, Samples, take
 from .scoring import read_metric
 from .sites import Site, Statistics, batch_norms, restore_buffers, same_bits, statistics
@@ -73,6 +74,8 @@ def gather(
     seen = _as_evaluated(bench, bool(training))
     by_batch = _by_batch_statistics(bench, rows) if seen.layers else _without_layers(seen.passes)
     passes = seen.passes | by_batch.passes
+    if seen.layers:
+        passes |= reproduced(bench, seen.layers, by_batch.train.population, by_batch.dropped)
     worst = worst_score(one.score_N for one in passes.values())
     score = {name: one.score_N.nan_to_num(worst) for name, one in passes.items()}
     return bench, Evidence(
@@ -86,6 +89,7 @@ def gather(
         sign=scoring.sign,
         metric_note=scoring.note,
         worst=worst,
+        failure=seen.failure,
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
@@ -120,37 +124,40 @@ class _AsEvaluated(NamedTuple):
     passes: Passes
     stuck: list[str]
     changed: list[str]
+    failure: str
 
 
 def _as_evaluated(bench: Bench, training: bool) -> _AsEvaluated:
     """Measure A and C by running statistics, in the loaders' own batches too, and as found where that differs."""
-    found = _as_found(bench) if training else {}
+    found, failure = _as_found(bench) if training else ({}, "")
     bench.model.eval()
     stuck = _in_training(bench.model)
     layers = {name: Layer.of(layer) for name, layer in batch_norms(bench.model).items()}
     changed = _changed_buffers(bench)
     source = None
     if (stuck or changed) and layers:
-        found = found or _as_found(bench)
+        found, failure = (found, failure) if training else _as_found(bench)
         source = running(layers)
     own = _in_own_batches(bench, source, "given_A", "given_C")
-    return _AsEvaluated(layers, {**bench.both(source), **own, **found}, stuck, changed)
+    return _AsEvaluated(layers, {**bench.both(source), **own, **found}, stuck, changed, failure)
 
 
-def _as_found(bench: Bench) -> Passes:
+def _as_found(bench: Bench) -> tuple[Passes, str]:
     """Score the model as it is: the evaluation samples in the loader's own batches, on which its output depends.
 
-    Empty where it rejects a batch, as batch norms in training mode reject one value per channel.
+    Returns:
+        The passes, and torch's error where a batch of one value per channel makes one fail.
     """
+    passes: Passes = {}
     try:
-        passes: Passes = {"found_A": bench.on_train(None)}
+        passes["found_A"] = bench.on_train(None)
         if bench.held_out is not None:
             passes["found_C"] = bench.run(bench.held_out.as_given(), None)
     except ValueError as error:
         if not bench.model.training or ONE_VALUE not in str(error):
             raise
-        return {}
-    return passes
+        return passes, f"{ONE_VALUE} when training"
+    return passes, ""
 
 
 def _in_own_batches(bench: Bench, source: Statistics | None, on_train: Pass, on_eval: Pass) -> Passes:

@@ -6,7 +6,7 @@ import math
 
 from .collector import Seen
 from .evidence import Evidence, Pass
-from .finding import RECOMPUTE, Advice, Finding, listed
+from .finding import OF_THE_CHECK, RECOMPUTE, Advice, Finding, listed
 from .intervals import MIN_DIFFERENCE, STANDARD_ERRORS, score_scale
 from .measure import LARGER
 from .moments import SHIFT_LIMIT, mean_shift
@@ -32,6 +32,8 @@ def mode(evidence: Evidence) -> Finding | None:
     if "found_A" in evidence.score:
         found = evidence.shown(evidence.mean("found_A"))
         text += f" (as it is, it scores {found} on the training samples, and its output depends on the batch)"
+    if evidence.failure:
+        text += f"; as it is, evaluation fails: {evidence.failure}"
     return Finding(text)
 
 
@@ -98,12 +100,15 @@ def lone(evidence: Evidence) -> Finding | None:
     """A batch of one sample left over."""
     if evidence.sizes[1] == 0 or evidence.size == 1 or not evidence.layers:
         return None
+    # Statistics that one such batch cannot have left have another cause.
+    remedy = OF_THE_CHECK if evidence.costs_as_much("lone") else None
     return Finding(
         f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}: each updates the "
         "running statistics with the same weight",
         Advice(
             RECOMPUTE, "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
         ),
+        remedy,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -175,6 +175,26 @@ def test_fresh_statistics_that_cure_name_the_cause(
     if named == ["foreign"]:
         assert "they belong to other data or other weights (norm: running mean 0.00" in causes[0].evidence
         assert unexplained_share(evidence(), causes, found(*fired_), tried) == pytest.approx(1 - (a - 0.5) / 0.4)
+
+
+@pytest.mark.parametrize(("name", "check"), [("lone", "lone"), ("dropped", "dropout")])
+def test_a_cause_must_cost_what_was_lost(name: Literal["lone", "dropped"], check: str) -> None:
+    """A gap of 40 points: statistics that cost 25 explain it, those that cost 15 do not."""
+    for score, costs in ((0.65, True), (0.75, False)):
+        seen = evidence()
+        assert seen.costs_as_much(name)
+        seen.score[name] = right(score)
+        assert seen.costs_as_much(name) is costs
+    one = Fired(check, CHECKS[check], Finding("seen", remedy=None))
+    assert prove(seen, [one, *found("stale")], {"joint": {"A": right(0.9)}})[0].check == "stale"
+
+
+def test_evaluation_that_fails_as_found_is_the_mode() -> None:
+    """Batches of one in training mode, where torch refuses."""
+    seen = evidence(training_modules=["norm"], failure="Expected more than 1 value per channel")
+    finding = score_checks.mode(seen)
+    assert finding is not None
+    assert "as it is, evaluation fails: Expected more than 1 value" in finding.evidence
 
 
 @pytest.mark.parametrize(("given", "reads"), [(0.9, True), (0.5, False)])

@@ -12,8 +12,10 @@ from pipeline.doctor.patient import correct, forward, rows
 from pipeline.models import ModelConfig, build_model
 from pipeline.normdoctor.bench import Bench
 from pipeline.normdoctor.collector import Collector
+from pipeline.normdoctor.layers import Layer
 from pipeline.normdoctor.measure import first_input, gather
-from pipeline.normdoctor.moments import mean_shift
+from pipeline.normdoctor.moments import Moments, mean_shift
+from pipeline.normdoctor.reproduce import after_lone
 from pipeline.normdoctor.samples import take
 from pipeline.norms import NormConfig
 from preprocessing.hdf5 import open_file
@@ -114,3 +116,51 @@ def test_a_model_is_scored_as_found_where_it_is_no_function_of_the_sample(
     assert evidence.mean("A") == evidence.mean("C") == 1.0
     scores = [evidence.mean(name) if name in evidence.score else None for name in ("found_A", "found_C")]
     assert scores == [found, found]
+
+
+class Image(nn.Module):
+    """A batch norm over planes, and one after pooling: torch rejects a single sample there in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planes, self.pooled, self.out = nn.BatchNorm2d(2), nn.BatchNorm1d(2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 2) of x (N, 2, H, W)."""
+        return self.out(self.pooled(self.planes(x).mean((2, 3))))
+
+
+def pictures(size: int) -> list[tuple[Tensor, Tensor]]:
+    """24 pictures and one left over."""
+    x = torch.randn(25, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    return list(zip(x.split(size), torch.zeros(25, dtype=torch.long).split(size), strict=True))
+
+
+def test_training_mode_that_fails_is_measured_in_eval_mode() -> None:
+    """Evaluation batches of one: the error is evidence. In eval mode there is none."""
+    for training in (True, False):
+        model = Image().train(training)
+        _, evidence = gather(model, pictures(8), pictures(1))
+        assert evidence.failure.startswith("Expected more than 1 value per channel") is training
+        assert {"A", "C"} <= set(evidence.score)
+        assert "found_C" not in evidence.score
+
+
+def test_statistics_after_a_batch_of_one_are_updated_once_where_torch_accepts_it() -> None:
+    """At momentum 0.5 half-way to the statistics of the sample; the pooled layer stays."""
+    model = Image().eval()
+    layers = {
+        name: Layer.of(module)
+        for name, module in (("planes", nn.BatchNorm2d(1, momentum=0.5)), ("pooled", nn.BatchNorm1d(1)))
+    }
+    whole = Moments(torch.zeros(1), torch.ones(1), 100.0)
+    single = {
+        ("planes", 0): Moments(torch.tensor([4.0]), torch.tensor([8.0]), 9.0),
+        ("pooled", 0): Moments(torch.ones(1), torch.zeros(1), 1.0),
+    }
+    source = after_lone(layers, {("planes", 0): whole, ("pooled", 0): whole}, single)
+    assert source(("planes", 0), torch.zeros(1)) == (torch.tensor([2.0]), torch.tensor([5.0]))
+    assert source(("pooled", 0), torch.zeros(1)) == (torch.zeros(1), torch.ones(1))
+    for size, lone in ((8, True), (5, False)):
+        _, evidence = gather(model, pictures(size), None)
+        assert ("lone" in evidence.score) is lone
