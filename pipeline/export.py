@@ -77,11 +77,11 @@ def fixed_shapes(model: nn.Module) -> nn.Module:
     return result
 
 
-def noise(frames: int, joints: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def noise(frames: int, joints: int, device: torch.device, channels: int = 3) -> tuple[Tensor, Tensor]:
     """Return clips to try an export on: a lone first body, two bodies, and a lone second one."""
     draw = torch.Generator().manual_seed(0)
     present_NMT = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool().unsqueeze(2).expand(-1, -1, frames).contiguous()
-    x_NCTVM = torch.randn(3, 3, frames, joints, BODIES, generator=draw)
+    x_NCTVM = torch.randn(3, channels, frames, joints, BODIES, generator=draw)
     return (x_NCTVM * present_NMT.transpose(1, 2)[:, None, :, None, :]).to(device), present_NMT.to(device)
 
 

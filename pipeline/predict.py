@@ -384,7 +384,7 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
         batch = predictor.gathered(tried).batch(torch.arange(len(tried)), frames)
         sample = batch.x_NCTVM, batch.present_NMT
     else:
-        sample = export.noise(frames, joints, predictor.device)
+        sample = export.noise(frames, joints, predictor.device, predictor.metadata.channels)
     about = {
         "class_names": json.dumps(predictor.metadata.class_names),
         "joint_names": json.dumps(predictor.metadata.joint_names),

@@ -23,6 +23,7 @@ from pipeline.data.splits import Splits
 from pipeline.kernels import availability
 from pipeline.models.cost import cost, describe
 from pipeline.normdoctor.sites import batch_norms
+from preprocessing.balance import balance_notes
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -51,9 +52,17 @@ def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh:
     train_N, first = splits.fit(config.input.fit), distributed.rank() == 0
     if config.train.choose == "best" and not len(splits.held_out(config.input.fit)):
         raise ValueError("train.choose best needs held-out clips to choose by; set input.fit train, or choose last")
-    notes = [f"{config.model.name}: {describe(cost(model, config.input.frames, clips.joints))}"] if first else []
+    sizes = config.input.frames, clips.joints, clips.channels
+    notes = [f"{config.model.name}: {describe(cost(model, *sizes))}"] if first else []
     if fresh:
         notes += [
+            *balance_notes(
+                clips.label_N.cpu().numpy(),
+                clips.subject_N.numpy(),
+                {"train": train_N.numpy(), "val": splits.val.numpy(), "test": splits.test.numpy()},
+                clips.class_names,
+                splits.protocol,
+            ),
             classes_note(clips.class_names, clips.label_N[train_N.to(clips.device)], config),
             statistics_note(config, model, len(train_N), distributed.world_size()),
             precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),

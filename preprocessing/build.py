@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,11 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing import engines, exits
+from preprocessing.balance import balance_notes
+from preprocessing.bones import check_bones
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
 from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
-from preprocessing.preview import centred
+from preprocessing.overwrite import ExistsError, check_existing, check_place
+from preprocessing.preview import centred, units
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
 from preprocessing.splits import CountError, coverage
@@ -94,12 +97,16 @@ class Options:
     none. Whole bodies of zeros are always absent."""
     nan: Literal["absent", "quarantine"] = "absent"
     """A joint that is NaN is absent, or its clip is quarantined."""
+    unit: Literal["m", "dm", "cm", "mm", "px"] = "m"
+    """Unit of the coordinates of the source. The file has metres; px (pixels, or any other measure) is kept."""
     fill: Literal["none", "linear", "spline"] = "none"
     """Fill gaps of single joints with coordinates. Without it they stay marked as absent in the file."""
     fill_gap: int = 10
     """Longest gap that --fill fills, in frames."""
     smooth: int = 0
     """Odd number of frames of the window over which joints are averaged; 0: not at all."""
+    overwrite: bool = False
+    """Replace a file at --out that has other content."""
     allow_rejects: bool = False
     """Build even if more than 5 % of the clips cannot be read."""
 
@@ -133,6 +140,7 @@ def build(options: Options, console: Console) -> Manifest:
         TooManyRejects: Too many clips are unreadable, or none is left; the manifest is published, the file is not.
         LockedError: Another process builds the same file.
         CountError: A whole benchmark does not have its published splits.
+        ExistsError: The output exists with other content; the same command with --overwrite need not build again.
         IntegrityError: The finished rows do not match each other.
         EngineError: The engine cannot be used, or its workers died.
         OSError: A file cannot be read or written; ENOSPC for a full disk.
@@ -141,9 +149,11 @@ def build(options: Options, console: Console) -> Manifest:
     reading = options.reading()
     source = open_sources(options.sources, reading)
     try:
+        check_bones(source.bones, len(source.joint_names))
+        unit, warning = units(source, options.unit)
         steps = recipe(options.recipe, source.kinect, source.landmarks, *chosen(options, source))
         marking = sum(stage.name == "absent" for stage in steps)  # comes first, so that other stages know gaps
-        stages = (*steps[:marking], *source.stages, *steps[marking:])
+        stages = (*steps[:marking], *unit, *source.stages, *steps[marking:])
     except ValueError as error:
         raise SourceError(str(error)) from None
     manifest = Manifest(
@@ -153,6 +163,9 @@ def build(options: Options, console: Console) -> Manifest:
         found=len(source.entries) + len(source.unusable),
         quarantined=[Quarantined(error.name, error.line, error.reason, str(error)) for error in source.unusable],
     )
+    if options.unit == "px":
+        source = replace(source, unit="px")
+    manifest.warnings += [warning] if warning else []
     marks = "float16" if source.scores else "bool"
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
@@ -168,7 +181,8 @@ def build(options: Options, console: Console) -> Manifest:
             _check_rejects(manifest, options)
             manifest.recipe = without_effect(manifest.recipe, manifest.decisions)
             contents = _contents(source, shapes, manifest)
-            write(options.out, contents, ledger.spool)
+            manifest.warnings += _balance(contents)
+            write(options.out, contents, ledger.spool, partial(_allowed, options))
             manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
             manifest.publish(manifest_path(options.out))
         except TooManyRejects:
@@ -214,12 +228,25 @@ def _check(options: Options) -> None:
         raise SourceError(f"--smooth {options.smooth} is not a window: must be an odd number of frames from 3, or 0")
     try:
         require_suffix("--out", options.out, ".h5", ".hdf5")
+        check_place(options.out, options.sources)
         if options.recipe not in RECIPES:
             recipe(options.recipe, True, Landmarks(0))
     except ValueError as error:
         raise SourceError(str(error)) from None
     if options.engine not in engines.ENGINES:
         raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {', '.join(engines.ENGINES)}")
+
+
+def _allowed(options: Options, content_sha256: str) -> None:
+    """Raise ExistsError if the output exists with other content, unless it may be overwritten."""
+    if not options.overwrite:
+        check_existing(options.out, content_sha256)
+
+
+def _balance(contents: Contents) -> list[str]:
+    parts = contents.splits.get(contents.default_protocol, {})
+    label_N, subject_N = contents.clips["label"], contents.clips["subject"]
+    return balance_notes(label_N, subject_N, parts, contents.class_names, contents.default_protocol)
 
 
 def _check_rejects(manifest: Manifest, options: Options) -> None:
@@ -344,6 +371,7 @@ def summarise(manifest: Manifest, out: Path) -> str:
         lines.append(f"  absent joints: {manifest.absent_joints} of {manifest.joints} ({share:.2%})")
     if manifest.coverage:
         lines.append(f"  {manifest.coverage}")
+    lines += [f"  warning: {warning}" for warning in manifest.warnings]
     return "\n".join(lines)
 
 
@@ -361,7 +389,15 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = build(options, Console(stderr=True))
         print(summarise(manifest, options.out))
         return 0
-    except (SourceError, LockedError, engines.EngineError, TooManyRejects, IntegrityError, CountError) as error:
+    except (
+        SourceError,
+        LockedError,
+        engines.EngineError,
+        TooManyRejects,
+        IntegrityError,
+        CountError,
+        ExistsError,
+    ) as error:
         code, message = exits.code(error), str(error)
     except OSError as error:
         code, message = exits.code(error), _disk_error(error, options.out)

@@ -29,6 +29,7 @@ class Manifest:
     clips: int = 0
     bodies: int = 0
     rows: int = 0
+    warnings: list[str] = field(default_factory=list)  # facts that limit what the clips can show
     joints: int = 0  # in frames in which their body is present
     absent_joints: int = 0  # of these
     splits: Protocols | None = None
@@ -70,6 +71,7 @@ class Manifest:
                 {"name": error.name, "line": error.line, "reason": error.reason, "message": error.message}
                 for error in sorted(self.quarantined, key=lambda error: error.name)
             ],
+            **({"warnings": self.warnings} if self.warnings else {}),
             **({"reading": self.reading} if self.reading else {}),
             "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
         }

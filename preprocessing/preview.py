@@ -8,8 +8,11 @@ import numpy as np
 
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources.entries import ClipSource
+from preprocessing.stages.recipes import Stage
 
 SAMPLE = 64  # clips, evenly spaced
+PERSON = 1.5  # metres: the median extent of a person in recordings of actions, standing or sitting
+UNITS = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001}  # metres
 CENTRED = 0.9  # share of the clips in which a joint at zero is the origin, not a joint that is absent
 
 
@@ -37,3 +40,36 @@ def centred(source: ClipSource) -> int:
         return -1
     share_V = zero_NV.mean(axis=0)
     return int(share_V.argmax()) if share_V.max() >= CENTRED else -1
+
+
+def units(source: ClipSource, unit: str) -> tuple[tuple[Stage, ...], str]:
+    """Return the stages that make metres of coordinates in a unit, and a warning if the bodies are too large for it.
+
+    Args:
+        source: Its clips are sampled unless they come from the sensor, whose unit is known.
+        unit: A key of `UNITS`, or px for any other measure.
+    """
+    stages = (Stage("unit", {"metres": UNITS[unit]}),) if UNITS.get(unit, 1.0) != 1.0 else ()
+    if source.kinect or source.unit != "m" or unit == "px":
+        return stages, ""
+    extent = extent_of(source) * UNITS[unit]
+    power = round(float(np.log10(extent / PERSON))) if extent > 0 else 0
+    if power not in (1, 2, 3):
+        return stages, ""
+    named = [name for name, metres in UNITS.items() if np.isclose(metres, UNITS[unit] * 10.0**-power)]
+    advice = f"Say --unit {named[0]} if that is their unit, or --unit px" if named else "Say --unit px"
+    return stages, (
+        f"bodies are about {10**power} times as large as people (median {extent:.4g} m). {advice} if they are not in"
+        " metres on purpose"
+    )
+
+
+def extent_of(source: ClipSource) -> float:
+    """Return the median of the largest extent of a body along an axis, over sampled clips; 0 without any."""
+    extents = []
+    for raw in sample(source):
+        joints_FVC = raw.tracks[0].joints_FV3
+        found_FV = np.isfinite(joints_FVC).all(axis=-1) & np.any(joints_FVC, axis=-1)
+        extents += [float(np.ptp(x_VC[found_V], axis=0).max()) for x_VC, found_V in
+                    zip(joints_FVC[:8], found_FV, strict=False) if found_V.any()]  # fmt: skip
+    return float(np.median(extents)) if extents else 0.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Stages that choose bodies and frames. The others change coordinates, so a network needs the ones it was trained with.
 SELECTING = {
-    "absent", "copied", "people", "join", "length", "spread", "motion", "actors", "compact", "peer-length",
+    "absent", "unit", "copied", "people", "join", "length", "spread", "motion", "actors", "compact", "peer-length",
     "ctr-spread", "ctr-actors", "ctr-missing", "pyskl-spread", "pyskl-actors", "pyskl-trim",
 }  # fmt: skip
 JOINT_PARAMETERS = ("joint", "left", "right", "top", "bottom")

@@ -76,6 +76,6 @@ def final(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> dic
         "clips": {"train": len(splits.fit(config.input.fit)), "val": len(held_out_N), "test": len(splits.test)},
         "ranks": distributed.world_size(),
         "device": str(clips.device),
-        "model": cost(model, frames, clips.joints),
+        "model": cost(model, frames, clips.joints, clips.channels),
         "config": as_dict(config),
     }

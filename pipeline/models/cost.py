@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.data import BODIES
 
 
-def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:
+def cost(model: nn.Module, frames: int, joints: int, channels: int = 3) -> dict[str, int]:
     """Count parameters and the operations of one forward pass; the model is not changed.
 
     A multiply-add counts as two operations, as in torch's counter; many papers count it once. Only matrix products and
@@ -28,7 +28,7 @@ def cost(model: nn.Module, frames: int, joints: int) -> dict[str, int]:
         present_NMT[:, :bodies] = True
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            copied(torch.zeros(1, 3, frames, joints, BODIES, device=device), present_NMT)
+            copied(torch.zeros(1, channels, frames, joints, BODIES, device=device), present_NMT)
         result[name] = int(counter.get_total_flops())
     return result
 

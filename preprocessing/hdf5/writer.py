@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from preprocessing.hdf5.schema import Contents, attribute_values, small_arrays
 from preprocessing.hdf5.spool import Spool
 
 
-def write(path: Path, contents: Contents, spool: Spool) -> None:
+def write(
+    path: Path, contents: Contents, spool: Spool, allowed: Callable[[str], None] = lambda content_sha256: None
+) -> None:
     """Complete, re-read, hash and publish a file. The same contents and rows give the same bytes.
 
     The HDF5 library runs in a child process, because it may crash on a full disk. The child exits with this process.
@@ -28,6 +31,7 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
         path: The file; it is replaced in one step.
         contents: Everything but the frames.
         spool: The rows; they are moved into the file.
+        allowed: Called with the content hash before `path` is replaced; what it raises keeps `path` as it is.
 
     Raises:
         OSError: The disk is full (ENOSPC), or the child failed (EIO).
@@ -75,6 +79,6 @@ def write(path: Path, contents: Contents, spool: Spool) -> None:
         raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
     # The child has compared the checksums; what remains to check is that the numbers match each other.
     made = spool.folder / "joints"
-    open_file(made, fast_start=True)
+    allowed(open_file(made, fast_start=True).content_sha256)
     with publish(path) as temporary:
         os.replace(made, temporary)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocessing import ntu
+from preprocessing.bones import check_bones
 from preprocessing.layouts import Layout
 from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Arrays, Rows, memory, read_arrays
@@ -67,6 +68,10 @@ def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     }
     order = np.argsort(names, kind="stable")
     known = keypoint_layout(path, joints, (), reading)
+    try:
+        check_bones(small.get("bones", np.zeros((0, 2), np.int64)), joints)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
     bones = small["bones"].astype(np.int64) if "bones" in small else known.bone_array
     place = Place(x, arrays.get("score"), 0, 0, len(channels))
     row = int(np.prod(x.shape[1:])) * 4

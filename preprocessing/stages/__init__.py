@@ -50,6 +50,7 @@ STAGES: dict[str, Callable[..., Result]] = {
     "actors": exact.actors,
     "copied": people.copied,
     "people": people.people,
+    "unit": exact.unit,
     "fill": gaps.fill,
     "smooth": gaps.smooth,
     "centre": exact.centre,

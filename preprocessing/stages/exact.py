@@ -137,6 +137,12 @@ def actors(scene: Scene, slots: float) -> Result:
     return scene._replace(bodies=tuple(filled)), effects
 
 
+def unit(scene: Scene, metres: float) -> Result:
+    """Convert coordinates into metres: one unit of the source measures `metres`."""
+    bodies = _each(scene, lambda joints_FV3: joints_FV3 * np.float32(metres)).bodies
+    return scene._replace(bodies=tuple(body._replace(motion=body.motion * metres**2) for body in bodies)), []
+
+
 def centre(scene: Scene, joint: float) -> Result:
     """Translate all bodies so that `joint` of actor 1 is the origin in the first frame in which actor 1 is tracked.
 

@@ -172,7 +172,7 @@ def test_a_changed_recording_or_recipe_starts_anew(many: Path, tmp_path: Path) -
     assert build.main([str(folder), "--out", str(out), "--allow-rejects"]) == 0
     assert victim.stem not in open_file(out).clips["name"]
     half_done(folder, out)
-    assert build.main([str(folder), "--out", str(out), "--allow-rejects", "--recipe", "ctr"]) == 0
+    assert build.main([str(folder), "--out", str(out), "--allow-rejects", "--recipe", "ctr", "--overwrite"]) == 0
     assert open_file(out).recipe["name"] == "ctr"
 
 
@@ -267,7 +267,7 @@ def test_a_full_disk_is_reported_and_changes_nothing_and_the_build_resumes(
     assert set(causes) == [{"rows", "child"}, {"rows", "foreseen"}, {"rows", "foreseen"}][foresight], causes
     assert causes[0] == ("foreseen" if foresight == 2 else "rows")
     subprocess.run(["mount", "-o", f"remount,size={4 * size}k", str(disk)], check=True)
-    assert build.main([str(many), "--out", str(out), "--allow-rejects"]) == 0
+    assert build.main([str(many), "--out", str(out), "--allow-rejects", "--overwrite"]) == 0
     assert same(out, undisturbed)
 
 

@@ -72,7 +72,7 @@ def test_an_export_comes_back_equal_with_the_copied_second_actor_recognised(reco
     for second in ("zeros", "copy"):
         made = [tmp_path / f"{second}{turn}.npz" for turn in (1, 2)]
         assert export(tmp_path / "a.h5", made[0], second) == 0
-        assert build([str(made[0]), "--out", str(tmp_path / "b.h5")]) == 0
+        assert build([str(made[0]), "--out", str(tmp_path / "b.h5"), "--overwrite"]) == 0
         assert export(tmp_path / "b.h5", made[1], second) == 0
         with np.load(made[0]) as one, np.load(made[1]) as other:
             assert all(
