@@ -3,6 +3,7 @@
     python -m pipeline.predict runs/stgcn S001C001P001R001A023.skeleton
     python -m pipeline.predict runs/stgcn recordings/ other.zip clips.h5 poses.npz --out answers.json
     cat CLIP.skeleton | python -m pipeline.predict runs/stgcn -
+    python -m pipeline.predict runs/stgcn long.skeleton --window 2s --html page.html --out actions.csv
     python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
     python -m pipeline.predict runs/together.json CLIP.skeleton    # what pipeline.ensemble --out has written
     python -m pipeline.predict runs/together.json --onnx together.onnx
@@ -13,14 +14,17 @@
 Recordings are files, folders and zips of every format that preprocessing.build reads, data files, or - for standard
 input. Each is cleaned by the recipe that the network was trained on, which the run folder names; joints are matched by
 name. A recording that is far longer, or of another size or speed, than the training clips gets a warning.
-Probabilities are
-softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the weighted mean of
-their log-probabilities. Exit codes: 0 ok, 2 wrong settings or a recording that cannot be used (the others are answered
+--window makes a timeline of a long recording: the action of each moment, or "none of these".
+Probabilities are softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the
+weighted mean of their log-probabilities.
+Exit codes: 0 ok, 2 wrong settings or a recording that cannot be used (the others are answered
 all the same), 6 a damaged file, or an export that differs.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -35,13 +39,16 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import distributed, distribution, ensemble, export, recordings
+from pipeline import distributed, distribution, ensemble, export, recordings, timeline
 from pipeline.config import Config
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
+from pipeline.pages import timeline as timeline_page
 from pipeline.run_folder import Metadata, Run
+from pipeline.stream import Stream
 from preprocessing import exits, files, ntu
 from preprocessing.hdf5 import CLIP_KEYS, SkeletonFile, body_index
+from preprocessing.pages import Provenance
 from preprocessing.skeleton import RawClip, SkeletonError, parse
 from preprocessing.sources import SUFFIX, Reading, SourceError
 from preprocessing.sources.tracks import array_tracks
@@ -163,6 +170,19 @@ class Predictor:
         says_RNK = torch.stack([one.logits_NK.double().log_softmax(1) for one in said])
         return (ensemble.combine(says_RNK, self.share_R) / self.temperature).softmax(1).cpu()
 
+    def stream(self, window: float | None = None, stride: float = 0.5, **more: float) -> Stream:
+        """Return an object that answers while frames arrive (`pipeline.stream`).
+
+        Args:
+            window: Seconds that an answer looks back on; None: the median length of the training clips, or 2.
+            stride: Seconds between two answers.
+            **more: `smooth` and `fps` of `Stream`.
+        """
+        if window is None:
+            frames = self.metadata.typical.get("frames")
+            window = max(stride, frames[1] / self.metadata.fps) if frames else max(stride, 2.0)
+        return Stream(self, window, stride, **more)
+
     def answer(self, cleaned: Sequence[Clip]) -> list[Answer]:
         """Return an answer for each finished clip."""
         best = self.probabilities(cleaned).topk(min(SHOWN, len(self.metadata.class_names)), dim=1)
@@ -264,11 +284,18 @@ class Options:
     """Format of the recordings, as --format of preprocessing.build; empty: recognised by their content."""
     layout: str = ""
     """Layout of their joints, as --layout of preprocessing.build; empty: as they say."""
+    window: str = ""
+    """Length of the windows of a timeline, such as 2s; auto: the median length of the training clips; empty: one answer
+    per recording. Windows of 0.6 to 1.5 times this length are tried."""
+    stride: str = "0.25s"
+    """Seconds between two windows of a timeline."""
+    html: Path | None = None
+    """File .html: write the timeline as a page where the skeleton moves over coloured segments."""
     onnx: Path | None = None
     """File .onnx: write the network, or several as one, and check it against torch with onnxruntime, on the first of
     these recordings (at most 32) or on noise."""
     out: Path | None = None
-    """File .json: write the answers."""
+    """File .json: write the answers. A timeline can be written as .csv as well."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -278,8 +305,13 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.clips and options.onnx is None:
             raise ValueError("name recordings to answer, or --onnx PATH: python -m pipeline.predict RUN CLIP.skeleton")
         files.require_suffix("--onnx", options.onnx, ".onnx")
-        files.require_suffix("--out", options.out, ".json")
+        files.require_suffix("--out", options.out, ".json", *([".csv"] if options.window else []))
+        files.require_suffix("--html", options.html, ".html")
+        if options.html is not None and not options.window:
+            raise ValueError("--html is the page of a timeline: add --window 2s, or --window auto.")
         predictor = load(options.run)
+        if options.window:
+            return _timelines(predictor, options, arguments)
         cleaned, faults = _clean_all(predictor, options)
         answers = dict(zip(cleaned, predictor.answer(list(cleaned.values())), strict=True)) if cleaned else {}
         # Write files before printing: the reader of standard output may close it.
@@ -293,6 +325,60 @@ def main(arguments: list[str] | None = None) -> int:
     except (export.ExportDiffers, ValueError, OSError, KeyboardInterrupt) as error:
         return exits.report(error)
     return exits.USAGE if faults else 0
+
+
+def _timelines(predictor: Predictor, options: Options, arguments: list[str] | None) -> int:
+    """Answer recordings moment by moment."""
+    windows = timeline.windows_of(options.window, options.stride, predictor)
+    reading = Reading(format=options.format, layout=options.layout, labelled=False)
+    lines: list[timeline.Timeline] = []
+    faults = []
+    for path in options.clips:
+        try:
+            for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
+                if one.raw is None:
+                    faults.append(one.fault)
+                    continue
+                name = key_of(path, one.name)
+                lines.append(timeline.timeline(predictor, name, one.raw, one.stages, one.fps, windows))
+        except files.IntegrityError:
+            raise
+        except ValueError as error:
+            faults.append(str(error))
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    if options.out is not None:
+        _write_timelines(lines, windows, options.out)
+    if options.html is not None and lines:
+        bones, joints = predictor.metadata.bones, len(predictor.metadata.joint_names)
+        made_by = Provenance.of("pipeline.predict", sys.argv[1:] if arguments is None else arguments)
+        name = predictor.source.resolve().name
+        files.publish_text(options.html, timeline_page.page(lines, name, bones, joints, made_by))
+    for row in (row for line in lines for row in line.rows()):
+        when = f"{row['start']:7.2f} {row['end']:7.2f} s"
+        print(f"{row['recording']}  {when}  {100 * row['probability']:5.1f} %  {row['label']}")
+    return exits.USAGE if faults else 0
+
+
+def _write_timelines(lines: Sequence[timeline.Timeline], windows: timeline.Windows, path: Path) -> None:
+    if path.suffix == ".json":
+        listed = {
+            line.name: {
+                "fps": line.fps,
+                "frames": line.frames,
+                "segments": [{key: value for key, value in row.items() if key != "recording"} for row in line.rows()],
+                "windows": line.windows,
+            }
+            for line in lines
+        }
+        files.publish_json(path, {"window": windows.window, "stride": windows.stride, "timelines": listed})
+        return
+    columns = ("recording", "start", "end", "first_frame", "last_frame", "label", "probability")
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(row for line in lines for row in line.rows())
+    files.publish_text(path, text.getvalue())
 
 
 def _clean_all(predictor: Predictor, options: Options) -> tuple[dict[str, Clip], int]:

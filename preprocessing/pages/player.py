@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -31,6 +31,17 @@ class Panel(TypedDict):
     bodies: list[BodyTrack]
 
 
+class Mark(TypedDict):
+    """A stretch of a clip with a label, drawn below the slider."""
+
+    first: int
+    last: int
+    label: str
+    colour: int
+    """Number of its colour; -1: grey."""
+    note: str
+
+
 class ClipMotion(TypedDict):
     """A clip and its drawings, which move together."""
 
@@ -41,6 +52,7 @@ class ClipMotion(TypedDict):
     """Decisions of the recipe about it, one line each."""
     note: str
     panels: list[Panel]
+    marks: NotRequired[list[Mark]]
 
 
 class PlayerData(TypedDict):

@@ -8,7 +8,9 @@ class SkeletonPlayer {
     this.panels = element("div", { className: "panels" });
     this.facts = element("ul", { className: "facts" });
     this.note = element("p", { className: "facts" });
-    this.body.append(this.choice(), this.panels, this.controls(), this.note, this.facts);
+    this.marks = element("div", { className: "marks" });
+    this.label = element("p", { className: "mark-label" });
+    this.body.append(this.choice(), this.panels, this.controls(), this.marks, this.label, this.note, this.facts);
     root.append(this.body);
     this.show(0);
     if ("autoplay" in root.dataset && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
@@ -51,6 +53,8 @@ class SkeletonPlayer {
     this.facts.replaceChildren(...this.clip.decisions.map((text) => element("li", { textContent: text })));
     this.drawn = this.clip.panels.map((panel) => this.panel(panel));
     this.panels.replaceChildren(...this.drawn.map((one) => one.figure));
+    this.marks.replaceChildren(...(this.clip.marks ?? []).map((mark) => this.mark(mark)));
+    this.marks.hidden = this.label.hidden = !this.clip.marks;
     this.seek(0);
   }
 
@@ -77,6 +81,16 @@ class SkeletonPlayer {
       if (event.buttons) this.turn(this.yaw + event.movementX * 0.01, this.pitch + event.movementY * 0.01);
     };
     return { figure, canvas, bodies, frames: panel.frames, ...room(bodies) };
+  }
+
+  // A stretch with a label: as wide as it is long; a click goes to its first frame.
+  mark(mark) {
+    const part = element("button", { type: "button", className: "mark-part", title: `${mark.label}, ${mark.note}` });
+    part.style.flexGrow = mark.last - mark.first + 1;
+    part.style.background = mark.colour < 0 ? "var(--line)" : `hsl(${(mark.colour * 137.5) % 360} 55% 55%)`;
+    part.ariaLabel = `${mark.label}, ${mark.note}`;
+    part.onclick = () => this.seek(mark.first);
+    return part;
   }
 
   play(on) {
@@ -109,6 +123,9 @@ class SkeletonPlayer {
     this.slider.value = this.frame;
     this.count.textContent = `frame ${this.frame + 1} of ${this.clip.frames}`;
     this.root.dataset.frame = this.frame;
+    const now = (this.clip.marks ?? []).findIndex((mark) => this.frame >= mark.first && this.frame <= mark.last);
+    [...this.marks.children].forEach((part, place) => part.classList.toggle("now", place === now));
+    this.label.textContent = now >= 0 ? `${this.clip.marks[now].label}, ${this.clip.marks[now].note}` : "";
     for (const one of this.drawn) this.paint(one);
   }
 

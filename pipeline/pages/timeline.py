@@ -1,0 +1,93 @@
+"""Values of the page over timelines: the skeleton moves over coloured segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.pages import render
+from pipeline.timeline import NONE, Timeline
+from preprocessing.pages import Provenance, Row, Table, number, percent, text
+from preprocessing.pages.player import BodyTrack, ClipMotion, Mark, Panel, PlayerData, pack
+from preprocessing.skeleton import RawClip
+
+
+def page(
+    lines: Sequence[Timeline], network: str, bones: Sequence[tuple[int, int]], joints: int, provenance: Provenance
+) -> str:
+    """Return the page as text.
+
+    Args:
+        lines: Timelines, at least one.
+        network: Name of the network.
+        bones: (parent, child) of each bone.
+        joints: Joints per body.
+        provenance: Shown in the footer.
+    """
+    fps = lines[0].fps
+    data = PlayerData(
+        fps=fps, joints=joints, bones=[list(bone) for bone in bones], clips=[motion(one) for one in lines]
+    )
+    seconds = sum(one.frames / one.fps for one in lines)
+    return render(
+        "timeline.html",
+        provenance,
+        kind="timeline",
+        title=f"Actions by “{network}”",
+        subtitle=f"{len(lines)} recordings, {seconds:.1f} s",
+        data=data,
+        table=table(lines),
+    )
+
+
+def motion(line: Timeline) -> ClipMotion:
+    """Return a recording with its segments for the player."""
+    labels = sorted({segment.label for segment in line.segments} - {NONE})
+    marks = [
+        Mark(
+            first=segment.first,
+            last=segment.last,
+            label=segment.label,
+            colour=labels.index(segment.label) if segment.label != NONE else -1,
+            note=f"{segment.first / line.fps:.1f} to {(segment.last + 1) / line.fps:.1f} s, "
+            f"{100 * segment.probability:.0f} %",
+        )
+        for segment in line.segments
+    ]
+    return ClipMotion(
+        name=line.name, action="", frames=line.frames, decisions=[], note="", panels=[_panel(line.raw)], marks=marks
+    )
+
+
+def _panel(raw: RawClip) -> Panel:
+    """The recording about the mean of its bodies, in three coordinates."""
+    every_RC = np.concatenate([track.joints_FV3.reshape(-1, track.joints_FV3.shape[2]) for track in raw.tracks])
+    middle_C = np.median(every_RC, axis=0)
+
+    def drawn(joints_FVC: np.ndarray) -> np.ndarray:
+        missing = ((0, 0), (0, 0), (0, 3 - joints_FVC.shape[2]))
+        return np.pad(joints_FVC - middle_C, missing)
+
+    bodies = [
+        BodyTrack(
+            label=f"body {track.body_id}",
+            dropped="",
+            frames=track.frame_F.tolist(),
+            joints=pack(drawn(track.joints_FV3)),
+        )
+        for track in raw.tracks
+    ]
+    return Panel(title="the recording", frames=raw.frames, bodies=bodies)
+
+
+def table(lines: Sequence[Timeline]) -> Table:
+    """Return every segment of every recording."""
+    times = (number("start", "s", ".2f"), number("end", "s", ".2f"))
+    columns = (text("recording"), text("action"), *times, percent("probability"))
+    rows = [
+        Row((row["recording"], row["label"], row["start"], row["end"], row["probability"]))
+        for line in lines
+        for row in line.rows()
+    ]
+    return Table("Segments", columns, tuple(rows))
