@@ -100,8 +100,8 @@ TORCHVISION = {
     "convnext": Architecture(convnext, "pictures32"),
     "swin": Architecture(swin, "pictures32"),
     "r3d": Architecture(video, "films"),
-    "lraspp_mobilenet_v3_large": Architecture(partial(segmentation, "lraspp_mobilenet_v3_large"), "masks64"),
-    "deeplabv3_mobilenet_v3_large": Architecture(partial(segmentation, "deeplabv3_mobilenet_v3_large"), "masks64"),
+    "lraspp_mobilenet_v3_large": Architecture(partial(segmentation, "lraspp_mobilenet_v3_large"), "masks32"),
+    "deeplabv3_mobilenet_v3_large": Architecture(partial(segmentation, "deeplabv3_mobilenet_v3_large"), "masks32"),
 }  # fmt: skip
 
 
