@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -17,7 +17,8 @@ from rich.progress import track
 
 from preprocessing import exits, ntu
 from preprocessing.files import publish, require_space, require_suffix
-from preprocessing.hdf5 import SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
+from preprocessing.gaps import bridged_rows
+from preprocessing.hdf5 import CHANNELS, SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
 
 SECOND = ("zeros", "copy")
 
@@ -58,10 +59,11 @@ def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np
     """Resample a clip to `frames` points, evenly spaced from the first frame to the last.
 
     Interpolation is linear between two frames in which the body was tracked. At a border of presence the nearer frame
-    is taken, so that no body is pulled half-way to the origin.
+    is taken, so that no body is pulled half-way to the origin. The same holds for a joint that is NaN because it is
+    absent; it becomes zero where the nearer frame lacks it.
 
     Args:
-        joints_MTV3: Joints, zero where absent.
+        joints_MTV3: Joints, zero where a body is absent.
         present_MT: Frames in which each body was tracked.
         frames: Number of points.
 
@@ -76,25 +78,29 @@ def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np
     both_MT = present_MT[:, low_T] & present_MT[:, high_T]
     share_T11 = share_T[:, None, None]
     between = joints_MTV3[:, low_T] * (1 - share_T11) + joints_MTV3[:, high_T] * share_T11
-    return np.where(both_MT[..., None, None], between, joints_MTV3[:, near_T])
+    near = joints_MTV3[:, near_T]
+    between = np.where(both_MT[..., None, None] & ~np.isnan(between), between, near)
+    return np.where(np.isnan(between), np.float32(0), between)
 
 
 def dense_blocks(file: SkeletonFile, frames: int) -> Iterator[np.ndarray]:
-    """Yield every clip as (3, frames, V, 2) float32; an empty slot is zero."""
+    """Yield every clip as (C, frames, V, 2) float32; an empty slot is zero, and so is an absent joint."""
+    if file.tracked_RV is not None:
+        file = replace(file, joints_RV3=bridged_rows(file))
     for clip in range(len(file.clips["name"])):
         rows = resample(clip_rows(file, clip), clip_present(file, clip), frames)
-        x_CTVM = np.zeros((3, frames, file.joints_RV3.shape[1], SLOTS), np.float32)
+        x_CTVM = np.zeros((file.joints_RV3.shape[2], frames, file.joints_RV3.shape[1], SLOTS), np.float32)
         x_CTVM[..., : len(rows)] = rows.transpose(3, 1, 2, 0)
         yield x_CTVM
 
 
 def export_dense(file: SkeletonFile, out: Path, frames: int, console: Console) -> str:
     """Write x (N, 3, T, V, 2), y and the splits; return a summary."""
-    clips, joints = len(file.clips["name"]), file.joints_RV3.shape[1]
-    require_space(out.parent, clips * 3 * frames * joints * SLOTS * 4)
+    clips, (joints, channels) = len(file.clips["name"]), file.joints_RV3.shape[1:]
+    require_space(out.parent, clips * channels * frames * joints * SLOTS * 4)
     blocks = track(dense_blocks(file, frames), "export", total=clips, console=console, transient=True)
-    write_dense(out, file, (clips, 3, frames, joints, SLOTS), blocks)
-    return f"x {(clips, 3, frames, joints, SLOTS)}, y {(clips,)}"
+    write_dense(out, file, (clips, channels, frames, joints, SLOTS), blocks)
+    return f"x {(clips, channels, frames, joints, SLOTS)}, y {(clips,)}"
 
 
 def official_order(file: SkeletonFile, protocol: str, part: np.ndarray) -> np.ndarray:
@@ -156,6 +162,10 @@ def run(options: Options, console: Console) -> str:
         return export_dense(file, options.out, options.frames, console)
     if file.joints_RV3.shape[1] != len(ntu.JOINT_NAMES):
         raise ValueError(f"{options.file} has {file.joints_RV3.shape[1]} joints; format ctr is for 25, use dense")
+    if file.joints_RV3.shape[2] != len(CHANNELS):
+        raise ValueError(
+            f"{options.file} has {file.joints_RV3.shape[2]} channels; format ctr is for x, y, z, use dense"
+        )
     protocol = options.protocol or file.default_protocol
     if protocol not in file.splits:
         raise ValueError(f"--protocol {protocol!r} is unknown; {options.file} has {', '.join(file.splits)}")

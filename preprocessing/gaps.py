@@ -9,6 +9,20 @@ from preprocessing.hdf5 import SkeletonFile
 BRIDGED = 1.0  # seconds: the longest gap of a joint that is interpolated on reading
 
 
+def absent_shares(file: SkeletonFile) -> np.ndarray:
+    """Return the share of absent joints of each clip, of the joints of bodies that are present: (N,) float64."""
+    if file.tracked_RV is None:
+        return np.zeros(len(file.clips["name"]))
+    absent_R = np.where(file.present_R, np.count_nonzero(file.tracked_RV == 0, axis=1), 0)
+    rows_R = np.asarray(file.present_R, np.int64)
+    end_B = file.body_start + file.clips["frames"][file.body_clip]
+    sums = [np.concatenate([[0], np.cumsum(values_R)]) for values_R in (absent_R, rows_R)]
+    absent_N, rows_N = (
+        np.bincount(file.body_clip, sum_R[end_B] - sum_R[file.body_start], len(file.clips["name"])) for sum_R in sums
+    )
+    return absent_N / np.maximum(rows_N * file.tracked_RV.shape[1], 1)
+
+
 def bridged_rows(file: SkeletonFile) -> np.ndarray:
     """Return the rows of a file with absent joints: (R, V, C) float32, NaN where a joint is absent.
 

@@ -16,12 +16,14 @@ from rich.progress import track as progress
 
 from preprocessing import exits
 from preprocessing.files import publish_text, require_suffix
-from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, open_file
+from preprocessing.gaps import absent_shares
+from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, clip_tracked, open_file
 from preprocessing.manifest import read_manifest
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, render, text
 from preprocessing.pages.player import PlayerData, file_clip, player_data
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import open_sources
+from preprocessing.stages.bodies import every_joint
 
 BINS = 24  # of the histogram of frames
 EXAMPLES = 12  # clips that the page plays
@@ -59,33 +61,46 @@ class Survey:
     rejects: Counter[str] = field(default_factory=Counter)  # reason -> clips
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # name, reason, message
     decisions: Counter[str] = field(default_factory=Counter)  # rule -> times
-    low_3: np.ndarray = field(default_factory=lambda: np.full(3, np.inf))  # metres
-    high_3: np.ndarray = field(default_factory=lambda: np.full(3, -np.inf))
-    zero_joints: int = 0  # joints that are exactly (0, 0, 0) in a tracked frame
+    low_C: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))  # in the unit of the coordinates
+    high_C: np.ndarray = field(default_factory=lambda: np.full(1, -np.inf))
+    zero_joints: int = 0  # joints that were found and are exactly zero
+    absent_joints: int = 0  # joints that were not found in a frame with the body
     joints: int = 0
     absent: int = 0  # frames without any tracked body
+    unit: str = "metres"
+    shares: list[tuple[str, str]] = field(default_factory=list)  # absent joints per part of the default protocol
 
-    def add(self, action: str, frames: int, rows: list[np.ndarray], seen_T: np.ndarray) -> None:
+    def add(
+        self,
+        action: str,
+        frames: int,
+        rows: list[np.ndarray],
+        seen_T: np.ndarray,
+        found: list[np.ndarray] | None = None,
+    ) -> None:
         """Count one clip.
 
         Args:
             action: Name of its class.
             frames: Number of its frames T.
-            rows: Tracked rows of each body, (F, V, 3) metres.
+            rows: Tracked rows of each body, (F, V, C).
             seen_T: Frames in which at least one body is tracked, bool.
+            found: Joints of these rows that were found, (F, V) bool each; None: those with finite coordinates.
         """
         self.clips += 1
         self.classes[action] += 1
         self.frames.append(frames)
         self.bodies[str(len(rows))] += 1
         self.absent += frames - int(seen_T.sum())
-        for rows_FV3 in rows:
-            if len(rows_FV3):
-                points_X3 = rows_FV3.reshape(-1, 3)
-                self.low_3 = np.minimum(self.low_3, points_X3.min(axis=0))
-                self.high_3 = np.maximum(self.high_3, points_X3.max(axis=0))
-                self.zero_joints += int((~points_X3.any(axis=1)).sum())
-                self.joints += len(points_X3)
+        for body, rows_FVC in enumerate(rows):
+            found_FV = np.isfinite(rows_FVC).all(axis=-1) if found is None else found[body]
+            self.joints += found_FV.size
+            self.absent_joints += int(np.count_nonzero(~found_FV))
+            points_XC = rows_FVC[found_FV]
+            if len(points_XC):
+                self.low_C = np.minimum(self.low_C, points_XC.min(axis=0))
+                self.high_C = np.maximum(self.high_C, points_XC.max(axis=0))
+                self.zero_joints += int((~points_XC.any(axis=1)).sum())
 
     def reject(self, name: str, reason: str, message: str) -> None:
         """Count a clip that is not usable."""
@@ -112,7 +127,11 @@ def survey_recordings(paths: tuple[Path, ...], console: Console) -> Survey:
         seen_T = np.zeros(raw.frames, bool)
         for one in raw.tracks:
             seen_T[one.frame_F] = True
-        survey.add(source.class_names[label], raw.frames, [one.joints_FV3 for one in raw.tracks], seen_T)
+        found = [
+            np.isfinite(one.joints_FV3).all(axis=-1) & (True if one.tracked_FV is None else one.tracked_FV > 0)
+            for one in raw.tracks
+        ]
+        survey.add(source.class_names[label], raw.frames, [one.joints_FV3 for one in raw.tracks], seen_T, found)
     return survey
 
 
@@ -120,6 +139,15 @@ def survey_file(path: Path, console: Console) -> Survey:
     """Read every clip of a built file, and its manifest."""
     file, manifest = open_file(path), read_manifest(path)
     survey = Survey(f"{path}: {file.dataset}, recipe {file.recipe.get('name', '?')}")
+    survey.unit = "metres" if file.unit == "m" else file.unit
+    if file.tracked_RV is not None:
+        share_N = absent_shares(file)
+        parts = file.splits.get(file.default_protocol, {})
+        survey.shares = [
+            (f"absent joints per clip, {part} of {file.default_protocol}", f"{share_N[parts[part]].mean():.2%}")
+            for part in PARTS
+            if len(parts.get(part, ()))
+        ]
     survey.decisions.update(decision["rule"] for decision in manifest["decisions"])
     for key in ("quarantine", "skipped"):
         for entry in manifest.get(key, []):
@@ -127,7 +155,11 @@ def survey_file(path: Path, console: Console) -> Survey:
     for clip in progress(range(len(file.clips["name"])), "inspect", console=console, transient=True):
         rows_MTV3, present_MT = clip_rows(file, clip), clip_present(file, clip)
         rows = [rows_TV3[present_T] for rows_TV3, present_T in zip(rows_MTV3, present_MT, strict=True)]
-        survey.add(file.class_names[file.clips["label"][clip]], rows_MTV3.shape[1], rows, np.any(present_MT, axis=0))
+        marks = clip_tracked(file, clip)
+        marks_MTV = every_joint(present_MT, rows_MTV3.shape[2]) if marks is None else marks
+        found = [marks_TV[present_T] > 0 for marks_TV, present_T in zip(marks_MTV, present_MT, strict=True)]
+        action = file.class_names[file.clips["label"][clip]]
+        survey.add(action, rows_MTV3.shape[1], rows, np.any(present_MT, axis=0), found)
     return survey
 
 
@@ -141,9 +173,13 @@ def figures(survey: Survey) -> list[tuple[str, str]]:
         rows.append(("frames per clip, minimum / median / maximum", f"{low} / {middle} / {high}"))
         rows.append(("frames without a body", f"{survey.absent} of {sum(survey.frames)}"))
     if survey.joints:
-        rows += [(f"{axis}, metres", f"{low:.2f} to {high:.2f}")
-                 for axis, low, high in zip("xyz", survey.low_3, survey.high_3, strict=True)]  # fmt: skip
+        rows += [(f"{axis}, {survey.unit}", f"{low:.2f} to {high:.2f}")
+                 for axis, low, high in zip("xyz", survey.low_C, survey.high_C, strict=False)]  # fmt: skip
         rows.append(("joints at exactly zero", f"{survey.zero_joints} of {survey.joints}"))
+        if survey.absent_joints:
+            share = survey.absent_joints / survey.joints
+            rows.append(("absent joints", f"{survey.absent_joints} of {survey.joints} ({share:.2%})"))
+        rows += survey.shares
     rows += [(f"rejected: {reason}", str(count)) for reason, count in sorted(survey.rejects.items())]
     rows += [(f"rule {name}", str(count)) for name, count in sorted(survey.decisions.items())]
     return rows
@@ -172,6 +208,9 @@ def lead(survey: Survey) -> list[Box]:
     if survey.joints:
         share = 100 * survey.zero_joints / survey.joints
         boxes.append(Box("Joints at exactly zero", f"{share:.2f} %", f"{survey.zero_joints:,} of {survey.joints:,}"))
+    if survey.absent_joints:
+        share = 100 * survey.absent_joints / survey.joints
+        boxes.append(Box("Absent joints", f"{share:.2f} %", f"{survey.absent_joints:,} of {survey.joints:,}"))
     rejected = survey.rejects.total()
     boxes.append(
         Box("Rejected clips", str(rejected), "see the list below" if rejected else "", "bad" if rejected else "good")

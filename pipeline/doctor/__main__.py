@@ -27,7 +27,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.doctor import probes
-from pipeline.doctor.patient import diagnose_run
+from pipeline.doctor.absence import absence
+from pipeline.doctor.patient import diagnose_run, evaluated_on
 from pipeline.doctor.repair import destination, fix_run
 from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, Suspicion
 from pipeline.pages import diagnosis as pages
@@ -98,6 +99,10 @@ def main() -> int:
         diagnosis, split = diagnose_run(folder, command.split)
         show(diagnosis, console)
         answer: dict[str, Any] = {"judged": split, **diagnosis.as_dict()}
+        fitted_N, eval_N = run.splits.fit(run.config.input.fit), evaluated_on(run, split)[1]
+        if gaps := absence(run.data, fitted_N.numpy(), eval_N.numpy(), split):
+            answer["absent_joints"] = gaps
+            console.print(gaps["text"], highlight=False, soft_wrap=True)
         # Published after each part, so that an error in a later part loses only that part.
         run.write_doctor(answer)
         if command.probe_lr:

@@ -129,3 +129,21 @@ def test_a_mistake_gets_one_line(
     error = capsys.readouterr().err.strip()
     assert message in error
     assert error.count("\n") == 0
+
+
+def test_a_dense_export_bridges_gaps_and_leaves_no_joint_halfway_to_the_origin(tmp_path: Path) -> None:
+    """Equal to the export of the file without gaps but for the interpolated joints."""
+    from tests.preprocessing.test_build_gaps import coordinates, make, save
+
+    whole, x = make(save(tmp_path / "whole.npz", coordinates())), coordinates()
+    x[15, 0, 2] = 0
+    gaps = make(save(tmp_path / "gaps.npz", x))
+    made = []
+    for file in (whole, gaps):
+        out = file.path.with_name(f"{file.path.stem}_dense.h5")
+        assert export.main([str(file.path), "--format", "dense", "--out", str(out), "--frames", "19"]) == 0
+        with h5py.File(out) as opened:
+            made.append(opened["x"][:])
+    np.testing.assert_allclose(made[0], made[1], atol=0.02)
+    changed = np.argwhere((made[0] != made[1]).any(axis=(1, 4)))
+    assert {tuple(place[[0, 2]]) for place in changed} == {(1, 2)}
