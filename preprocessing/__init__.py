@@ -25,7 +25,7 @@ from preprocessing.public import lazy_names
 
 if TYPE_CHECKING:
     from preprocessing.files import IntegrityError
-    from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows, open_file
+    from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows, clip_tracked, open_file
     from preprocessing.manifest import read_manifest
     from preprocessing.skeleton import RawClip, SkeletonError, Track, parse
     from preprocessing.sources import SOURCES, ClipSource, SourceError, open_sources
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES", "SOURCES", "STAGES", "Clip", "ClipSource", "Decision", "IntegrityError", "Landmarks", "RawClip",
     "SkeletonError", "SkeletonFile", "SourceError", "Stage", "Track", "apply", "clip_present", "clip_rows",
-    "open_file", "open_sources", "parse", "read_manifest", "recipe",
+    "clip_tracked", "open_file", "open_sources", "parse", "read_manifest", "recipe",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "files": ("IntegrityError",),
-        "hdf5": ("SkeletonFile", "clip_present", "clip_rows", "open_file"),
+        "hdf5": ("SkeletonFile", "clip_present", "clip_rows", "clip_tracked", "open_file"),
         "manifest": ("read_manifest",),
         "skeleton": ("RawClip", "SkeletonError", "Track", "parse"),
         "sources": ("SOURCES", "ClipSource", "SourceError", "open_sources"),
