@@ -38,7 +38,7 @@ from pipeline.normdoctor.sites import batch_norms
 from pipeline.normdoctor.sources import batch_statistics
 from pipeline.pages import evaluation as pages
 from pipeline.predict import Predictor
-from pipeline.run_folder import Run
+from pipeline.run_folder import CONFIG, Run
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.pages import Provenance
@@ -53,7 +53,7 @@ class Options:
     """Arguments of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train."""
+    """Run folder of pipeline.train, or folder of pipeline.share."""
     data: Path
     """HDF5 file made by preprocessing.build."""
     protocol: str = ""
@@ -221,7 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
         predictor = predict.load(options.run)
         file = open_file(options.data, fast_start=options.fast_start)
         result = evaluate(predictor, file, options.protocol, options.split)
-        if options.run.is_dir() and (leak := trained_on(Run(options.run), file, result["protocol"], options.split)):
+        if (options.run / CONFIG).is_file() and (
+            leak := trained_on(Run(options.run), file, result["protocol"], options.split)
+        ):
             result["notes"].append(leak)
         out = options.out or _default_out(options, result)
         files.publish_json(out, result)

@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import distributed, distribution, ensemble, export, recordings, timeline
+from pipeline import distributed, distribution, ensemble, export, recordings, share, timeline
 from pipeline.config import Config
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
@@ -200,12 +200,17 @@ class Predictor:
 
 
 def load(run: str | Path, device: torch.device | None = None) -> Predictor:
-    """Load a trained run, or several by the file that pipeline.ensemble has written, without their data file.
+    """Load a trained run, a folder of pipeline.share, or several runs by the file that pipeline.ensemble has written.
+
+    No data file is needed.
 
     Raises:
         ValueError: A folder lacks something; the message names it.
     """
     path, device = Path(run), device or distributed.join()
+    if share.is_model(path):
+        config, metadata, model, result = share.load(path, device)
+        return Predictor(path, metadata, [Network(config, _contiguous(model))], [1.0], result, device)
     return _together(path, device) if path.suffix == ".json" and path.is_file() else _alone(path, device)
 
 
@@ -230,8 +235,12 @@ def _together(path: Path, device: torch.device) -> Predictor:
 
 def _network(run: Run) -> Network:
     # In torch's own memory order, which an export needs.
-    model = run.network().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return Network(run.config, model)
+    return Network(run.config, _contiguous(run.network()))
+
+
+def _contiguous(model: nn.Module) -> nn.Module:
+    contiguous: nn.Module = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return contiguous
 
 
 def _in_memory(metadata: Metadata, cleaned: Sequence[Clip]) -> SkeletonFile:
@@ -277,7 +286,7 @@ class Options:
     """Arguments of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train, or file of pipeline.ensemble."""
+    """Run folder of pipeline.train, folder of pipeline.share, or file of pipeline.ensemble."""
     clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORDING...")] = ()
     """Recordings: files, folders, zips, data files, or - for standard input."""
     format: str = ""

@@ -1,0 +1,187 @@
+"""Write a trained run as a model to give away: weights, everything that predict needs, and a model card.
+
+    python -m pipeline.share runs/stgcn --out stgcn
+    python -m pipeline.predict stgcn CLIP.skeleton
+    python -m pipeline.evaluate stgcn --data other.h5
+
+The folder has `model.safetensors` (weights, which run no code when they are read), `model.json` (settings, metadata,
+stages and figures; no path of this machine) and `README.md` (the card: data, protocol, figures, limits). Exit codes: 0
+ok, 2 wrong settings, 6 damaged file. The only door to safetensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors.torch
+import torch
+import tyro
+from torch import nn
+
+from pipeline import network
+from pipeline.config import Config, as_dict, from_dict
+from pipeline.run_folder import Metadata, Run
+from preprocessing import exits, files
+from preprocessing.pages.provenance import commit, version
+
+WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
+FORMAT = "skelnorm-model/1"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Finished run folder of pipeline.train."""
+    out: Path
+    """Folder of the model; it must not exist, or be empty."""
+
+
+def share(run: Run, out: Path) -> None:
+    """Write a run as a model folder.
+
+    Args:
+        run: A finished run.
+        out: The folder.
+
+    Raises:
+        ValueError: The run is not finished, or the folder has other files.
+    """
+    run.require_finished()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} exists and is not an empty folder: choose another, or delete it.")
+    weights = {name: tensor.contiguous().clone() for name, tensor in run.weights.items()}
+    content = safetensors.torch.save(weights, metadata={"format": "pt", "by": FORMAT})
+    summary = {key: value for key, value in run.summary.items() if key not in ("config", "confusion")}
+    start = summary.get("init")
+    if start:  # its path says nothing elsewhere
+        summary["init"] = start | {"run": Path(start["run"]).name}
+    facts = {
+        "format": FORMAT,
+        "skelnorm": {"version": version(), "commit": commit()},
+        "name": run.name,
+        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(content).hexdigest()},
+        "config": as_dict(run.config) | {"data": run.config.data.name, "out": run.name, "init": None},
+        "metadata": dataclasses.asdict(run.metadata),
+        "summary": summary,
+    }
+    files.publish_bytes(out / WEIGHTS, content)
+    files.publish_text(out / CARD, card(facts))
+    files.publish_json(out / FACTS, facts)  # last: without it the folder is no model
+
+
+def is_model(folder: Path) -> bool:
+    """Return whether a folder is a model that `share` wrote."""
+    return (folder / FACTS).is_file()
+
+
+def load(folder: Path, device: torch.device) -> tuple[Config, Metadata, nn.Module, dict[str, Any]]:
+    """Return settings, metadata, network (in eval mode) and figures of a model folder.
+
+    Raises:
+        IntegrityError: A file is damaged, or weights and settings do not fit.
+    """
+    facts = files.read_json(folder / FACTS, "format", "weights", "config", "metadata", "summary")
+    if facts["format"] != FORMAT:
+        raise files.IntegrityError(
+            f"{folder / FACTS} has format {facts['format']!r}: must be {FORMAT}. Share it again."
+        )
+    path = folder / WEIGHTS
+    if not path.is_file() or files.sha256_file(path) != facts["weights"]["sha256"]:
+        raise files.IntegrityError(f"{path} is missing or not the file that {FACTS} names. Restore a copy of both.")
+    values = facts["config"]
+    start = {"train": values["train"] | {"freeze": "none"}}  # of the training alone
+    config, metadata = from_dict(values | start), Metadata.from_json(facts["metadata"])
+    with torch.random.fork_rng(devices=[]):
+        model = network.build(config, metadata, device)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path, device=str(device)))
+    except RuntimeError as error:
+        what = str(error).splitlines()[1].strip()
+        raise files.IntegrityError(
+            f"{folder}: weights and {FACTS} do not fit ({what}). Restore a copy of both."
+        ) from None
+    return config, metadata, model.eval(), facts["summary"]
+
+
+def card(facts: dict[str, Any]) -> str:
+    """Return the model card as Markdown."""
+    config, metadata, summary = facts["config"], facts["metadata"], facts["summary"]
+    clips, four = summary["clips"], summary["accuracies"]
+    rows = [
+        f"| {split} | {clips[split]} | {_percent(summary[split]['top1'])} | {_percent(summary[split]['mean_class'])} |"
+        for split in ("val", "test")
+        if summary.get(split)
+    ]
+    stages = ", ".join(stage["stage"] for stage in metadata["recipe"]["stages"]) or "none"
+    names = metadata["class_names"]
+    calibration = summary.get("calibration", {})
+    typical = metadata.get("typical") or {}
+    length = (
+        f"98 of 100 training clips have {typical['frames'][0]:.0f} to {typical['frames'][2]:.0f} frames."
+        if typical
+        else "The lengths of the training clips are not known."
+    )
+    return f"""# {facts["name"]}
+
+Skeleton-based action recognition: {config["model"]["name"]}, {len(names)} classes,
+{len(metadata["joint_names"])} joints of {metadata["channels"]} coordinates, clips resampled to
+{config["input"]["frames"]} frames.
+
+    python -m pipeline.predict THIS_FOLDER RECORDING
+
+## Training data
+
+{metadata["dataset"]} (content sha256 {metadata["content_sha256"][:16]}), protocol {summary["protocol"]},
+{clips["train"]} training clips, {config["train"]["epochs"]} epochs, seed {config["train"]["seed"]}. Stages: {stages}.
+The terms of the data set may restrict the use of this model.
+
+Classes: {", ".join(names)}.
+
+Joints: {", ".join(metadata["joint_names"])}.
+
+## Figures
+
+| split | clips | top-1 | mean class |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+Accuracies {", ".join(f"{name} {_percent(four[name])}" for name in "ABCD" if name in four)}: training clips by running
+(A) and batch statistics (B), evaluation clips by running (C) and batch statistics (D). Temperature
+{calibration.get("temperature", 1.0):.2f}, chosen on {calibration.get("clips", 0)} val clips.
+
+## Limits
+
+* It knows these classes alone: any other action gets one of their names, or a low probability.
+* Joints are matched by name; recordings must be cleaned by the same stages, which predict does.
+* {length} Longer recordings need a timeline (`--window`).
+* Accuracy on other people, cameras and sensors is not known: measure it with `python -m pipeline.evaluate`.
+
+Made by skelnorm {facts["skelnorm"]["version"]} {facts["skelnorm"]["commit"]}.
+"""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of `python -m pipeline.share`; returns the exit code."""
+    options = tyro.cli(Options, prog="python -m pipeline.share", description=__doc__, args=arguments)
+    try:
+        share(Run(options.run, torch.device("cpu")), options.out)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        return exits.report(error)
+    print(f"written: {options.out}")
+    print(f"next: python -m pipeline.predict {options.out} RECORDING")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
