@@ -48,6 +48,15 @@ def per_call(patient: Patient) -> nn.Module:
     return model
 
 
+def per_sample(patient: Patient) -> nn.Module:
+    """Return the model in eval mode, its instance norms without running statistics, as in training."""
+    model = copy.deepcopy(patient.model).eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
+    return model
+
+
 class PerCall(nn.Module):
     """A batch norm that takes the statistics of its calls in turn."""
 
@@ -66,6 +75,7 @@ class PerCall(nn.Module):
 REPAIRS: dict[str, Callable[[Patient], nn.Module]] = {
     "mode": mode,
     "reuse": per_call,
+    "instance": per_sample,
     **dict.fromkeys(
         ("buffers", "averaging", "foreign", "correlated", "updates", "lone", "dropout", "stale", "precision"), joint
     ),
@@ -75,8 +85,8 @@ REPAIRS: dict[str, Callable[[Patient], nn.Module]] = {
 def _batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the layers that keep running statistics per channel, hand-written ones included."""
     for name, module in model.named_modules():
-        per_sample = isinstance(module, nn.modules.instancenorm._InstanceNorm)
-        if getattr(module, "running_var", None) is not None and not per_sample:
+        is_instance_norm = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        if getattr(module, "running_var", None) is not None and not is_instance_norm:
             yield name, module
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.bench import normbugs as bench
 from tests.normbugs.case import NORM_CAUSES, Case, Patient, load, names
 from tests.normbugs.judge import judge, worse
-from tests.normbugs.repairs import joint, per_call
+from tests.normbugs.repairs import joint, per_call, per_sample
 from tests.normbugs.training import norms, right, scorer
 
 FAST = ("pytorch_3869",)
@@ -95,6 +95,14 @@ def test_per_call_normalizes_each_call_by_its_own_statistics() -> None:
     y = per_call(patient)(x)
     torch.testing.assert_close(y.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(0), torch.ones(4), atol=1e-4, rtol=0)
+
+
+def test_per_sample_undoes_running_statistics_of_instance_norms() -> None:
+    model = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True)).eval()
+    x = torch.randn(8, 2, 16) * 3 + 7
+    y = per_sample(Patient(model, [], [], len))(x)
+    torch.testing.assert_close(y.mean(2), torch.zeros(8, 2), atol=1e-5, rtol=0)
+    assert model[0].track_running_stats
 
 
 def test_scorer_keeps_the_model() -> None:
