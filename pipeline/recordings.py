@@ -18,6 +18,7 @@ from pipeline.data import BODIES
 from pipeline.evaluation.matching import SELECTING, match, matched_joints
 from pipeline.run_folder import Metadata
 from preprocessing.hdf5 import clip_present, clip_rows, clip_tracked, open_file
+from preprocessing.preview import centred
 from preprocessing.skeleton import RawClip, SkeletonError, Track
 from preprocessing.sources import ClipSource, Reading, open_sources
 from preprocessing.stages import Clip, Stage, apply
@@ -110,10 +111,20 @@ def cleaned(name: str, raw: RawClip, stages: Sequence[Stage], network: str) -> C
 
 
 def stages_for(source: ClipSource, metadata: Metadata) -> tuple[Stage, ...]:
-    """Return the stages of the training data, behind those that the format of the source needs and they lack."""
+    """Return the stages of the training data, behind those that the format of the source needs and they lack.
+
+    A build records stage `absent` only if it marked a joint. Clips to predict may have gaps that the training data had
+    not, so the stage is added as the build had it.
+    """
     own = metadata.stages()
     names = {stage.name for stage in own}
-    return (*(stage for stage in source.stages if stage.name not in names), *own)
+    marking = tuple(stage for stage in own if stage.name == "absent")
+    if not marking and not source.kinect:
+        centre = next((stage.parameters["joint"] for stage in own if stage.name == "centre"), -1.0)
+        origin = float(centred(source))
+        marking = (Stage("absent", {"zeros": 1, "nan": 1, "origin": origin if origin >= 0 else centre}),)
+    needed = tuple(stage for stage in source.stages if stage.name not in names)
+    return (*marking, *needed, *(stage for stage in own if stage.name != "absent"))
 
 
 def check_selection(name: str, raw: RawClip, metadata: Metadata, network: str) -> None:

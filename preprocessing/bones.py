@@ -33,9 +33,10 @@ def check_bones(bones: Any, joints: int) -> None:
         raise ValueError(f"bones look like (child, parent), because {fault}. {SWAP}.")
     if fault:
         raise ValueError(f"bones are not a tree: {fault}. Each joint but the root needs one parent.")
-    # A chain is a tree from both ends. Its root comes first in every known layout.
-    if joints > 2 and all(parent > child for parent, child in pairs) and _is_chain(pairs):
-        raise ValueError(f"bones look like (child, parent), because each first joint has the higher number. {SWAP}.")
+    # A chain is a tree from both ends. People list it from its root.
+    swapped = [(child, parent) for parent, child in pairs]
+    if joints > 2 and _is_chain(pairs) and _root_first(swapped) and not _root_first(pairs):
+        raise ValueError(f"bones look like (child, parent), because the bone of the root comes last. {SWAP}.")
 
 
 def tree_fault(bones: list[tuple[int, int]], joints: int) -> str:
@@ -64,3 +65,13 @@ def tree_fault(bones: list[tuple[int, int]], joints: int) -> str:
 
 def _is_chain(bones: list[tuple[int, int]]) -> bool:
     return len({parent for parent, _ in bones}) == len(bones)
+
+
+def _root_first(bones: list[tuple[int, int]]) -> bool:
+    """Return whether each bone begins at a joint that an earlier one has reached."""
+    reached = {bones[0][0]}
+    for parent, child in bones:
+        if parent not in reached:
+            return False
+        reached.add(child)
+    return True

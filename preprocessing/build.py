@@ -210,10 +210,11 @@ def chosen(options: Options, source: ClipSource) -> tuple[list[str], dict[str, d
 
 
 def without_effect(described: dict[str, Any], decisions: list[Decision]) -> dict[str, Any]:
-    """Return the recipe without stage `absent` if it has marked no joint, as for a source without gaps."""
+    """Return the recipe without stage `absent` as it is by default, if it has marked no joint."""
     if any(decision.rule == "absent" for decision in decisions):
         return described
-    return described | {"stages": [stage for stage in described["stages"] if stage["stage"] != "absent"]}
+    kept = [s for s in described["stages"] if s["stage"] != "absent" or not (s["zeros"] and s["nan"])]
+    return described | {"stages": kept}
 
 
 def _check(options: Options) -> None:

@@ -13,6 +13,7 @@ from preprocessing.stages.recipes import Stage
 SAMPLE = 64  # clips, evenly spaced
 PERSON = 1.5  # metres: the median extent of a person in recordings of actions, standing or sitting
 UNITS = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001}  # metres
+FEW = 8  # clips: fewer do not tell an origin from a joint that is absent by chance
 CENTRED = 0.9  # share of the clips in which a joint at zero is the origin, not a joint that is absent
 
 
@@ -36,7 +37,7 @@ def centred(source: ClipSource) -> int:
     if source.kinect:
         return -1
     zero_NV = np.array([~raw.tracks[0].joints_FV3[0].any(axis=-1) for raw in sample(source)])
-    if not len(zero_NV):
+    if len(zero_NV) < FEW:
         return -1
     share_V = zero_NV.mean(axis=0)
     return int(share_V.argmax()) if share_V.max() >= CENTRED else -1

@@ -134,3 +134,24 @@ def test_the_command_answers_each_clip(runs: Path, data_file: Path, tmp_path: Pa
     assert done.stdout.count("far more than in training") == 1
     predictor = predict.load(runs / "none", torch.device("cpu"))
     assert predictor(x).classes[0] in done.stdout
+
+
+@pytest.mark.parametrize(("origin", "absent"), [(-1, [[2, 3]]), (1, [[2, 3]])])
+def test_gaps_are_marked_though_the_training_data_had_none(
+    tmp_path: Path, origin: int, absent: list[list[int]]
+) -> None:
+    """Its recipe does not name the stage. A joint that the clips are centred on is present at zero."""
+    facts = metadata()
+    joints = len(facts.joint_names)
+    x = np.ones((12, 1, joints, 3), np.float32) + np.arange(12, dtype=np.float32)[:, None, None, None]
+    x[2, 0, 3] = 0
+    if origin >= 0:
+        x[0, 0, origin] = 0
+        facts = dataclasses.replace(facts, recipe={"stages": [{"stage": "centre", "joint": origin}]})
+    np.savez(
+        tmp_path / "a.npz", X=x, ptr=np.array([0, 12]), label=np.array([0]), joint_names=np.array(facts.joint_names)
+    )
+    (one,) = recordings(tmp_path / "a.npz", facts, "runs/a")
+    clip = one.clip("runs/a")
+    assert clip.tracked_MTV is not None
+    np.testing.assert_array_equal(np.argwhere(~clip.tracked_MTV[0]), absent)

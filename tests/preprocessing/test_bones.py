@@ -7,10 +7,13 @@ from preprocessing import ntu
 from preprocessing.bones import check_bones
 from preprocessing.layouts import LAYOUTS
 
+CHAIN = np.array([[4, 3], [3, 2], [2, 1], [1, 0]])  # from its root, which has the highest number
 TREE = np.array([[1, 0], [1, 2], [2, 3], [2, 4]])
 
 
-@pytest.mark.parametrize("bones", [TREE, TREE[::-1], TREE.astype(np.uint8), TREE.tolist(), np.zeros((0, 2), np.int64)])
+@pytest.mark.parametrize(
+    "bones", [TREE, TREE[::-1], TREE.astype(np.uint8), TREE.tolist(), CHAIN, np.zeros((0, 2), np.int64)]
+)
 def test_a_tree_in_any_order_is_accepted_and_so_are_no_bones(bones: np.ndarray) -> None:
     check_bones(bones, 5)
 
@@ -34,7 +37,7 @@ def test_known_skeletons_are_trees() -> None:
         ([[1, 0], [1, 2], [2, 3], [4, 4]], r"bone \(4, 4\) joins a joint to itself"),
         ([[1, 0], [1, 0], [1, 2], [2, 3]], r"bone \(1, 0\) occurs twice"),
         (TREE[:, ::-1], r"look like \(child, parent\), because joint 1 has two parents"),
-        ([[1, 0], [2, 1], [3, 2], [4, 3]], r"look like \(child, parent\), because each first joint"),
+        ([[1, 0], [2, 1], [3, 2], [4, 3]], r"look like \(child, parent\), because the bone of the root comes last"),
     ],
 )
 def test_anything_else_is_rejected_in_one_line(bones: np.ndarray, message: str) -> None:
