@@ -22,6 +22,19 @@ from pipeline.run_folder import Run
 from preprocessing.hdf5 import SkeletonFile
 
 DIVISIONS = ("camera", "subject")
+# Advice for the next training in the settings of pipeline.train.
+NEXT_TRAINING = {
+    "reuse": "--norm.persons masked: one call over the bodies that are present; or fold, or per_person",
+    "padding": "--norm.persons masked, and a masked --norm.input",
+    "stale": "raise --norm.momentum, train longer, or --norm.recalibrate final",
+    "ranks": "--norm.sync True: statistics over all ranks",
+    "leakage": "--input.order reshuffle, or --norm.kind gn",
+    "correlated": "--input.order reshuffle: another order of the clips in each epoch",
+    "small": "raise --train.batch-size, or --norm.kind gn",
+    "decay": "--norm.decay False: no weight decay on scales and shifts of norms",
+    "overfit": "augmentation, --model.dropout or weight decay; python -m pipeline.doctor RUN --fine-tune 20 tests "
+    "whether the scale of the input is the reason",
+}
 
 
 @dataclass(frozen=True)
@@ -124,4 +137,5 @@ def diagnose_run(folder: Path, split: str) -> tuple[Diagnosis, str]:
     train = ClipBatches(clips, accuracies.probe(fitted), config.input.frames, size, config.input.order)
     held = ClipBatches(clips, index_N, config.input.frames, size)
     known: dict[str, Any] = {"groups": divisions(run.data), "history": history(run, model, len(fitted))}
+    known |= {"higher_is_better": True, "next_training": NEXT_TRAINING}
     return diagnose(model, train, held, forward=forward, metric=correct, rows=rows, **known), split

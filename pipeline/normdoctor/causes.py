@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from . import layer_checks
 from .bench import Bench
@@ -82,6 +82,9 @@ class GeneralizationLoss:
     interval: list[float]
     now: str = ""
     next_training: str = ""
+
+
+Entry = TypeVar("Entry", Cause, Suspicion, GeneralizationLoss)
 
 
 def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
@@ -260,6 +263,15 @@ def undoes_mode(remedy: str | None) -> bool:
 def advice(one: Fired) -> Advice:
     """Return what to do about a finding."""
     return one.finding.advice or REMEDIES[one.remedy or ""].advice
+
+
+def reworded(entries: list[Entry], next_training: Mapping[str, str]) -> list[Entry]:
+    """Return the entries with the advice for training of the checks that `next_training` names."""
+    result = []
+    for entry in entries:
+        later = next_training.get(entry.check, entry.next_training)
+        result.append(replace(entry, next_training=later, remedy=Advice(entry.now, later).text))
+    return result
 
 
 def _told(one: Fired) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from .causes import (
     Tried,
     generalization_losses,
     prove,
+    reworded,
     suspicions,
     try_remedies,
     unexplained_share,
@@ -43,7 +44,8 @@ class Diagnosis:
     accuracies: dict[str, float]
     """Scores A, B and, where there are evaluation samples, C and D (see `evidence.gaps`)."""
     gap: dict[str, float]
-    """The normalization gap B - A and, where D is known, the generalization gap B - D."""
+    """The normalization gap B - A and, where D is known, the generalization gap B - D. `own_batches`: the normalization
+    gap in the training loader's own batches, where these score better than shuffled ones."""
     intervals: dict[str, list[float]]
     """95 % intervals of the normalization gap (B - A) and of D - C."""
     threshold: float
@@ -103,6 +105,7 @@ def diagnose(
     higher_is_better: bool | None = None,
     samples: int = LIMIT,
     batches: int | None = None,
+    next_training: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Find out why a model's batch norms evaluate badly, and prove it.
 
@@ -125,6 +128,7 @@ def diagnose(
             with shuffled weights too; the verdict says what was found.
         samples: Largest number of samples kept of each loader; fewer where they take more than 640 MB.
         batches: Largest number of batches read of each loader. None: as many as hold ten times `samples`.
+        next_training: Check -> advice for the next training, in the words of the program that trains; None: torch's.
 
     Returns:
         The verdict with its causes, suspicions and figures.
@@ -149,18 +153,21 @@ def diagnose(
         )
         tried = try_remedies(bench, evidence)
     found = fired(CHECKS, evidence)
-    causes = prove(evidence, found, tried)
-    suspected = suspicions(found, causes, evidence, tried)
-    rest = generalization_losses(evidence, tried) if not causes else []
+    own_words = next_training or {}
+    causes = reworded(prove(evidence, found, tried), own_words)
+    suspected = reworded(suspicions(found, causes, evidence, tried), own_words)
+    rest = reworded(generalization_losses(evidence, tried), own_words) if not causes else []
     unexplained = unexplained_share(evidence, causes, found, tried)
     accuracies: dict[str, float] = {name: evidence.mean(name) for name in FOUR if name in evidence.score}
-    intervals = {"normalization": evidence.normalization.interval}
+    gap, intervals = gaps(accuracies), {"normalization": evidence.normalization.interval}
+    if evidence.own_batches is not None:
+        gap["own_batches"], intervals["own_batches"] = evidence.gap, evidence.own_batches.interval
     if "D" in evidence.score:
         intervals["statistics_on_eval"] = evidence.difference("C", "D").interval
     return Diagnosis(
         verdict=verdict(evidence, causes, suspected, rest, unexplained, quantized_layers(model)),
         accuracies=accuracies,
-        gap=gaps(accuracies),
+        gap=gap,
         intervals=intervals,
         threshold=evidence.threshold,
         causes=causes,

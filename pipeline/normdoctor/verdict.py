@@ -81,7 +81,7 @@ def _without_layers(evidence: Evidence, causes: list[Cause], quantized: list[str
     if causes:
         sentences = "; ".join(_cause_sentence(cause, evidence) for cause in causes)
         return f"The model has no batch norm, but a cause was found: {sentences}."
-    return "The model has no batch norm: its accuracy does not depend on statistics of batches."
+    return "The model has no layer with statistics of batches: no normalization gap can arise."
 
 
 def _cause_sentence(cause: Cause, evidence: Evidence) -> str:

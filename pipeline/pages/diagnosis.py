@@ -59,13 +59,14 @@ def page(name: str, doctor: dict[str, Any], provenance: Provenance) -> str:
 
 def headline(doctor: dict[str, Any]) -> str:
     """Return the main result in a few words."""
-    gap = 100 * doctor["gap"]["normalization"]
+    gap = 100 * doctor["gap"].get("own_batches", doctor["gap"]["normalization"])
     if doctor["causes"]:
         first = doctor["causes"][0]
         share = f", {100 * first['recovered']:.0f} % of a normalization gap of {gap:.1f} points"
         return first["check"] + ("" if first["check"] == "mode" else share)
     if gap > 100 * doctor["threshold"]:
-        return f"{gap:.1f} points of normalization gap, unexplained"
+        suspected = ", ".join(entry["check"] for entry in doctor["suspicions"])
+        return f"{gap:.1f} points of normalization gap, {f'suspected: {suspected}' if suspected else 'unexplained'}"
     return "no normalization gap" if doctor["layers"] else "no batch norm"
 
 

@@ -1,13 +1,16 @@
 """patient: the batches of a run in its training order, and what is known of its training."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.config import Config
 from pipeline.data.clips import Clips
-from pipeline.doctor.patient import ClipBatches, divisions, evaluated_on, history
+from pipeline.doctor.patient import NEXT_TRAINING, ClipBatches, divisions, evaluated_on, history
+from pipeline.normdoctor.checks import CHECKS, REST
 from pipeline.run_folder import Run
 from preprocessing.hdf5 import open_file
 
@@ -52,3 +55,12 @@ def test_held_out_clips_are_evaluated_where_there_are_any(runs: Path) -> None:
         split, index_N = evaluated_on(run, asked)
         assert split == name
         assert torch.equal(index_N, expected)
+
+
+def test_advice_for_training_speaks_of_existing_settings_and_checks() -> None:
+    """Every option of pipeline.train that it names exists, and the body loop's first advice is masked."""
+    assert set(NEXT_TRAINING) <= set(CHECKS | REST)
+    assert NEXT_TRAINING["reuse"].startswith("--norm.persons masked")
+    for words in NEXT_TRAINING.values():
+        for part, name in re.findall(r"--(norm|input|train|model)\.([a-z-]+)", words):
+            assert hasattr(getattr(Config(Path("x"), Path("y")), part), name.replace("-", "_")), (part, name)
