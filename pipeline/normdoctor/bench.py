@@ -84,6 +84,14 @@ class Bench:
         order = torch.cat(positions).argsort()
         return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples))
 
+    def watch(self, batches: Batches, source: Collector) -> None:
+        """Run a pass under the given statistics without scoring it; buffers stay as they were."""
+        calls: Counter[str] = Counter()
+        with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source, calls):
+            for _, batch in source.of_batches(batches):
+                calls.clear()
+                self.output(batch)
+
     def output(self, batch: Any) -> Any:
         """Return the model's output for a batch, on the model's device.
 

@@ -232,7 +232,7 @@ def generalization_losses(evidence: Evidence, tried: Tried) -> list[Generalizati
     losses = []
     for one in fired(REST, evidence):
         if one.remedy is None:
-            losses.append(_loss(evidence, one, 0.0, NO_DIFFERENCE, evidence.mean("C")))
+            losses.append(_loss(evidence, one, 0.0, NO_DIFFERENCE))
         elif one.remedy in tried and not evidence.has_gap:
             scores = tried[one.remedy]["C"]
             gain = paired(evidence.score["C"], scores)
@@ -327,6 +327,9 @@ def _cumulated(so_far: list[Cause]) -> Cause:
     return replace(last, cumulative=best)
 
 
-def _loss(evidence: Evidence, one: Fired, share: float, gain: Difference, after: float) -> GeneralizationLoss:
-    before = evidence.mean("C")
+def _loss(
+    evidence: Evidence, one: Fired, share: float, gain: Difference, after: float | None = None
+) -> GeneralizationLoss:
+    before = evidence.mean("C" if "C" in evidence.score else "A")
+    after = before if after is None else after
     return GeneralizationLoss(one.name, share, before=before, after=after, interval=gain.interval, **_told(one))

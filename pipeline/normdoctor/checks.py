@@ -96,6 +96,8 @@ CHECKS: dict[str, Check] = {
 
 # What else lies between training and evaluation samples, where normalization is not to blame.
 REST: dict[str, Check] = {
+    "inputs": Check(score_checks.inputs, "Raw evaluation inputs on another scale, or of another shape."),
+    "random": Check(score_checks.random, "Outputs that are random in eval mode."),
     "shift": Check(
         score_checks.shift,
         "Evaluation samples whose layer inputs are distributed differently from those of the training samples.",

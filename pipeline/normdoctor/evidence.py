@@ -90,6 +90,10 @@ class Evidence:
     history: History
     assumed: list[str] = field(default_factory=list)
     """What was assumed about model, batches and metric, in short sentences."""
+    inputs: str = ""
+    """How raw evaluation inputs differ from training inputs; empty where they are alike."""
+    random_in_eval: str = ""
+    """How outputs change between two passes in eval mode; empty where they do not."""
     batch: dict[Pass, Tensor] = field(default_factory=dict)
     """Number of each score's batch, for the passes in which the samples of a batch share the noise of its
     statistics."""

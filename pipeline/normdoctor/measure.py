@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -19,21 +19,20 @@ from .calling import Forward, Metric, quietly, usage
 from .collector import Collector, Rows, Seen, SiteMoments, add
 from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
+from .inputs import difference
 from .layers import Layer
 from .moments import Moments, mean_shift
+from .randomness import random_in_eval, with_dropout
 from .reproduce import reproduced
 from .samples import LIMIT, Samples, take
 from .scoring import read_metric
-from .sites import Site, Statistics, batch_norms, restore_buffers, same_bits, statistics
+from .sites import Site, Statistics, batch_norms, restore_buffers, statistics
 from .sources import batch_statistics, running
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Below this batch size, scores are also measured in batches LARGER times as large.
 SMALL_BATCH, LARGER = 16, 4
 # Evaluation samples that the input shift of a group is measured on.
 GROUP_SAMPLES = 256
-# Samples on which dropout is seen to reach a batch norm, and samples it is then measured on.
-DROPOUT_TRIAL, DROPOUT_SAMPLES = 32, 1024
 # torch's error about one value per channel in training mode: then the model as found has no score.
 ONE_VALUE = "Expected more than 1 value per channel"
 # Difference between two batch sizes that does not matter.
@@ -94,6 +93,8 @@ def gather(
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
         assumed=[*how.assumed, *_bounded(train, held_out)],
+        inputs=difference(train, held_out),
+        random_in_eval="" if seen.stuck else random_in_eval(bench),
         history=history or History(),
         train=by_batch.train,
         given=by_batch.given,
@@ -197,7 +198,7 @@ def _by_batch_statistics(bench: Bench, rows: Rows | None) -> _ByBatch:
         passes["mixed"] = bench.run(train.mixed(), batch_statistics)
         if train.size < SMALL_BATCH:
             passes["large"] = bench.run(train.batches(size=LARGER * train.size), batch_statistics)
-    dropped = _with_dropout(bench)
+    dropped = with_dropout(bench)
     held_out = None
     if bench.held_out is not None:
         watcher = Collector(bench.model, rows)
@@ -310,39 +311,6 @@ def _changed_buffers(bench: Bench) -> list[str]:
     with torch.no_grad():
         bench.output(first)
     return restore_buffers(bench.model, before)
-
-
-def _with_dropout(bench: Bench) -> SiteMoments:
-    """Statistics of the call sites with dropout on, as in training; empty where it reaches none of them."""
-    layers = [m for m in bench.model.modules() if isinstance(m, DROPOUTS) and m.p > 0]
-    if not layers:
-        return {}
-
-    def population(samples: int) -> SiteMoments:
-        collector = Collector(bench.model)
-        bench.run(bench.train.batches(limit=samples), collector)
-        return collector.seen.population
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        with _switched_on(layers):
-            on = population(DROPOUT_TRIAL)
-        off = population(DROPOUT_TRIAL)
-        if all(same_bits(on[site].variance_C, off[site].variance_C) for site in on):
-            return {}
-        with _switched_on(layers):
-            return population(DROPOUT_SAMPLES)
-
-
-@contextmanager
-def _switched_on(layers: Iterable[nn.Module]) -> Iterator[None]:
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
 
 
 def _by_group(bench: Bench, train: Seen, by_running_N: Tensor | None, groups: Groups) -> dict[str, dict[int, Group]]:

@@ -153,6 +153,26 @@ def shift(evidence: Evidence) -> Finding | None:
     return Finding(text, gain=gain)
 
 
+def inputs(evidence: Evidence) -> Finding | None:
+    """Raw evaluation inputs on another scale, or of another shape, than training inputs."""
+    if not evidence.inputs:
+        return None
+    return Finding(evidence.inputs, Advice("give the evaluation inputs the deterministic transforms of training"))
+
+
+def random(evidence: Evidence) -> Finding | None:
+    """Outputs that change from pass to pass in eval mode."""
+    if not evidence.random_in_eval:
+        return None
+    return Finding(
+        evidence.random_in_eval,
+        Advice(
+            "make dropout follow the mode: nn.Dropout as a submodule, or F.dropout(x, p, self.training)",
+            "",
+        ),
+    )
+
+
 def overfit(evidence: Evidence) -> Finding | None:
     """A difference between B and D, in which normalization has no part: generalization."""
     if "D" not in evidence.score or not len(evidence.score["D"]) or evidence.incomparable:

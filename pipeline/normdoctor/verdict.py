@@ -6,6 +6,9 @@ from .causes import EXPLAINED, Cause, GeneralizationLoss, Suspicion
 from .evidence import Evidence, Pass
 from .finding import listed
 
+# What a sentence about a loss is about, where that is not generalization.
+HEADINGS = {"inputs": "Data", "random": "Evaluation"}
+
 
 def verdict(
     evidence: Evidence,
@@ -99,7 +102,7 @@ def _cause_sentence(cause: Cause, evidence: Evidence) -> str:
 
 
 def _loss_sentence(loss: GeneralizationLoss, evidence: Evidence) -> str:
-    sentence = f"Generalization ({loss.check}): {loss.evidence}"
+    sentence = f"{HEADINGS.get(loss.check, 'Generalization')} ({loss.check}): {loss.evidence}"
     if loss.recovered:
         sentence += (
             f"; statistics of the unlabelled evaluation samples change C from {evidence.shown(loss.before)} to "

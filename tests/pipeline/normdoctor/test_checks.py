@@ -261,7 +261,7 @@ def test_a_healthy_network_gets_nothing(healthy: nn.Module) -> None:
 def test_every_check_fires_on_something_planted() -> None:
     """No check without a case (mode is also planted in test_doctor, reuse only there)."""
     assert {name for _, expected in PLANTED.values() for name in expected} | {"reuse"} == set(CHECKS)
-    assert set(REST) == {"shift", "overfit"}
+    assert set(REST) == {"inputs", "random", "shift", "overfit"}
 
 
 def test_a_shift_is_not_normalization_and_says_where(healthy: nn.Module) -> None:
@@ -270,8 +270,8 @@ def test_a_shift_is_not_normalization_and_says_where(healthy: nn.Module) -> None
     groups = {"camera": lambda batch: (batch[1] % 2 == 1).long()}
     diagnosis = diagnose(healthy, TRAIN, moved, groups=groups)
     assert diagnosis.causes == []
-    assert diagnosis.rest[0].check == "shift"
-    assert diagnosis.rest[0].after > diagnosis.rest[0].before + 0.03
+    assert [loss.check for loss in diagnosis.rest[:2]] == ["inputs", "shift"]  # already in the raw inputs
+    assert diagnosis.rest[1].after > diagnosis.rest[1].before + 0.03
     assert "farthest camera 1" in diagnosis.verdict
     assert diagnosis.groups["camera"][1][2] > diagnosis.groups["camera"][0][2]
 

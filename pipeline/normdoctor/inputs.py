@@ -1,0 +1,129 @@
+"""Compare the raw inputs of both loaders: shape, mean, deviation and range, before any layer sees them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batches import LABELS, Item, named_leaves
+from .samples import Row, Samples
+
+# Samples compared.
+COMPARED = 256
+# Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale.
+SCALE_RATIO, MEAN_SHIFT = 2.0, 1.0
+
+
+class Range(NamedTuple):
+    """What an input looks like."""
+
+    shape: tuple[int, ...]
+    """Of a sample; empty where samples differ, or are not known."""
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    mean_C: Tensor
+    deviation_C: Tensor
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"mean {self.mean:.3g}, deviation {self.deviation:.3g}, range {self.low:.3g} to {self.high:.3g}"
+
+
+def difference(train: Samples, held_out: Samples | None) -> str:
+    """Return how evaluation inputs differ from training inputs, in words; empty where they are alike."""
+    if held_out is None:
+        return ""
+    ours, theirs = _ranges(train), _ranges(held_out)
+    for name in ours:
+        if name not in theirs:
+            continue
+        one, other = ours[name], theirs[name]
+        shown = f"the evaluation inputs ({name})"
+        if _on_another_scale(one, other):
+            how = (
+                "are not normalized like"
+                if _is_normalized(one) != _is_normalized(other)
+                else "are on another scale than"
+            )
+            return f"{shown} {how} the training inputs: {other.text}; training: {one.text}"
+        if one.shape and other.shape and one.shape != other.shape:
+            return f"{shown} have shape {other.shape}, and the training inputs {one.shape}"
+    return ""
+
+
+def _on_another_scale(one: Range, other: Range) -> bool:
+    """Return whether most channels differ in scale or level; all of them together where they cannot be paired."""
+    paired = one.mean_C.shape == other.mean_C.shape
+    means = (one.mean_C, other.mean_C) if paired else (torch.tensor([one.mean]), torch.tensor([other.mean]))
+    deviations = (
+        (one.deviation_C, other.deviation_C)
+        if paired
+        else (torch.tensor([one.deviation]), torch.tensor([other.deviation]))
+    )
+    varies = (deviations[0] > 1e-12) & (deviations[1] > 1e-12)
+    if not bool(varies.any()):
+        return False
+    ratio = (deviations[1] / deviations[0])[varies].log().abs().median().exp().item()
+    pooled = torch.maximum(*deviations)[varies]
+    shift = ((means[1] - means[0]).abs()[varies] / pooled).median().item()
+    return ratio > SCALE_RATIO or shift > MEAN_SHIFT
+
+
+def _is_normalized(one: Range) -> bool:
+    return abs(one.mean) < 1 and 1 / SCALE_RATIO < one.deviation < SCALE_RATIO
+
+
+def _ranges(samples: Samples) -> dict[str, Range]:
+    """Return the inputs of a loader by their paths: floating-point or 8-bit entries that are no labels."""
+    rows = samples.kept[:COMPARED] if samples.apart else [_row(batch) for batch in samples.kept]
+    paths = [path for path, _ in named_leaves(samples.like if samples.apart else samples.kept[0])]
+    found = {}
+    for path, column in zip(paths, zip(*rows, strict=False), strict=False):
+        values = [value for entry in column if (value := _values(entry)) is not None]
+        if path.rpartition(".")[2] in LABELS or not values:
+            continue
+        found[path] = _range(values, samples.apart)
+    return found
+
+
+def _row(batch: object) -> Row:
+    return Row(leaf for _, leaf in named_leaves(batch))
+
+
+def _values(entry: object) -> Tensor | None:
+    """Return an entry as numbers where it may be an input: a tensor with axes, floating-point or of 8 bits."""
+    value = entry.value if isinstance(entry, Item) else entry
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if not isinstance(value, Tensor) or not value.dim():
+        return None
+    return value.detach().float().cpu() if value.is_floating_point() or value.dtype == torch.uint8 else None
+
+
+def _range(values: list[Tensor], apart: bool) -> Range:
+    """Return the range of samples (C, ...), or of whole batches (N, C, ...), per channel and together."""
+    by_channel = [
+        x.flatten(1) if x.dim() > 1 else x[:, None] for x in (x if apart else _channels_first(x) for x in values)
+    ]
+    channels = {len(x) for x in by_channel}
+    every = torch.cat([x.flatten() for x in by_channel])
+    each = torch.cat(by_channel, 1) if len(channels) == 1 else every[None]
+    return Range(
+        tuple(values[0].shape) if apart and len({x.shape for x in values}) == 1 else (),
+        every.mean().item(),
+        every.std(correction=0).item(),
+        every.min().item(),
+        every.max().item(),
+        each.mean(1),
+        each.std(1, correction=0),
+    )
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.movedim(1, 0) if x.dim() > 1 else x[None]
