@@ -1,4 +1,4 @@
-"""Convert a built file for other programs: `python -m preprocessing.export FILE.h5 --format dense|ctr --out PATH`."""
+"""Convert a built file for other programs: `python -m preprocessing.export FILE.h5 --format ctr --out PATH`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from rich.console import Console
 from rich.progress import track
 
 from preprocessing import exits, ntu
+from preprocessing.export_pyskl import export_pyskl
 from preprocessing.files import publish, require_space, require_suffix
 from preprocessing.gaps import bridged_rows
 from preprocessing.hdf5 import CHANNELS, SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
 
 SECOND = ("zeros", "copy")
+SUFFIXES = {"dense": ".h5", "ctr": ".npz", "pyskl": ".pkl"}
 
 DESCRIPTION = """Convert a built file for other programs.
 
 dense: HDF5 with x (N, 3, T, V, 2) float32 and y (N,), clips resampled to T frames, and the splits as index arrays
 ctr:   npz with x_train, y_train, x_test, y_test as CTR-GCN saves them: (N, Tmax, 150) zero-padded and one-hot;
        val counts as train; build with --recipe ctr for the numbers of CTR-GCN
+pyskl: pickle with split and annotations as pyskl and mmaction2 read them; val counts as train, test is NAME_val
 
 examples:
   python -m preprocessing.export ntu60.h5 --format dense --out dense.h5 --frames 64
   python -m preprocessing.export ntu60_ctr.h5 --format ctr --out NTU60_CS.npz
   python -m preprocessing.export ntu120_ctr.h5 --format ctr --protocol xset --out NTU120_CSet.npz
+  python -m preprocessing.export poses.h5 --format pyskl --out poses.pkl
 
 exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged, 7 no space
 """
@@ -43,8 +47,8 @@ class Options:
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
     """The built file."""
-    format: Literal["dense", "ctr"]
-    """dense or ctr."""
+    format: Literal["dense", "ctr", "pyskl"]
+    """dense, ctr or pyskl."""
     out: Path
     """The file to write."""
     frames: int = 64
@@ -152,7 +156,7 @@ def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
 def run(options: Options, console: Console) -> str:
     """Write the file that the options describe; ValueError for a mistake of the user."""
     file = open_file(options.file)
-    require_suffix("--out", options.out, ".h5" if options.format == "dense" else ".npz")
+    require_suffix("--out", options.out, SUFFIXES[options.format])
     if options.out.exists() and options.out.samefile(options.file):
         raise ValueError(f"--out {options.out} is the input file; name another")
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +164,8 @@ def run(options: Options, console: Console) -> str:
         if options.frames < 2:
             raise ValueError(f"--frames {options.frames} is too small: must be at least 2")
         return export_dense(file, options.out, options.frames, console)
+    if options.format == "pyskl":
+        return export_pyskl(file, options.out)
     if file.joints_RV3.shape[1] != len(ntu.JOINT_NAMES):
         raise ValueError(f"{options.file} has {file.joints_RV3.shape[1]} joints; format ctr is for 25, use dense")
     if file.joints_RV3.shape[2] != len(CHANNELS):

@@ -22,7 +22,7 @@ from preprocessing.manifest import read_manifest
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, render, text
 from preprocessing.pages.player import PlayerData, file_clip, player_data
 from preprocessing.skeleton import SkeletonError
-from preprocessing.sources import open_sources
+from preprocessing.sources import Reading, open_sources
 from preprocessing.stages.bodies import every_joint
 
 BINS = 24  # of the histogram of frames
@@ -110,7 +110,7 @@ class Survey:
 
 def survey_recordings(paths: tuple[Path, ...], console: Console) -> Survey:
     """Read every recording once."""
-    source = open_sources(paths)
+    source = open_sources(paths, Reading(labelled=False))
     survey = Survey(f"{', '.join(map(str, paths))}: recordings of {source.dataset}")
     for error in source.unusable:
         survey.reject(error.name, error.reason, str(error))
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         if not options.sources:
-            raise ValueError("Nothing to inspect: name a built file, a folder, a .zip or an array .npz.")
+            raise ValueError("Nothing to inspect: name a built file, a folder, a zip or a file of recordings.")
         require_suffix("--out", options.out, ".html")
         built = [path for path in options.sources if path.suffix in (".h5", ".hdf5")]
         if built and len(options.sources) > 1:

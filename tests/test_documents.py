@@ -1,9 +1,19 @@
 """Documents: links lead somewhere, and the files and commands that they name exist."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.models import MODELS, ModelConfig, build_model
+from pipeline.norms import NormConfig
+from preprocessing.build import Options
+from preprocessing.build import main as build
+from preprocessing.hdf5 import open_file
+from preprocessing.layouts import LAYOUTS
+from preprocessing.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -37,3 +47,28 @@ def test_a_dead_link_file_or_command_is_found() -> None:
     """Negative control."""
     text = "[a](nowhere.md) `pipeline/nothing.py` python -m pipeline.nothing"
     assert missing(text, ROOT) == ["nowhere.md", "pipeline/nothing.py", "pipeline/nothing"]
+
+
+def test_the_table_of_formats_has_every_format_and_layout_and_its_examples_name_options_that_exist() -> None:
+    text = (ROOT / "preprocessing" / "README.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| `build (.*)` \|$", text, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(SOURCES)
+    options = {f"--{field.name}" for field in fields(Options)}
+    for _, example in rows:
+        assert set(re.findall(r"--\w+", example)) <= options
+    assert all(f"`{name}`" in text for name in LAYOUTS)
+
+
+def test_the_example_of_an_array_file_builds_and_its_skeleton_is_a_network_s(tmp_path: Path) -> None:
+    """The default network takes its 5 joints."""
+    text = (ROOT / "preprocessing" / "README.md").read_text()
+    code = text[text.index("    import numpy as np") : text.index("    python -m preprocessing.build mine.npz")]
+    code = "\n".join(line[4:] for line in code.splitlines()).replace("mine.npz", str(tmp_path / "mine.npz"))
+    exec(compile(code, "README.md", "exec"), {})
+    assert build([str(tmp_path / "mine.npz"), "--out", str(tmp_path / "mine.h5")]) == 0
+    file = open_file(tmp_path / "mine.h5")
+    bones = tuple((int(parent), int(child)) for parent, child in file.bones)
+    for model in MODELS:
+        network = build_model(ModelConfig(model, width=0.25), NormConfig(), 64, len(file.joint_names), 2, bones).eval()
+        x, present = torch.zeros(1, 3, 64, 5, 2), torch.ones(1, 2, 64, dtype=torch.bool)
+        assert network(x, present).shape == (1, 2)

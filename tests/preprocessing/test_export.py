@@ -1,5 +1,6 @@
 """Exports hold the values of the file, in the shapes and the order of other programs."""
 
+import pickle
 from pathlib import Path
 
 import h5py
@@ -107,6 +108,36 @@ def test_the_real_golden_clips_export_as_the_original_saved_them(real_data: Path
         for key in golden.files:
             assert np.array_equal(golden[key], made[key]), key
             assert golden[key].dtype == made[key].dtype
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_pyskl_annotations_come_back_equal_in_pyskl_and_here(tmp_path: Path, width: int) -> None:
+    """Other programs read an ordinary pickle; a build of it has the same rows, scores, labels and test parts."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(240, 2, 17, width)).astype(np.float32) + 5
+    score = rng.uniform(0.1, 1, x.shape[:3]).astype(np.float16)
+    score[::7, 0, 3] = 0
+    x[:60, 1], score[:60, 1] = 0, 0
+    arrays = {"X": x, "ptr": np.arange(0, 241, 20), "label": np.arange(12) % 3, "subject": np.arange(12) % 4}
+    np.savez(tmp_path / "a.npz", **arrays, **({"score": score} if width == 2 else {}))
+    assert build([str(tmp_path / "a.npz"), "--out", str(tmp_path / "a.h5"), "--layout", "coco17"]) == 0
+    assert run(tmp_path / "a.h5", "--format", "pyskl", "--out", tmp_path / "a.pkl") == 0
+    one = open_file(tmp_path / "a.h5")
+    loaded = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    assert loaded["split"]["xsub_val"] == one.clips["name"][one.splits["xsub"]["test"]].tolist()
+    for clip, annotation in enumerate(loaded["annotations"]):
+        assert annotation["frame_dir"] == one.clips["name"][clip]
+        assert np.array_equal(annotation["keypoint"], export.clip_rows(one, clip))
+        assert annotation["total_frames"] == 20
+    assert build([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "b.h5"), "--layout", "coco17"]) == 0
+    other = open_file(tmp_path / "b.h5")
+    assert other.channels == one.channels
+    assert np.array_equal(other.joints_RV3, one.joints_RV3)
+    assert (other.tracked_RV is None) == (one.tracked_RV is None) == (width == 3)
+    assert width == 3 or np.array_equal(other.tracked_RV, one.tracked_RV)
+    for key in ("name", "label", "bodies", "frames"):
+        assert np.array_equal(other.clips[key], one.clips[key])
+    assert np.array_equal(other.splits["xsub"]["test"], one.splits["xsub"]["test"])
 
 
 @pytest.mark.parametrize(
