@@ -64,6 +64,16 @@ def f1(found: list[str], true: list[str], overlap: float = 0.5) -> tuple[int, in
     return hits, len(mine), len(theirs)
 
 
+def latency(predictor: predict.Predictor, raw: RawClip, window: float, stride: float) -> float:
+    """Median milliseconds from a frame to the answer that is due with it."""
+    stream, times = predictor.stream(window, stride), []
+    for frame in raw.tracks[0].joints_FV3:
+        begin = time.perf_counter()
+        if stream.push(frame) is not None:
+            times.append(time.perf_counter() - begin)
+    return 1000 * float(np.median(times))
+
+
 def main() -> None:
     """Print a row per run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,6 +104,7 @@ def main() -> None:
         "single clip": single, "frames": frame, "frames of actions": acting, "pauses": quiet / max(1, pauses),
         "F1@50": 2 * counts[0] / (counts[1] + counts[2]), "of single": frame / single,
         "seconds per minute": (time.perf_counter() - begin) / (frames / file.fps) * 60,
+        "ms per streamed answer": latency(predictor, raw, options.window, options.stride),
     }  # fmt: skip
     print(json.dumps({key: round(float(value), 3) for key, value in row.items()}))
 
