@@ -58,6 +58,7 @@ test-docker: setup
 
 # Networks of other libraries, in an environment of their own (6 GB); minutes of two cores. Not in CI.
 test-zoo: .venv-zoo/ready
+	@rm -f bench-zoo/zoo.jsonl
 	.venv-zoo/bin/python tests/zoo/run.py --out bench-zoo
 
 .venv-zoo/ready: tests/zoo/requirements.txt
