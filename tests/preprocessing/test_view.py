@@ -126,7 +126,7 @@ def test_a_survey_counts_frames_joints_and_rejected_clips() -> None:
     for name in ("b", "a"):
         survey.reject(name, "truncated", "short")
     assert (survey.absent, survey.zero_joints, survey.joints) == (1, 1, 8)
-    assert (survey.low_3.tolist(), survey.high_3.tolist()) == ([-1, 0, 0], [1, 2, 3])
+    assert (survey.low_C.tolist(), survey.high_C.tolist()) == ([-1, 0, 0], [1, 2, 3])
     values = dict(inspect.figures(survey))
     assert values["frames without a body"] == "1 of 5"
     assert values["rejected: truncated"] == "2"
