@@ -23,8 +23,9 @@ UPDATES_PER_STEP = 1.5
 DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
 # Momentum from which statistics are those of the last batches alone.
 TOO_FAST = 0.5
-# Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights.
-MANY_WINDOWS = 40.0
+# Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights: on 60 healthy
+# networks of NormBugs, at their full learning rate, the farthest layer is .14 deviations and a ratio of 1.1 away.
+MANY_WINDOWS = 8.0
 AVERAGE_BUFFERS = "average the buffers with the weights (AveragedModel(use_buffers=True)), or call update_bn after it"
 HALF = (torch.float16, torch.bfloat16)
 

@@ -424,7 +424,7 @@ def wide(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
     """Variances of an earlier, wilder network."""
     for layer in layers(model):
         layer.running_var *= 1 + 99 * strength**2
-    return plain(data, model, "stale")
+    return plain(data, model, "foreign|stale")
 
 
 def moved(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
@@ -432,7 +432,7 @@ def moved(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
     for layer in layers(model):
         sign = torch.randn(layer.running_mean.shape, generator=torch.Generator().manual_seed(seed)).sign()
         layer.running_mean += 3 * strength * layer.running_var.sqrt() * sign
-    return plain(data, model, "stale")
+    return plain(data, model, "foreign|stale")
 
 
 def slow(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
@@ -444,7 +444,7 @@ def slow(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
 def foreign(data: Data, model: nn.Module, strength: float, seed: int) -> Case:
     """Statistics of another data set, frozen."""
     refresh(model, [(x * (1 + 3 * strength) + strength, y) for x, y in data.train()])
-    return plain(data, model, "stale")
+    return plain(data, model, "foreign|stale")
 
 
 def averaged(data: Data, model: nn.Module, strength: float, seed: int) -> Case:

@@ -287,8 +287,8 @@ def test_the_mode_is_proven_in_the_evaluation_loaders_own_batches() -> None:
 @pytest.mark.parametrize(
     ("momentum", "updates", "name", "words"),
     [
-        (0.1, 401, "foreign", "they belong to other data or other weights"),
-        (0.1, 399, "stale", "the weights moved faster than that"),
+        (0.1, 81, "foreign", "they belong to other data or other weights"),
+        (0.1, 79, "stale", "the weights moved faster than that"),
         (0.01, 100, "stale", "lag behind"),
         (0.99, 5000, "stale", "nearly those of the last batch alone"),
         (None, 5000, "stale", "averages over all 5000 updates"),
