@@ -179,18 +179,21 @@ def _gain(evidence: Evidence, remedy: str, tried: Tried, name: Literal["A", "C"]
 
 
 def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]:
-    """Return the finding `foreign` where a recalibration cures what no check explains.
+    """Return the finding `foreign` where a recalibration cures what no check explains; `stale` if momentum is too high.
 
     It cures where it recovers EXPLAINED of the gap, or raises C significantly without a fall of A.
     """
     scores = tried.get(RECALIBRATION, {})
-    explained = any(one.remedy == RECALIBRATION or one.name in BATCH_SIZE for one in found)
+    fast = layer_checks.too_fast(evidence)
+    explained = any(one.remedy == RECALIBRATION or (one.name in BATCH_SIZE and not fast) for one in found)
     if explained or not scores:
         return []
     gain = paired(evidence.score["A"], scores["A"])
     recovers = evidence.has_gap and gain.significant and gain.mean >= EXPLAINED * evidence.gap
     if not recovers and not _cures_evaluation(evidence, tried):
         return []
+    if fast:
+        return [Fired("stale", CHECKS["stale"], layer_checks.lagging(evidence))]
     return [Fired("foreign", CHECKS["foreign"], layer_checks.foreign_by_effect(evidence))]
 
 

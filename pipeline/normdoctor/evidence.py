@@ -170,6 +170,11 @@ class Evidence:
         """True if the normalization gap counts."""
         return self.own_batches is not None or self.normalization.significant
 
+    @property
+    def costs(self) -> bool:
+        """True if running statistics cost score, on the training or on the evaluation samples."""
+        return self.has_gap or ("D" in self.score and self.difference("C", "D").significant)
+
     @cached_property
     def calls(self) -> dict[str, int]:
         """Calls of each layer in one forward pass."""

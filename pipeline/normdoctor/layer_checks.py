@@ -53,7 +53,7 @@ def precision(evidence: Evidence) -> Finding | None:
             f"in {name} the variance of {100 * drowned[name]:.0f} % of the channels is below {EPS_FACTOR:.0f} x eps "
             f"({evidence.layers[name].eps:g}): eps, not the data, sets their scale"
         )
-        return Finding(text, remedy="eps")
+        return Finding(text, remedy="eps", is_fact=evidence.costs)
     return None
 
 
@@ -167,6 +167,7 @@ def dropout(evidence: Evidence) -> Finding | None:
         f"{torch.tensor(grown).exp().item():.2f} times that without, and the running variance follows it",
         Advice(f"{RECOMPUTE}, with dropout off", "use dropout only after the last batch norm"),
         remedy,
+        is_fact=evidence.costs,
     )
 
 
@@ -184,10 +185,9 @@ def instance(evidence: Evidence) -> Finding | None:
 def stale(evidence: Evidence) -> Finding | None:
     """Running statistics that lag behind the weights, or remember too few batches."""
     name, apart = _farthest(evidence)
-    if not name or not apart.beyond_limit or _cannot_lag(layer := evidence.layers[name]):
+    if not name or not apart.beyond_limit or _cannot_lag(evidence.layers[name]):
         return None
-    memory, later = _memory(layer)
-    return Finding(f"{_apart_text(name, apart)}; {memory}", Advice(RECOMPUTE, later))
+    return lagging(evidence)
 
 
 def foreign(evidence: Evidence) -> Finding | None:
@@ -196,6 +196,19 @@ def foreign(evidence: Evidence) -> Finding | None:
     if not name or not apart.beyond_limit or not _cannot_lag(evidence.layers[name]):
         return None
     return foreign_by_effect(evidence)
+
+
+def too_fast(evidence: Evidence) -> bool:
+    """Return whether the farthest layer's statistics are nearly those of the last batch alone."""
+    name, _ = _farthest(evidence)
+    return bool(name) and (evidence.layers[name].momentum or 0.0) > TOO_FAST
+
+
+def lagging(evidence: Evidence) -> Finding:
+    """Return the finding `stale` about the farthest layer, however far it is."""
+    name, apart = _farthest(evidence)
+    memory, later = _memory(evidence.layers[name])
+    return Finding(f"{_apart_text(name, apart)}; {memory}", Advice(RECOMPUTE, later))
 
 
 def foreign_by_effect(evidence: Evidence) -> Finding:

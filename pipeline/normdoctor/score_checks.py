@@ -109,6 +109,7 @@ def lone(evidence: Evidence) -> Finding | None:
             RECOMPUTE, "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
         ),
         remedy,
+        is_fact=evidence.costs and remedy is not None,
     )
 
 
@@ -129,6 +130,8 @@ def small(evidence: Evidence) -> Finding | None:
             next_training="larger batches, statistics over all ranks (SyncBatchNorm), or a norm of single samples "
             "(GroupNorm)"
         ),
+        # Noise that batch statistics alone suffer from costs nothing in evaluation.
+        is_fact=evidence.costs or evidence.difference("A", "large").significant,
         gain=gain,
     )
 

@@ -6,7 +6,7 @@ from .causes import EXPLAINED, Cause, GeneralizationLoss, Suspicion
 from .evidence import Evidence, Pass
 from .finding import listed
 
-# What a sentence about a loss is about, where that is not generalization.
+# What a sentence about a loss is about, where that is not generalization; it then opens the verdict.
 HEADINGS = {"inputs": "Data", "random": "Evaluation"}
 
 
@@ -42,14 +42,15 @@ def _findings(
     if causes:
         left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
         return f"{'; '.join(_cause_sentence(cause, evidence) for cause in causes)}.{left}{also}"
-    losses = "".join(f" {_loss_sentence(loss, evidence)}" for loss in rest)
+    first = "".join(f"{_loss_sentence(loss, evidence)} " for loss in rest if loss.check in HEADINGS)
+    losses = "".join(f" {_loss_sentence(loss, evidence)}" for loss in rest if loss.check not in HEADINGS)
     if evidence.has_gap:
-        return f"{_gap_sentence(evidence, suspicions)}{losses}{also}"
+        return f"{first}{_gap_sentence(evidence, suspicions)}{losses}{also}"
     scores, threshold = _scores(evidence, "A", "B"), evidence.points(evidence.threshold)
     no_gap = f"the same training samples score {scores} (a gap counts from {threshold})."
     if also:
-        return f"No significant normalization gap: {no_gap}{also}{losses}"
-    return f"The statistics of normalization are not to blame: {no_gap}{losses}"
+        return f"{first}No significant normalization gap: {no_gap}{also}{losses}"
+    return f"{first}The statistics of normalization are not to blame: {no_gap}{losses}"
 
 
 def _gap_sentence(evidence: Evidence, suspicions: list[Suspicion]) -> str:
@@ -92,6 +93,8 @@ def _cause_sentence(cause: Cause, evidence: Evidence) -> str:
     if cause.is_mode:
         where = " in the loader's own batches" if "found_C" in evidence.score else ""
         return f"{cause.evidence}. In eval mode the evaluation score{where} changes from {before} to {after}"
+    if not evidence.has_gap:
+        return f"{cause.evidence}. The remedy changes the evaluation score from {before} to {after}, nothing retrained"
     gap = f"the normalization gap of {evidence.points(evidence.gap)}"
     if evidence.nonfinite_outputs == 1:  # the gap to a score that does not exist is a convention
         gap, before = "the score", "none that is finite"
