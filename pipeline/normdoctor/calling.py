@@ -24,8 +24,8 @@ Metric = Callable[[Any, Any], Tensor]
 
 # Names of inputs, in order of preference.
 INPUTS = ("input_ids", "pixel_values", "image", "images", "img", "input", "inputs", "x", "data", "features", "A")
-# Batches that a label must fit.
-TRIAL_BATCHES = 8
+# Samples that a label must fit.
+TRIAL_SAMPLES = 256
 
 
 class Usage(NamedTuple):
@@ -77,8 +77,13 @@ def usage(model: nn.Module, samples: Samples, forward: Forward | None, metric: M
     return Usage(forward, metric, assumed)
 
 
-def _first(samples: Samples, count: int = TRIAL_BATCHES) -> list[tuple[Tensor, Any]]:
-    return [pair for pair, _ in zip(samples.batches(), range(count), strict=False)]
+def _first(samples: Samples, count: int = TRIAL_SAMPLES) -> list[tuple[Tensor, Any]]:
+    found: list[tuple[Tensor, Any]] = []
+    for positions, batch in samples.batches():
+        if sum(len(seen) for seen, _ in found) >= count:
+            break
+        found.append((positions, batch))
+    return found
 
 
 def _tensors(batch: Any) -> list[Tensor]:

@@ -126,7 +126,7 @@ def diagnose(
         history: Facts about the training.
         higher_is_better: False for a loss, whose figures are then negated. None: recognised by scoring the network
             with shuffled weights too; the verdict says what was found.
-        samples: Largest number of samples kept of each loader; fewer where they take more than 640 MB.
+        samples: Largest number of samples kept of each loader; fewer where they take more than 480 MB.
         batches: Largest number of batches read of each loader. None: as many as hold ten times `samples`.
         next_training: Check -> advice for the next training, in the words of the program that trains; None: torch's.
 

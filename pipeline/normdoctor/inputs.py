@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batches import LABELS, Item, named_leaves
+from .batches import LABELS, Item, bytes_of, named_leaves
 from .samples import Row, Samples
 
-# Samples compared.
-COMPARED = 256
+# Samples compared, and numbers of them at most.
+COMPARED, NUMBERS = 256, 10_000_000
 # Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale.
 SCALE_RATIO, MEAN_SHIFT = 2.0, 1.0
 
@@ -81,7 +81,12 @@ def _is_normalized(one: Range) -> bool:
 
 def _ranges(samples: Samples) -> dict[str, Range]:
     """Return the inputs of a loader by their paths: floating-point or 8-bit entries that are no labels."""
-    rows = samples.kept[:COMPARED] if samples.apart else [_row(batch) for batch in samples.kept]
+    each = max(1, bytes_of(samples.kept[0]) // 4)
+    rows = (
+        samples.kept[: min(COMPARED, max(2, NUMBERS // each))]
+        if samples.apart
+        else [_row(batch) for batch in samples.kept]
+    )
     paths = [path for path, _ in named_leaves(samples.like if samples.apart else samples.kept[0])]
     found = {}
     for path, column in zip(paths, zip(*rows, strict=False), strict=False):

@@ -66,8 +66,7 @@ def gather(
     how = usage(twin, train, forward, metric)
     bench = Bench(twin, train, held_out, how.forward, how.metric)
     training = _in_training(bench.model)
-    first = next(iter(train.batches()))[1]
-    quietly(twin, lambda: note_layers(twin, lambda: bench.output(first)))
+    quietly(twin, lambda: note_layers(twin, lambda: bench.output(next(iter(train.batches()))[1])))
     scoring = read_metric(bench, higher_is_better)
     bench.sign = scoring.sign
     seen = _as_evaluated(bench, bool(training))
@@ -92,7 +91,7 @@ def gather(
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
-        assumed=[*how.assumed, *_bounded(train, held_out)],
+        assumed=[*how.assumed, *_bounded(train, held_out, samples)],
         inputs=difference(train, held_out),
         random_in_eval="" if seen.stuck else random_in_eval(bench),
         history=history or History(),
@@ -105,7 +104,7 @@ def gather(
     )
 
 
-def _bounded(train: Samples, held_out: Samples | None) -> list[str]:
+def _bounded(train: Samples, held_out: Samples | None, limit: int) -> list[str]:
     """Say where less was read or kept of a loader than it gives, and where batches stay whole."""
     said = []
     for name, samples in (("training", train), ("evaluation", held_out)):
@@ -113,6 +112,8 @@ def _bounded(train: Samples, held_out: Samples | None) -> list[str]:
             continue
         if samples.unread:
             said.append(f"reading of the {name} loader ends after {samples.seen:,} samples (batches= sets the limit)")
+        if samples.apart and len(samples) < min(limit, samples.seen):
+            said.append(f"{len(samples):,} {name} samples are kept, as many as fit into memory")
         if not samples.apart:
             said.append(f"{name} batches are not divided into samples")
     return said

@@ -24,7 +24,7 @@ LIMIT = 2000
 # Samples read of a loader, as a multiple of those kept.
 READ = 10
 # Memory of the samples kept of one loader.
-MEMORY = 640 * 2**20
+MEMORY = 480 * 2**20
 # Whole batches kept as the loader gave them, to see its own composition.
 GIVEN = 16
 # More of them are kept where they hold fewer samples than this.
@@ -183,7 +183,7 @@ class _Reader:
         each = max(1, total // max(1, size))
         batches = max(GIVEN, -(-min(self.limit, GIVEN_SAMPLES) // max(1, size)))
         self.most_given = max(2, min(batches, self.memory // 2 // max(1, total)))
-        self.limit = min(self.limit, max(2 * size, self.memory // each - self.most_given * size))
+        self.limit = min(self.limit, max(size, self.memory // each - self.most_given * size))
 
     def _rows(self, batch: Any) -> list[Row]:
         """Return the samples of a batch; empty, from here on, where it cannot be divided safely.
