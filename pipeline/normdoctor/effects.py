@@ -108,7 +108,7 @@ def examined(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
         return None
     layer_forward = partial(layer.forward, *arguments, **named)
     known = memory_of(layer)
-    memory = known if known is not None else _found(layer, layer_forward, x)
+    memory = known if known is not None else _found(layer, layer_forward, x) or _never_updated(layer, x)
     if memory is None:
         return None
     with in_mode(layer, training=False):
@@ -124,6 +124,8 @@ def examined(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
             return None  # the running statistics are kept, and not used
     with holding(layer, memory, mean, variance):
         by_moments = _seeded(layer_forward)
+    if memory.momentum == 0 and known is None and not _alike(by_moments, by_batch):
+        return None  # entries that look like statistics, and have another meaning
     again = _seeded(partial(by_own_batch, layer, memory, layer_forward), seed=1)
     random = not _alike(by_batch, again)
     return replace(memory, by_moments_alone=not memory.per_sample and (random or _alike(by_moments, by_batch)))
@@ -174,6 +176,18 @@ def _found(layer: nn.Module, forward: Forward, x: Tensor) -> Memory | None:
             if entry is not None:
                 learned[name] = entry
     return _memory(learned)
+
+
+def _never_updated(layer: nn.Module, x: Tensor) -> Memory | None:
+    """Return entries that may be running statistics with their initial values: zeros and ones, one per channel."""
+    entries = _entries(layer)
+    means = {len(value.flatten()): name for name, value in entries.items() if not bool(value.any())}
+    for name, value in entries.items():
+        size = value.numel()
+        if size in means and size in x.shape[1:] and bool((value == 1).all()):
+            axis = 1 + list(x.shape[1:]).index(size)
+            return Memory(means[size], name, form="variance", axis=axis, per_sample=False, momentum=0.0)
+    return None
 
 
 def _memory(learned: dict[str, _Entry]) -> Memory | None:

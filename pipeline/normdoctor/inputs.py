@@ -15,6 +15,8 @@ from .samples import Row, Samples
 COMPARED, NUMBERS = 256, 10_000_000
 # Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale.
 SCALE_RATIO, MEAN_SHIFT = 2.0, 1.0
+# Share of values at an end of the range, beyond that of the training inputs, from which inputs are clamped.
+CLAMPED = 0.05
 
 
 class Range(NamedTuple):
@@ -26,6 +28,9 @@ class Range(NamedTuple):
     deviation: float
     low: float
     high: float
+    at_low: float
+    """Share of the values that are the lowest one."""
+    at_high: float
     mean_C: Tensor
     deviation_C: Tensor
 
@@ -52,6 +57,15 @@ def difference(train: Samples, held_out: Samples | None) -> str:
                 else "are on another scale than"
             )
             return f"{shown} {how} the training inputs: {other.text}; training: {one.text}"
+        for end, share, usual in (
+            (other.low, other.at_low, one.at_low),
+            (other.high, other.at_high, one.at_high),
+        ):
+            if share > usual + CLAMPED and one.low < end < one.high:
+                return (
+                    f"{100 * share:.0f} % of the values of {shown} are {end:.3g}, as if they were clamped there; "
+                    f"training: {one.text}"
+                )
         if one.shape and other.shape and one.shape != other.shape:
             return f"{shown} have shape {other.shape}, and the training inputs {one.shape}"
     return ""
@@ -90,7 +104,8 @@ def _ranges(samples: Samples) -> dict[str, Range]:
     paths = [path for path, _ in named_leaves(samples.like if samples.apart else samples.kept[0])]
     found = {}
     for path, column in zip(paths, zip(*rows, strict=False), strict=False):
-        values = [value for entry in column if (value := _values(entry)) is not None]
+        named = not path.rpartition(".")[2].isdigit()
+        values = [value for entry in column if (value := _values(entry, named)) is not None]
         if path.rpartition(".")[2] in LABELS or not values:
             continue
         found[path] = _range(values, samples.apart)
@@ -101,30 +116,44 @@ def _row(batch: object) -> Row:
     return Row(leaf for _, leaf in named_leaves(batch))
 
 
-def _values(entry: object) -> Tensor | None:
-    """Return an entry as numbers where it may be an input: a tensor with axes, floating-point or of 8 bits."""
+def _values(entry: object, named: bool) -> Tensor | None:
+    """Return an entry as numbers where it may be an input: a tensor, floating-point or of 8 bits.
+
+    One number per sample is a column of a table where it has a name, and may be a target where it has none.
+    """
     value = entry.value if isinstance(entry, Item) else entry
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
-    if not isinstance(value, Tensor) or not value.dim():
+    if not isinstance(value, Tensor) or not (value.dim() or named):
         return None
+    value = value if value.dim() else value[None]
     return value.detach().float().cpu() if value.is_floating_point() or value.dtype == torch.uint8 else None
 
 
 def _range(values: list[Tensor], apart: bool) -> Range:
-    """Return the range of samples (C, ...), or of whole batches (N, C, ...), per channel and together."""
+    """Return the range of samples (C, ...), or of whole batches (N, C, ...), per channel and together.
+
+    Where their shapes differ, zeros may be padding, and are left out.
+    """
     by_channel = [
         x.flatten(1) if x.dim() > 1 else x[:, None] for x in (x if apart else _channels_first(x) for x in values)
     ]
     channels = {len(x) for x in by_channel}
     every = torch.cat([x.flatten() for x in by_channel])
     each = torch.cat(by_channel, 1) if len(channels) == 1 else every[None]
+    alike = len({x.shape[-1] for x in by_channel}) == 1
+    if not alike and bool(every.any()):
+        every = every[every != 0]
+        each = every[None]
+    low, high = every.min().item(), every.max().item()
     return Range(
         tuple(values[0].shape) if apart and len({x.shape for x in values}) == 1 else (),
         every.mean().item(),
         every.std(correction=0).item(),
-        every.min().item(),
-        every.max().item(),
+        low,
+        high,
+        (every == low).double().mean().item(),
+        (every == high).double().mean().item(),
         each.mean(1),
         each.std(1, correction=0),
     )

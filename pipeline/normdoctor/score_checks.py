@@ -17,6 +17,9 @@ from .sites import Site
 CORRELATED, CORRELATED_ERRORS = 2.0, 2.33
 # Batch means that differ by less than a thousandth of a standard deviation are rounding errors.
 ROUNDING_VARIANCE = 1e-6
+# Values per statistic from which a mean and a variance say something.
+FEW_VALUES = 4
+LARGER_BATCHES = "larger batches, statistics over all ranks (SyncBatchNorm), or a norm of single samples (GroupNorm)"
 
 
 def mode(evidence: Evidence) -> Finding | None:
@@ -117,7 +120,7 @@ def small(evidence: Evidence) -> Finding | None:
     """Too few samples per training batch: its statistics are noise, and the score depends on its size."""
     large = evidence.score.get("large")
     if large is None or len(large) != len(evidence.score["B"]):
-        return None
+        return _alone(evidence)
     gain = evidence.difference("B", "large")
     if abs(gain.mean) <= gain.threshold:
         return None
@@ -126,14 +129,20 @@ def small(evidence: Evidence) -> Finding | None:
         f"batches of {evidence.size}, at least {least:.0f} values per statistic: the same samples score "
         f"{evidence.points(abs(gain.mean))} {'more' if gain.mean > 0 else 'less'} by batch statistics in batches of "
         f"{LARGER * evidence.size}",
-        Advice(
-            next_training="larger batches, statistics over all ranks (SyncBatchNorm), or a norm of single samples "
-            "(GroupNorm)"
-        ),
-        # Noise that batch statistics alone suffer from costs nothing in evaluation.
-        is_fact=evidence.costs or evidence.difference("A", "large").significant,
+        Advice(next_training=LARGER_BATCHES),
+        # Noise that batch statistics alone suffer from costs nothing in evaluation. Two or three values per statistic
+        # leave little of a sample in any network.
+        is_fact=least < FEW_VALUES or evidence.costs or evidence.difference("A", "large").significant,
         gain=gain,
     )
+
+
+def _alone(evidence: Evidence) -> Finding | None:
+    """Batches of one, which cannot be composed anew: samples of different shapes, for example."""
+    if evidence.size > 1 or not evidence.layers or not evidence.has_gap:
+        return None
+    text = "batches of one: training normalizes each sample by its own statistics, evaluation by those of all samples"
+    return Finding(text, Advice(next_training=LARGER_BATCHES))
 
 
 def shift(evidence: Evidence) -> Finding | None:

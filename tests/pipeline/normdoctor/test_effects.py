@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.normdoctor.collector import Collector
-from pipeline.normdoctor.effects import note_layers
+from pipeline.normdoctor.effects import examined, note_layers
 from pipeline.normdoctor.layers import Layer
 from pipeline.normdoctor.memory import memory_of
 from pipeline.normdoctor.moments import Moments, moments
@@ -238,3 +238,30 @@ class Activated1d(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and activate x (B, C)."""
         return F.silu(super().forward(x))
+
+
+class NeverUpdated(nn.Module):
+    """A hand-written norm that forgot to update its running statistics."""
+
+    def __init__(self, used: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(3))
+        self.register_buffer("spread", torch.ones(3))
+        self.used = used
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize x (B, 3) by the batch in training, by the buffers in evaluation where they are used."""
+        if self.training or not self.used:
+            return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+        return (x - self.center) / (self.spread + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_statistics_that_no_pass_updates_are_found_where_the_output_depends_on_them(used: bool) -> None:
+    """By their initial values, and by the effect of others in their place."""
+    x = 4 + 3 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    memory = examined(NeverUpdated(used).eval(), (x,), {})
+    assert memory is not None
+    assert memory.frozen is not used
+    if used:
+        assert (memory.mean, memory.spread, memory.momentum) == ("center", "spread", 0.0)

@@ -91,3 +91,38 @@ def test_a_diagnosis_names_the_inputs_first_and_no_norm() -> None:
         in diagnosis.verdict
     )
     assert "inputs" not in diagnose(model, train, [((x - 4) / 2, y) for x, y in data(1)]).named
+
+
+def test_clamped_inputs_are_named() -> None:
+    """A third of the evaluation values stand at 0, which no training value does."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, 8, generator=draw)
+    train = take([(x[:100], torch.zeros(100, dtype=torch.long))])
+    clamped = take([(x[100:].clamp(min=-0.4), torch.zeros(100, dtype=torch.long))])
+    free = take([(x[100:], torch.zeros(100, dtype=torch.long))])
+    assert "of the values of the evaluation inputs (0) are -0.4, as if they were clamped" in difference(train, clamped)
+    assert difference(train, free) == ""
+
+
+def test_columns_of_a_table_are_inputs_and_targets_are_not() -> None:
+    """One number per sample: a column where it has a name."""
+    draw = torch.Generator().manual_seed(0)
+    age, label = torch.randn(200, generator=draw), torch.zeros(100, dtype=torch.long)
+    train, raw = take([{"age": age[:100], "label": label}]), take([{"age": 38 + 13 * age[100:], "label": label}])
+    assert "the evaluation inputs (age) are not normalized" in difference(train, raw)
+    x = torch.randn(100, 2, generator=draw)
+    assert difference(take([(x, age[:100])]), take([(x, 38 + 13 * age[100:])])) == ""
+
+
+def test_padding_of_samples_of_different_lengths_is_left_out() -> None:
+    """Padded batches against single sequences: what is real has the same level."""
+    draw = torch.Generator().manual_seed(0)
+
+    def padded(lengths: list[int]) -> dict[str, torch.Tensor]:
+        x = torch.zeros(len(lengths), 2, max(lengths))
+        for row, length in zip(x, lengths, strict=True):
+            row[:, :length] = 3 + torch.randn(2, length, generator=draw)
+        return {"x": x, "y": torch.zeros(len(lengths), dtype=torch.long)}
+
+    train = take([padded([5, 40, 6, 7]), padded([6, 50, 5, 8])])
+    assert difference(train, take([padded([length]) for length in (5, 8, 6, 7)])) == ""
