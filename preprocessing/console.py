@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate": Command("pipeline.evaluate", "evaluate a trained run on another file or split"),
     "doctor": Command("pipeline.doctor.__main__", "why batch norms evaluate badly: prove it, repair it"),
     "predict": Command("pipeline.predict", "name the action in recordings"),
+    "share": Command("pipeline.share", "write a trained run as a model folder to give away"),
     "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips"),
     "page": Command("pipeline.page", "one report over several runs"),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),

@@ -121,7 +121,7 @@ def test_a_hanging_attempt_is_ended_at_its_limit(data_file: Path, attempts: Any)
     ("more", "message"),
     [
         ({"optim__lr": 1e30}, "non-finite: epoch 1: the loss is not finite on clips"),
-        ({"input__frames": 4}, "settings: cnn halves frames and joints three times"),
+        ({"input__frames": 4}, "settings: cnn halves frames 3 times"),
         ({"memory": 1.0, "input__frames": 4096, "train__batch_size": 80}, "memory: "),
     ],
 )
