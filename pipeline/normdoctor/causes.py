@@ -142,6 +142,8 @@ def prove(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Cause]:
 
 def cures(evidence: Evidence, remedy: str, tried: Tried) -> bool:
     """Return whether a remedy raises A and C; a recalibration may raise C alone, where A does not fall."""
+    if REMEDIES[remedy].is_guess and _gain(evidence, remedy, tried, "A").mean < EXPLAINED * evidence.gap:
+        return False
     if helps(evidence, remedy, tried):
         return confirmed(evidence, remedy, tried)
     return remedy == RECALIBRATION and _cures_evaluation(evidence, tried)

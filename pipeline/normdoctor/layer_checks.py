@@ -10,7 +10,7 @@ from torch import Tensor
 from .collector import union
 from .evidence import Evidence
 from .finding import OF_THE_CHECK, RECOMPUTE, Advice, Finding, listed
-from .layers import EPS_FACTOR, EPS_SHARE, Layer, key_of, running_moments
+from .layers import EPS_FACTOR, EPS_SHARE, LARGER_EPS, Layer, key_of, running_moments
 from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
 
 # Ratio of the variances of a layer's input with and without dropout.
@@ -54,6 +54,14 @@ def precision(evidence: Evidence) -> Finding | None:
             f"({evidence.layers[name].eps:g}): eps, not the data, sets their scale"
         )
         return Finding(text, remedy="eps", is_fact=evidence.costs)
+    thin = [name for name, layer in evidence.layers.items() if layer.is_thin]
+    if thin:
+        text = (
+            f"the variance of {listed(thin)} is so small that eps sets the scale of the output: the network was "
+            f"trained with eps {LARGER_EPS:g} (Keras, TensorFlow) and is evaluated with "
+            f"{evidence.layers[thin[0]].eps:g}"
+        )
+        return Finding(text, remedy="larger_eps", is_fact=False)
     return None
 
 

@@ -15,6 +15,8 @@ from .sites import batch_norms
 
 # A channel is drowned where its variance is below EPS_FACTOR x eps; a layer, where EPS_SHARE of its channels are.
 EPS_FACTOR, EPS_SHARE = 10.0, 0.5
+# Default of Keras and TensorFlow.
+LARGER_EPS = 1e-3
 # Initial values that count for less than this share are forgotten.
 FORGOTTEN = 0.05
 
@@ -77,10 +79,19 @@ class Layer:
     @property
     def drowned_share(self) -> float:
         """Share of channels whose running variance is below EPS_FACTOR x eps."""
+        return self.share_below(self.eps)
+
+    @property
+    def is_thin(self) -> bool:
+        """True if its output would be another one with LARGER_EPS."""
+        return self.eps < LARGER_EPS and self.share_below(LARGER_EPS) >= EPS_SHARE
+
+    def share_below(self, eps: float) -> float:
+        """Return the share of channels whose scale an eps decides: a running variance below EPS_FACTOR x eps."""
         variance = self.running_variance_C
         if variance is None or not len(variance):
             return 0.0
-        return (variance < EPS_FACTOR * self.eps).double().mean().item()
+        return (variance < EPS_FACTOR * eps).double().mean().item()
 
 
 def running_moments(state: Mapping[str, Tensor], name: str) -> Moments | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .evidence import Evidence
 from .finding import RECOMPUTE, Advice
-from .layers import EPS_SHARE
+from .layers import EPS_SHARE, LARGER_EPS
 from .sites import Statistics
 from .sources import POPULATION_SOURCES, over_ranks, per_sample, running, with_eps
 
@@ -31,6 +31,7 @@ class Remedy:
         simpler: A remedy that this one contains: it is credited with what it adds.
         transductive: Whether it reads the (unlabelled) evaluation samples; reported apart.
         undoes_mode: Whether it changes the mode that the model was passed in, and no statistics.
+        is_guess: Whether it sets a value that nothing in the model suggests: it must recover nearly the whole gap.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Remedy:
     simpler: str | None = None
     transductive: bool = False
     undoes_mode: bool = False
+    is_guess: bool = False
 
 
 def _per_call(evidence: Evidence) -> Statistics | None:
@@ -56,6 +58,11 @@ def _eps(evidence: Evidence) -> Statistics | None:
         name for name, layer in evidence.layers.items() if layer.drowned_share >= EPS_SHARE and layer.eps > DEFAULT_EPS
     ]
     return with_eps(evidence.layers, dict.fromkeys(drowned, DEFAULT_EPS)) if drowned else None
+
+
+def _larger_eps(evidence: Evidence) -> Statistics | None:
+    thin = [name for name, layer in evidence.layers.items() if layer.is_thin]
+    return with_eps(evidence.layers, dict.fromkeys(thin, LARGER_EPS)) if thin else None
 
 
 def _target(evidence: Evidence) -> Statistics | None:
@@ -89,6 +96,12 @@ REMEDIES: dict[str, Remedy] = {
             "build instance norms without running statistics: evaluation then uses each sample's own, as training does",
         ),
         _own,
+    ),
+    "larger_eps": Remedy(
+        "eps 1e-3",
+        Advice("set bn.eps = 1e-3, with which the network was trained", "use one eps in training and evaluation"),
+        _larger_eps,
+        is_guess=True,
     ),
     "ranks": Remedy(
         "ranks merged",
