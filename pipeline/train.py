@@ -35,7 +35,7 @@ from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
 from pipeline.evaluation import measure
 from pipeline.nonfinite import NonFiniteLoss
-from pipeline.run_folder import Metadata, Run
+from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits
@@ -91,7 +91,7 @@ def setup(config: Config, device: torch.device) -> tuple[Clips, Splits, State]:
     torch.manual_seed(config.train.seed)
     model = network.build(config, clips, device)
     if config.init is not None:
-        transfer.start(config, run, model, Metadata.of(run.data))
+        transfer.start(config, run, model)
     return clips, splits, fresh_state(config, model)
 
 

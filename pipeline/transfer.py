@@ -56,7 +56,7 @@ class Names(NamedTuple):
         return self.joint_V == list(range(self.theirs[1]))
 
 
-def start(config: Config, run: Run, model: nn.Module, mine: Metadata) -> None:
+def start(config: Config, run: Run, model: nn.Module) -> None:
     """Fill the network from `config.init`, and freeze what the settings ask for.
 
     Rank 0 writes RUN/init.json and prints what was taken. A resumed training keeps its weights and reads that file.
@@ -65,14 +65,13 @@ def start(config: Config, run: Run, model: nn.Module, mine: Metadata) -> None:
         config: Settings of the run.
         run: Its run folder.
         model: The network, changed in place.
-        mine: Metadata of its data file.
 
     Raises:
         ValueError: The other run has another network, or nothing of it fits.
     """
     assert config.init is not None
     if not run.pointer:
-        record = fill(config, model, mine, Run(config.init))
+        record = fill(config, model, Metadata.of(run.data), Run(config.init))
         if distributed.rank() == 0:  # the folder may not exist yet: publishing makes it
             run.write_start(record)
             print(describe(record), file=sys.stderr)
