@@ -104,9 +104,7 @@ def read_rows(place: Place, name: str) -> RawClip:
     """Read one clip of an array file."""
     x_TMVC = _part(place.rows, place, name).astype(np.float32)
     scores_TMV = _part(place.scores, place, name) if place.scores is not None else None
-    if x_TMVC.shape[3] > place.channels:
-        x_TMVC, scores_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
-    return array_tracks(x_TMVC, scores_TMV)
+    return array_tracks(x_TMVC, scores_TMV, place.channels)
 
 
 def _part(rows: Rows | np.ndarray, place: Place, name: str) -> np.ndarray:

@@ -81,9 +81,7 @@ def read_clip(place: Place, name: str) -> RawClip:
     """Read one clip."""
     x_TMVC = _frames(place.keypoint, place, name).astype(np.float32)
     score_TMV = _frames(place.score, place, name) if place.score is not None else None
-    if x_TMVC.shape[3] > place.channels:
-        x_TMVC, score_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
-    return array_tracks(x_TMVC, score_TMV)
+    return array_tracks(x_TMVC, score_TMV, place.channels)
 
 
 def _frames(rows: Rows | np.ndarray, place: Place, name: str) -> np.ndarray:

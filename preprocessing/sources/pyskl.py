@@ -138,6 +138,4 @@ def read_clip(place: Place, name: str) -> RawClip:
         raise SkeletonError(name, 0, "joint-count", message)
     x_TMVC = _load(place.keypoint, name).astype(np.float32).swapaxes(0, 1)
     score_TMV = _load(place.score, name).swapaxes(0, 1) if place.score is not None else None
-    if x_TMVC.shape[3] > place.channels:
-        x_TMVC, score_TMV = x_TMVC[..., : place.channels], x_TMVC[..., place.channels]
-    return array_tracks(x_TMVC, score_TMV)
+    return array_tracks(x_TMVC, score_TMV, place.channels)

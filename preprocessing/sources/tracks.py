@@ -41,11 +41,18 @@ def selecting(bodies: int, scores: bool, reading: Reading, copies: bool = True) 
     return (*copied, Stage("people", {"slots": SLOTS, "by_score": by_score})) if bodies > SLOTS else copied
 
 
-def array_tracks(x_TMVC: np.ndarray, scores_TMV: np.ndarray | None) -> RawClip:
+def array_tracks(x_TMVC: np.ndarray, scores_TMV: np.ndarray | None, channels: int | None = None) -> RawClip:
     """Make tracks of arrays; a body is absent where all its values are zero, or all its scores.
 
     Coordinates that are not finite stay as they are: stage `absent` says what they mean.
+
+    Args:
+        x_TMVC: Values of each joint.
+        scores_TMV: Score of each joint, where it stands in an array of its own.
+        channels: Number of coordinates; a value behind them is the score. None: all values are coordinates.
     """
+    if channels is not None and x_TMVC.shape[3] > channels:
+        x_TMVC, scores_TMV = x_TMVC[..., :channels], x_TMVC[..., channels]
     tracks = []
     for body in range(x_TMVC.shape[1]):
         seen_TV: np.ndarray = np.any(x_TMVC[:, body], axis=2)

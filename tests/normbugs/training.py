@@ -82,6 +82,14 @@ def fit(
                 after_step(step)
 
 
+def adapt(model: nn.Module, train: Iterable[Any], passes: int = 2) -> None:
+    """Let a model in training mode see its training samples, so that running statistics alone change."""
+    with torch.no_grad():
+        for _ in range(passes):
+            for x, _label in train:
+                model(x)
+
+
 def scorer(
     batches: Iterable[Any], metric: Callable[[Any, Any], Tensor] = right, forward: Forward = first
 ) -> Callable[[nn.Module], float]:

@@ -6,12 +6,11 @@ the statistics on training batches recovers most of the accuracy.
 
 import copy
 
-import torch
 from torch import nn
 
 from tests.normbugs.case import Case, Patient
 from tests.normbugs.data import digits, loader
-from tests.normbugs.training import deep_cnn, fit, scorer
+from tests.normbugs.training import adapt, deep_cnn, fit, scorer
 
 
 def quantized(model: nn.Module, levels: int = 1) -> nn.Module:
@@ -31,10 +30,7 @@ def make(seed: int, fixed: bool) -> Patient:
     fit(full, train, epochs=5)
     model = quantized(full)
     if fixed:
-        with torch.no_grad():
-            for _ in range(2):
-                for x_batch, _ in train:
-                    model(x_batch)
+        adapt(model, train)
     return Patient(model.eval(), train, held_out, scorer(held_out))
 
 

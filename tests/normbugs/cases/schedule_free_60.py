@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tests.normbugs.case import Case, Patient
 from tests.normbugs.data import digits, loader
-from tests.normbugs.training import deep_cnn, scorer, with_momentum
+from tests.normbugs.training import adapt, deep_cnn, scorer, with_momentum
 
 
 class ScheduleFree:
@@ -49,10 +49,7 @@ def make(seed: int, fixed: bool) -> Patient:
             optimizer.step()
     optimizer.eval()
     if fixed:
-        with torch.no_grad():
-            for _ in range(2):
-                for x_batch, _ in train:
-                    model(x_batch)
+        adapt(model, train)
     return Patient(model.eval(), train, held_out, scorer(held_out))
 
 
