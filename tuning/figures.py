@@ -2,117 +2,125 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 import optuna
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from pipeline.pages.figures import BLUE, COLOURS, GREEN, GREY, RED, Plot, epoch_axis, label, labels, plot
+from pipeline.pages import figures
+from pipeline.pages.figures import (
+    BLUE,
+    COLOURS,
+    FAINT,
+    GREEN,
+    GREY,
+    RED,
+    Bar,
+    Curves,
+    Dot,
+    Key,
+    Line,
+    Parallel,
+    Rows,
+    Series,
+    Strand,
+    StrandAxis,
+)
 from tuning.ledger import Outcome
-from tuning.space import SPACE, Categorical
+from tuning.space import SPACE, Categorical, LogUniform
 
-DASHES = ("solid", "dash", "dot", "dashdot")
 ENOUGH = 20  # trials from which the importance of settings is more than noise
 NAMED = 5  # trials with a colour and a name of their own
 
 
-def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str]) -> Plot:
+def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str]) -> Rows:
     """Draw the effect of each arm with its interval; arms that are shown to help in green."""
-    rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: row["effect"])
-    intervals = [row["interval"] or (row["effect"], row["effect"]) for row in rows]
-    figure = go.Figure(
-        go.Scatter(
-            x=[100 * row["effect"] for row in rows],
-            y=labels([row["arm"] for row in rows]),
-            mode="markers",
-            marker={"size": 10, "color": [GREEN if row["arm"] in helping else GREY for row in rows]},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "color": GREY,
-                "array": [100 * (i[1] - row["effect"]) for row, i in zip(rows, intervals, strict=True)],
-                "arrayminus": [100 * (row["effect"] - i[0]) for row, i in zip(rows, intervals, strict=True)],
-            },
-        )
-    )
-    figure.add_vline(x=0, line_color=RED, line_width=1)
-    effects = ", ".join(f"{row['arm']} {100 * row['effect']:+.1f}" for row in reversed(rows))
-    return plot(
-        figure,
+    rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: -row["effect"])
+    lines, ends = [], [0.0]
+    for row in rows:
+        here = 100 * row["effect"]
+        low, high = (100 * end for end in row["interval"]) if row["interval"] else (None, None)
+        colour = GREEN if row["arm"] in helping else GREY
+        note = f"{row['pairs']} seeds" if "pairs" in row else ""
+        lines.append(Line(row["arm"], ((Dot(here, colour, "circle", low, high, signed(here)),),), note))
+        ends += [end for end in (here, low, high) if end is not None]
+    effects = ", ".join(f"{row['arm']} {100 * row['effect']:+.1f}" for row in rows)
+    return Rows(
         f"Effect on {split} accuracy against “{baseline}” (green: p < .05 after Holm)",
         f"Effects in points, largest first: {effects}.",
-        height=110 + 28 * len(rows),
-        showlegend=False,
-        xaxis={"title": "difference (points), with its 95 % interval"},
-        yaxis={"type": "category"},
+        figures.axis("difference (points), with its 95 % interval", ends),
+        tuple(lines),
+        rule=0.0,
     )
 
 
-def gap_figure(arms: list[dict[str, Any]]) -> Plot:
+def gap_figure(arms: list[dict[str, Any]]) -> Rows:
     """Draw A to D of each arm, with a bar between A and B, whose distance is the normalization gap."""
-    rows = [row for row in reversed(arms) if row["n"]]
-    names = labels([row["arm"] for row in rows])
-    figure = go.Figure()
-    for row, name in zip(rows, names, strict=True):
-        figure.add_scatter(
-            x=[100 * row["A"], 100 * row["B"]],
-            y=[name] * 2,
-            mode="lines",
-            showlegend=False,
-            line={"color": "rgba(208,83,63,0.3)", "width": 7},
-            hoverinfo="skip",
-        )
     kinds = (
         ("A", "A training, running", "circle", RED),
-        ("B", "B training, batch", "circle-open", RED),
+        ("B", "B training, batch", "ring", RED),
         ("C", "C evaluation, running", "diamond", BLUE),
-        ("D", "D evaluation, batch", "diamond-open", BLUE),
+        ("D", "D evaluation, batch", "open", BLUE),
     )
-    for key, name, symbol, colour in kinds:
-        x = [None if row[key] is None else 100 * row[key] for row in rows]
-        figure.add_scatter(
-            x=x, y=names, mode="markers", name=name, marker={"symbol": symbol, "size": 10, "color": colour}
+    rows = [row for row in arms if row["n"]]
+    lines = [
+        Line(
+            row["arm"],
+            (
+                (
+                    Bar(100 * row["A"], 100 * row["B"], RED, thin=True),
+                    *(
+                        Dot(100 * row[key], colour, symbol, tip=f"{name}: {100 * row[key]:.1f} %")
+                        for key, name, symbol, colour in kinds
+                        if row[key] is not None
+                    ),
+                ),
+            ),
         )
-    gaps = ", ".join(f"{row['arm']} {100 * (row['B'] - row['A']):.1f}" for row in reversed(rows))
-    return plot(
-        figure,
+        for row in rows
+    ]
+    gaps = ", ".join(f"{row['arm']} {100 * (row['B'] - row['A']):.1f}" for row in rows)
+    return Rows(
         "A to D of each arm (the bar is the normalization gap)",
         f"Normalization gaps in points: {gaps}.",
-        height=150 + 28 * len(rows),
-        xaxis={"title": "accuracy (%), mean over seeds"},
-        yaxis={"type": "category"},
+        figures.percent_axis("accuracy (%), mean over seeds", []),
+        tuple(lines),
+        tuple(Key(name, colour, symbol) for _, name, symbol, colour in kinds),
     )
 
 
-def arm_curves_figure(outcomes: list[Outcome]) -> Plot:
+def arm_curves_figure(outcomes: list[Outcome]) -> Curves:
     """Draw the accuracy on held-out subjects by epoch, mean over seeds."""
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        for figures in outcome.curve:
-            points[outcome.task.arm][int(figures["epoch"])].append(100 * (figures["val"] or 0.0))
-    figure = go.Figure()
-    for number, (arm, curve) in enumerate(points.items()):
-        epochs = sorted(curve)
-        figure.add_scatter(
-            x=epochs,
-            y=[sum(curve[epoch]) / len(curve[epoch]) for epoch in epochs],
-            name=label(arm),
-            mode="lines+markers",
-            line={"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]},
+        for metrics in outcome.curve:
+            if metrics["val"] is not None:
+                points[outcome.task.arm][int(metrics["epoch"])].append(100 * metrics["val"])
+    series = tuple(
+        Series(
+            f"“{arm}”",
+            tuple((epoch, sum(curve[epoch]) / len(curve[epoch])) for epoch in sorted(curve)),
+            COLOURS[number % len(COLOURS)],
+            dashed=bool(number // len(COLOURS) % 2),
+            symbol="diamond" if number // (2 * len(COLOURS)) % 2 else "circle",
         )
-    return plot(
-        figure,
+        for number, (arm, curve) in enumerate(points.items())
+    )
+    return Curves(
         "Accuracy C on held-out training subjects by epoch",
         f"Curves of {len(points)} arms.",
-        height=420 + 10 * len(points),
-        xaxis=epoch_axis([epoch for curve in points.values() for epoch in curve]),
-        yaxis={"title": "accuracy (%), mean over seeds"},
+        figures.epoch_axis([epoch for curve in points.values() for epoch in curve]),
+        figures.percent_axis("accuracy (%), mean over seeds", []),
+        series,
+        height=360,
     )
+
+
+def signed(points: float) -> str:
+    """Return a difference in points with its sign."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def short(name: str) -> str:
@@ -120,108 +128,134 @@ def short(name: str) -> str:
     return name.split(".")[-1].replace("_", " ")
 
 
-def _values(name: str) -> list[Any]:
-    axis = SPACE[name]
-    return list(axis.values) if isinstance(axis, Categorical) else []
+def settings_of(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return the settings that were drawn: those of the default space in its order, then those of the user's own."""
+    drawn = dict.fromkeys(name for outcome in outcomes for name in outcome.task.settings)
+    return [*(name for name in SPACE if name in drawn), *(name for name in drawn if name not in SPACE)]
 
 
-def parallel_figure(good: list[Outcome]) -> Plot:
+def is_number(name: str, values: list[Any]) -> bool:
+    """Return whether a setting is drawn on a logarithmic scale."""
+    if name in SPACE:
+        return isinstance(SPACE[name], LogUniform)
+    known = [value for value in values if value is not None]
+    return len(set(known)) > MANY and all(isinstance(value, int | float) and value > 0 for value in known)
+
+
+MANY = 6  # values from which a user's own setting counts as a number
+
+
+def choices(name: str, values: list[Any]) -> list[Any]:
+    """Return the values of a choice that occur, in the order of the space, else sorted."""
+    known = {value for value in values if value is not None}
+    axis = SPACE.get(name)
+    if isinstance(axis, Categorical):
+        return [value for value in axis.values if value in known]
+    return sorted(known, key=lambda value: (str(type(value)), value))
+
+
+def parallel_figure(good: list[Outcome]) -> Parallel:
     """Draw one line per trial through all its settings to its accuracy. `–`: the setting did not matter there."""
-    dimensions = []
-    for name in SPACE:
+    axes, places = [], []
+    for name in settings_of(good):
         drawn = [outcome.task.settings.get(name) for outcome in good]
-        if all(value is None for value in drawn):
-            continue
-        dimensions.append(_choice_dimension(name, drawn) if _values(name) else _log_dimension(name, drawn))
+        axis, put = (_number_axis if is_number(name, drawn) else _choice_axis)(name, drawn)
+        axes.append(axis)
+        places.append(put)
     accuracies = [100 * outcome.last["val"] for outcome in good]
-    dimensions.append({"label": "val (%)", "values": accuracies})
-    line = {"color": accuracies, "colorscale": "RdYlGn", "showscale": True, "colorbar": {"title": {"text": "val (%)"}}}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=-30, labelside="bottom"))
-    return plot(
-        figure,
-        "Settings and accuracy on held-out subjects (drag along an axis to select)",
-        f"Parallel coordinates of {len(good)} trials; the table below has all values.",
-        height=560,
-        width=130 * len(dimensions),
-        margin={"l": 80, "r": 40, "t": 40, "b": 120},
-        font={"size": 12},
+    scale = figures.axis("val (%)", accuracies)
+    axes.append(StrandAxis("C, held-out subjects (%)", tuple(scale.labels)))
+    places.append([scale.at(value) for value in accuracies])
+    low, high = min(accuracies), max(accuracies)
+    strands = [
+        Strand(
+            tuple(put[number] for put in places),
+            (accuracies[number] - low) / ((high - low) or 1.0),
+            f"{outcome.task.name}: {accuracies[number]:.1f} %",
+        )
+        for number, outcome in enumerate(good)
+    ]
+    return Parallel(
+        "All settings of each trial, from top to bottom, and its accuracy (green: high, red: low)",
+        f"Parallel coordinates of {len(good)} trials; the table has all values.",
+        tuple(axes),
+        tuple(reversed(strands)),
     )
 
 
-def _choice_dimension(name: str, drawn: list[Any]) -> dict[str, Any]:
-    values = _values(name)
-    texts = ["–" if None in drawn else "", *map(str, values)]
-    places = [0 if value is None else 1 + values.index(value) for value in drawn]
-    shown = [place for place, text in enumerate(texts) if text]
-    return {"label": short(name), "values": places, "tickvals": shown, "ticktext": [texts[i] for i in shown]}
+ABSENT = 0.0  # place (%) of trials in which a setting did not matter
 
 
-def _log_dimension(name: str, drawn: list[float | None]) -> dict[str, Any]:
-    low = min(value for value in drawn if value is not None)
-    logs = [math.log10(low if value is None else value) for value in drawn]
-    ticks = [min(logs), (min(logs) + max(logs)) / 2, max(logs)]
-    return {"label": short(name), "values": logs, "tickvals": ticks, "ticktext": [f"{10**t:.2g}" for t in ticks]}
+def _choice_axis(name: str, drawn: list[Any]) -> tuple[StrandAxis, list[float]]:
+    values = choices(name, drawn)
+    texts = [*(["–"] if None in drawn else []), *map(str, values)]
+    spots = [50.0] if len(texts) == 1 else [100 * place / (len(texts) - 1) for place in range(len(texts))]
+    first = int(None in drawn)
+    put = [ABSENT if value is None else spots[first + values.index(value)] for value in drawn]
+    return StrandAxis(short(name), tuple(zip(spots, texts, strict=True))), put
 
 
-def slices_figure(good: list[Outcome]) -> Plot:
+def _number_axis(name: str, drawn: list[Any]) -> tuple[StrandAxis, list[float]]:
+    scale = figures.axis(short(name), drawn, log=True)
+    start = 12.0 if None in drawn else 0.0
+
+    def put(place: float) -> float:
+        return start + place * (100 - start) / 100
+
+    ticks = tuple((put(place), text) for place, text in scale.labels)
+    absent = ((ABSENT, "–"),) if None in drawn else ()
+    return StrandAxis(short(name), absent + ticks), [ABSENT if v is None else put(scale.at(v)) for v in drawn]
+
+
+def slices_figures(good: list[Outcome]) -> list[Curves | Rows]:
     """Draw the accuracy over each setting, one point per trial that drew it."""
-    names = [name for name in SPACE if any(name in outcome.task.settings for outcome in good)]
-    columns = 4
-    rows = -(-len(names) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=[short(name) for name in names], vertical_spacing=0.45 / rows)
-    for place, name in enumerate(names):
-        those = [outcome for outcome in good if name in outcome.task.settings]
-        x = [outcome.task.settings[name] for outcome in those]
-        values = _values(name)
-        cell = {"row": place // columns + 1, "col": place % columns + 1}
-        figure.add_scatter(
-            x=[str(value) for value in x] if values else x,
-            y=[100 * outcome.last["val"] for outcome in those],
-            mode="markers",
-            marker={"color": BLUE, "opacity": 0.65},
-            showlegend=False,
-            **cell,
+    return [_slice(name, [o for o in good if name in o.task.settings]) for name in settings_of(good)]
+
+
+def _slice(name: str, those: list[Outcome]) -> Curves | Rows:
+    x = [outcome.task.settings[name] for outcome in those]
+    y = [100 * outcome.last["val"] for outcome in those]
+    title, alt = short(name), f"Accuracy over {short(name)}, one point per trial; the table has all values."
+    tips = [
+        f"{outcome.task.name}: {value}, {accuracy:.1f} %" for outcome, value, accuracy in zip(those, x, y, strict=True)
+    ]
+    if is_number(name, x):
+        points = tuple(zip(x, y, strict=True))
+        dots = Series("", points, BLUE, line=False, tips=tuple(tips))
+        scale = figures.axis(title, x, log=True)
+        return Curves(title, alt, scale, figures.percent_axis("accuracy (%)", []), (dots,), height=170)
+    rows = [
+        Line(
+            str(value),
+            (tuple(Dot(y[place], BLUE, tip=tips[place]) for place in range(len(x)) if x[place] == value),),
         )
-        if values:
-            order = [str(value) for value in values]
-            figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, **cell)
-        else:
-            figure.update_xaxes(type="log", nticks=4, **cell)
-    return plot(
-        figure,
-        "Accuracy on held-out subjects (%) over each setting",
-        f"Scatter plots of accuracy over {len(names)} settings; the table has all values.",
-        height=260 * rows,
-        width=900,
-        margin={"l": 10, "r": 16, "t": 30, "b": 10},
-    )
+        for value in choices(name, x)
+    ]
+    return Rows(title, alt, figures.percent_axis("accuracy (%)", []), tuple(rows))
 
 
-def trial_curves_figure(good: list[Outcome]) -> Plot:
+def trial_curves_figure(good: list[Outcome]) -> Curves:
     """Draw the accuracy by epoch of every trial, the best `NAMED` with their names; `good` has the best first."""
-    figure = go.Figure()
-    for place, outcome in reversed(list(enumerate(good))):
-        named = place < NAMED
-        figure.add_scatter(
-            x=[figures["epoch"] for figures in outcome.curve],
-            y=[100 * figures["val"] for figures in outcome.curve],
-            name=label(f"{outcome.task.name}, {outcome.task.settings['norm.kind']}"),
-            mode="lines+markers",
-            line_color=COLOURS[1 + place] if named else "rgba(138,151,165,0.35)",
-            showlegend=named,
+    series = [
+        Series(
+            f"{outcome.task.name}, {outcome.task.settings.get('norm.kind', '')}".rstrip(", "),
+            tuple((metrics["epoch"], 100 * metrics["val"]) for metrics in outcome.curve),
+            COLOURS[1 + place] if place < NAMED else FAINT,
+            quiet=place >= NAMED,
         )
-    return plot(
-        figure,
+        for place, outcome in enumerate(good)
+    ]
+    return Curves(
         "Accuracy C on held-out subjects by epoch",
         f"Curves of {len(good)} trials.",
-        height=420,
-        xaxis=epoch_axis([int(figures["epoch"]) for outcome in good for figures in outcome.curve]),
-        yaxis={"title": "accuracy (%)"},
-        legend={"traceorder": "reversed"},
+        figures.epoch_axis([int(metrics["epoch"]) for outcome in good for metrics in outcome.curve]),
+        figures.percent_axis("accuracy (%)", []),
+        tuple(sorted(series, key=lambda one: not one.quiet)),
+        height=340,
     )
 
 
-def importance_figure(good: list[Outcome]) -> tuple[Plot | None, str]:
+def importance_figure(good: list[Outcome]) -> tuple[Rows | None, str]:
     """Draw which settings separate the best tenth of the trials from the rest.
 
     Returns:
@@ -235,20 +269,16 @@ def importance_figure(good: list[Outcome]) -> tuple[Plot | None, str]:
         return None, f"Importance of settings: {str(error).splitlines()[0]}"
     if not shares:
         return None, "Importance of settings: the trials do not differ enough."
-    names = list(reversed(shares))
-    figure = go.Figure(
-        go.Bar(
-            x=[100 * shares[name] for name in names], y=[short(n) for n in names], orientation="h", marker_color=BLUE
-        )
-    )
     first = next(iter(shares))
+    rows = [
+        Line(short(name), ((Bar(0.0, 100 * share, BLUE, f"{100 * share:.0f}"),),)) for name, share in shares.items()
+    ]
     return (
-        plot(
-            figure,
+        Rows(
             "Importance of each setting for a good trial",
             f"Most important: {first}, {100 * shares[first]:.0f} %.",
-            height=110 + 24 * len(names),
-            xaxis={"title": "share (%), PED-ANOVA"},
+            figures.axis("share (%), PED-ANOVA", [0, *(100 * share for share in shares.values())], low=0),
+            tuple(rows),
         ),
         "",
     )
@@ -259,10 +289,13 @@ def importance(good: list[Outcome]) -> dict[str, float]:
 
     PED-ANOVA: Watanabe et al. 2023, arXiv 2304.10255.
     """
+    distributions_of = {
+        name: _distribution(name, [outcome.task.settings.get(name) for outcome in good]) for name in settings_of(good)
+    }
     study = optuna.create_study(direction="maximize")
     for outcome in good:
         settings = outcome.task.settings
-        distributions = {name: _distribution(name) for name in settings}
+        distributions = {name: distributions_of[name] for name in settings}
         study.add_trial(
             optuna.trial.create_trial(params=settings, distributions=distributions, value=outcome.last["val"])
         )
@@ -271,8 +304,13 @@ def importance(good: list[Outcome]) -> dict[str, float]:
         return dict(optuna.importance.get_param_importances(study))
 
 
-def _distribution(name: str) -> Any:
-    axis = SPACE[name]
+def _distribution(name: str, drawn: list[Any]) -> Any:
+    axis = SPACE.get(name)
+    if isinstance(axis, LogUniform):
+        return optuna.distributions.FloatDistribution(axis.low, axis.high, log=True)
     if isinstance(axis, Categorical):
         return optuna.distributions.CategoricalDistribution(axis.values)
-    return optuna.distributions.FloatDistribution(axis.low, axis.high, log=True)
+    if is_number(name, drawn):
+        known = [value for value in drawn if value is not None]
+        return optuna.distributions.FloatDistribution(min(known), max(known), log=True)
+    return optuna.distributions.CategoricalDistribution(choices(name, drawn))

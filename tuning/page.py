@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pages import TERMS, render
-from pipeline.pages.figures import Plot, percent, plotly_script
+from pipeline.pages.figures import Plot, percent
 from preprocessing import files, pages
 from preprocessing.pages import Box, Provenance, Row, Table, number, text
 from tuning import figures
 from tuning.ledger import Outcome
 from tuning.results import plus_minus
-from tuning.space import SPACE
 
 SIGNIFICANT = 0.05
+EFFECT = "Mean difference to the baseline, paired by seed."
 NOTE = (
     "Mean ± standard deviation over seeds, in %. Effect: mean difference to the baseline, paired by seed, with the "
     "95 % interval and the p value of Student's paired t-test; p is also corrected for the number of arms after Holm."
@@ -40,19 +40,18 @@ def write_study(study: Path, command: dict[str, Any], document: dict[str, Any], 
         title=headline(arms, split, baseline),
         subtitle=(
             f"{Path(command['data']).name}: {len(arms)} arms, up to {max(row['n'] for row in arms)} seeds each, "
-            f"{command['epochs']} epochs. Effects on the {split} split, paired by seed, against “{baseline}”; arms in "
-            "the order of their accuracy on held-out training subjects."
+            f"{command['epochs']} epochs. Effects on the {split} split, paired by seed, against “{baseline}”."
         ),
         boxes=boxes(arms, split, baseline),
         forest=figures.forest_figure(arms, split, baseline, helping),
         table=arms_table(arms, split, baseline),
         note=NOTE,
-        gaps=figures.gap_figure(arms),
+        gaps=figures.gap_figure(by_effect(arms, baseline)),
+        accuracies=accuracies_table(arms, split, baseline),
         curves=figures.arm_curves_figure(outcomes),
         terms=TERMS,
         failed=failures(outcomes),
         settings=settings_table(command),
-        plotly=plotly_script(),
     )
     files.publish_text(study / "report.html", page)
 
@@ -81,7 +80,6 @@ def write_search(study: Path, command: dict[str, Any], outcomes: list[Outcome]) 
         terms=TERMS,
         failed=failures(outcomes),
         settings=settings_table(command),
-        plotly=plotly_script(),
     )
     files.publish_text(study / "report.html", page)
 
@@ -118,25 +116,55 @@ def boxes(arms: list[dict[str, Any]], split: str, baseline: str) -> list[Box]:
 
 
 def _effect(row: dict[str, Any]) -> tuple[str, str]:
-    return row["arm"] + (" (same bits)" if row.get("identical") else ""), f"{100 * row['effect']:+.1f}"
+    return row["arm"] + (" (same bits)" if row.get("identical") else ""), figures.signed(100 * row["effect"])
+
+
+def by_effect(arms: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """Return the baseline, then the arms by their effect, the largest first, then those without one."""
+
+    def key(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        return row["arm"] != baseline, row["effect"] is None, -(row["effect"] or 0.0)
+
+    return sorted(arms, key=key)
 
 
 def arms_table(arms: list[dict[str, Any]], split: str, baseline: str) -> Table:
-    """Return every figure of every arm, the baseline highlighted."""
+    """Return accuracy and effect of every arm; the baseline stands first and is highlighted."""
     splits = ["train", "val"] + (["test"] if split == "test" else [])
-    notes = dict(TERMS)
     columns = [text("arm"), number("n", "seeds"), *(number(name, "%") for name in splits)]
-    columns += [pages.percent("effect", form="+.1f", unit="points"), number("95 %", "points"), number("p", form=".2g")]
-    columns += [number("p, Holm", form=".2g"), *(pages.percent(name, notes[name]) for name in "ABCD")]
-    columns += [pages.percent("norm. gap", notes["Normalization gap"], unit="points"), number("failed", "trials")]
+    columns += [
+        pages.percent("effect", EFFECT, form="+.1f", unit="points"),
+        number("95 % interval", "points"),
+        number("p", form=".2g", note="Of Student's paired t-test."),
+        number("p, Holm", form=".2g", note="Corrected for the number of arms (Holm 1979)."),
+        number("failed", "trials"),
+    ]
     rows = []
-    for row in arms:
+    for row in by_effect(arms, baseline):
         cells = [row["n"], *(plus_minus(row[name], row[f"{name}_std"]) for name in splits), row["effect"]]
         interval = row["interval"]
         cells.append(None if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}")
-        cells += [row[name] for name in ("p", "p_holm", *"ABCD", "normalization_gap")]
-        rows.append(Row((row["arm"], *cells, row["failed"] or None), "baseline" if row["arm"] == baseline else ""))
-    return Table(f"All arms; effects on {split}", tuple(columns), tuple(rows))
+        cells += [row["p"], row["p_holm"], row["failed"] or None]
+        rows.append(Row((row["arm"], *cells), "baseline" if row["arm"] == baseline else ""))
+    return Table(f"Effects on {split} against “{baseline}”, the largest first", tuple(columns), tuple(rows))
+
+
+def accuracies_table(arms: list[dict[str, Any]], split: str, baseline: str) -> Table:
+    """Return A to D and the normalization gap of every arm."""
+    notes = dict(TERMS)
+    columns = (
+        text("arm"),
+        *(pages.percent(name, notes[name]) for name in "ABCD"),
+        pages.percent("norm. gap", notes["Normalization gap"], unit="points"),
+    )
+    rows = [
+        Row(
+            (row["arm"], *(row[name] for name in (*"ABCD", "normalization_gap"))),
+            "baseline" if row["arm"] == baseline else "",
+        )
+        for row in by_effect(arms, baseline)
+    ]
+    return Table(f"Means over seeds; C and D on {split}", columns, tuple(rows))
 
 
 def search_headline(good: list[Outcome], trials: int) -> str:
@@ -146,7 +174,7 @@ def search_headline(good: list[Outcome], trials: int) -> str:
     settings = good[0].task.settings
     return (
         f"Best of {trials} settings: {100 * good[0].last['val']:.1f} % on held-out subjects, "
-        f"norm {settings['norm.kind']}, persons {settings['norm.persons']}"
+        f"norm {settings.get('norm.kind', 'as the preset')}, persons {settings.get('norm.persons', 'as the preset')}"
     )
 
 
@@ -164,13 +192,13 @@ def search_boxes(good: list[Outcome]) -> list[Box]:
     ]
 
 
-def search_plots(good: list[Outcome]) -> tuple[dict[str, Plot], Plot | None, str]:
+def search_plots(good: list[Outcome]) -> tuple[dict[str, Any], Plot | None, str]:
     """Return the figures of a search by name, the importance of settings, and why there is none."""
     if not good:
         return {}, None, ""
     plots = {
         "parallel": figures.parallel_figure(good),
-        "slices": figures.slices_figure(good),
+        "slices": figures.slices_figures(good),
         "curves": figures.trial_curves_figure(good),
     }
     importance, note = figures.importance_figure(good)
@@ -178,20 +206,20 @@ def search_plots(good: list[Outcome]) -> tuple[dict[str, Plot], Plot | None, str
 
 
 def trials_table(good: list[Outcome]) -> Table:
-    """Return the trials, best first; a setting that did not matter in a trial stays empty."""
-    names = [name for name in SPACE if any(name in outcome.task.settings for outcome in good)]
+    """Return the trials, best first, each with all settings that were drawn."""
     notes = dict(TERMS)
-    columns = [text("trial"), number("epochs"), pages.percent("val"), *(pages.percent(n, notes[n]) for n in "ABCD")]
-    columns.append(pages.percent("norm. gap", notes["Normalization gap"], unit="points"))
-    columns += [text(figures.short(name), name) for name in names]
+    columns = [text("trial"), number("epochs"), *(pages.percent(n, notes[n]) for n in "CABD")]
+    columns += [pages.percent("norm. gap", notes["Normalization gap"], unit="points"), text("settings")]
+    names = figures.settings_of(good)
     rows = []
     for outcome in good:
         epochs = f"{int(outcome.last['epoch'])}{' (stopped)' if outcome.outcome == 'stopped' else ''}"
-        measured = [outcome.last[name] for name in ("val", *"ABCD", "normalization_gap")]
-        rows.append(
-            Row((outcome.task.name, epochs, *measured, *(_shown(outcome.task.settings.get(name)) for name in names)))
-        )
-    return Table("All trials, best first", tuple(columns), tuple(rows))
+        measured = [outcome.last[name] for name in (*"CABD", "normalization_gap")]
+        drawn = outcome.task.settings
+        shown = ", ".join(f"{figures.short(name)} {_shown(drawn[name])}" for name in names if name in drawn)
+        rows.append(Row((outcome.task.name, epochs, *measured, shown)))
+    caption = "All trials, best first: C is the accuracy on held-out subjects of the training part"
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Pages about runs: templates, plotly figures and the values that they draw.
+"""Pages about runs: templates, figures and the values that they draw.
 
 `runs` builds the page over several run folders, `diagnosis` the doctor's page; `tuning.page` adds searches and studies.
 The layout, the tables and the skeleton player are those of `preprocessing.pages`.

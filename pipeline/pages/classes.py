@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
 
-from pipeline.pages.figures import SHARES, Plot, labels, plot
+from pipeline.pages.figures import Heat
 from pipeline.pages.finished import FinishedRun
 from preprocessing import pages
 from preprocessing.hdf5 import SkeletonFile
@@ -18,7 +17,6 @@ from preprocessing.pages.player import PlayerData, file_clip, player_data
 
 WORST = 10  # pairs of classes in the table
 PLAYED = 3  # pairs of classes with a moving clip of each class
-NAMED = 30  # classes from which names are shown on demand only
 
 
 class Pair(NamedTuple):
@@ -36,7 +34,7 @@ class ClassSection:
     """Figures, tables and clips of the page's section on classes."""
 
     title: str
-    confusion: Plot
+    confusion: Heat
     accuracies: Table
     pairs: Table
     played: list[tuple[PlayerData, str]]
@@ -92,38 +90,19 @@ def confused_pairs(counts_KK: np.ndarray, names: list[str]) -> list[Pair]:
     ]
 
 
-def confusion_figure(run: str, counts_KK: np.ndarray, names: list[str]) -> Plot:
+def confusion_figure(run: str, counts_KK: np.ndarray, names: list[str]) -> Heat:
     """Draw the share of each class's clips (row) that got each prediction (column).
 
     Classes without clips and without predictions are left out: a part of a data set has few of its classes.
     """
     there_C = np.flatnonzero(counts_KK.sum(axis=0) + counts_KK.sum(axis=1))
-    counts_CC, shown = counts_KK[np.ix_(there_C, there_C)], labels([names[k] for k in there_C])
+    counts_CC = counts_KK[np.ix_(there_C, there_C)]
     share_CC = counts_CC / counts_CC.sum(axis=1, keepdims=True).clip(min=1)
-    figure = go.Figure(
-        go.Heatmap(
-            x=shown,
-            y=shown,
-            z=100 * share_CC,
-            zmin=0,
-            zmax=100,
-            colorscale=SHARES,
-            xgap=1,
-            ygap=1,
-            colorbar={"title": {"text": "%"}, "thickness": 14},
-            hovertemplate="%{y} predicted as %{x}: %{z:.0f} %<extra></extra>",
-        )
-    )
-    # Names of many classes are read by pointing at a square; beside the axes they would leave no room for it.
-    ticks = {"showticklabels": len(shown) <= NAMED, "showgrid": False, "type": "category"}
-    return plot(
-        figure,
+    return Heat(
         f"Predictions of “{run}” by class (% of the clips of a class)",
-        f"Heat map of {len(shown)} classes; the table below names the most frequent confusions.",
-        height=max(420, min(330 + 22 * len(shown), 760)),
-        width=460,
-        xaxis=ticks | {"title": {"text": "prediction", "standoff": 12}, "tickangle": -60},
-        yaxis=ticks | {"title": {"text": "class", "standoff": 12}, "autorange": "reversed"},
+        f"Confusion matrix of {len(there_C)} classes; the tables below name the most frequent confusions.",
+        tuple(names[k] for k in there_C),
+        tuple(tuple(float(share) for share in row) for row in share_CC),
     )
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
-
-import plotly.graph_objects as go
 
 from pipeline.normdoctor.checks import CHECKS, REST
 from pipeline.normdoctor.moments import RATIO_LIMIT, SHIFT_LIMIT
 from pipeline.normdoctor.remedies import REMEDIES
-from pipeline.pages import TERMS, render
-from pipeline.pages.figures import BLUE, GREY, RED, Plot, hundred, labels, move, plot, plotly_script
+from pipeline.pages import TERMS, figures, render
+from pipeline.pages.figures import BLUE, GREY, Bar, Dot, Key, Line, Rows, move
 from pipeline.pages.run_figures import waterfall_figure
 from preprocessing import pages
 from preprocessing.pages import Box, Provenance, Row, Table, number, text
@@ -53,7 +50,6 @@ def page(name: str, doctor: dict[str, Any], provenance: Provenance) -> str:
         fired=[(check, about(check), words) for check, words in doctor["checks"].items() if words],
         silent=[(check, about(check)) for check, words in doctor["checks"].items() if not words],
         terms=TERMS + LAYER_TERMS,
-        plotly=plotly_script(),
     )
 
 
@@ -132,85 +128,70 @@ def trainings(doctor: dict[str, Any]) -> list[str]:
     return [entry["text"] for entry in (*entries, *doctor.get("fine_tune", {}).values())]
 
 
-def remedies_figure(doctor: dict[str, Any]) -> Plot:
+def remedies_figure(doctor: dict[str, Any]) -> Rows:
     """Draw the accuracy under each set of statistics, with the 95 % interval of its gain."""
-    figure, table = go.Figure(), doctor["recalibration"]
-    for key, legend, colour in (("A", "training clips", GREY), ("C", f"{doctor['judged']} clips", BLUE)):
-        shown = {name: values for name, values in table.items() if key in values}
-        if not shown:
-            continue
-        start = shown["eval"][key]
-        y = [values[key] for values in shown.values()]
-        ends = [[start + bound for bound in values["gain"][key]] for values in shown.values()]
-        # Points, not bars: the number stands above its point, where no whisker runs through it.
-        figure.add_scatter(
-            name=legend,
-            x=hundred(y),
-            y=[REMEDIES[name].label for name in shown],
-            orientation="h",
-            offsetgroup=key,
-            mode="markers+text",
-            marker={"color": colour, "size": 10},
-            text=[f"{100 * value:.1f}" for value in y],
-            textposition="top center",
-            cliponaxis=False,
-            error_x={
-                "array": hundred([max(0.0, high - value) for value, (_, high) in zip(y, ends, strict=True)]),
-                "arrayminus": hundred([max(0.0, value - low) for value, (low, _) in zip(y, ends, strict=True)]),
-            },
-        )
-    rows = ", ".join(
+    table = doctor["recalibration"]
+    kinds = {"A": ("training clips", GREY), "C": (f"{doctor['judged']} clips", BLUE)}
+    start = table["eval"]
+
+    def dot(values: dict[str, Any], key: str) -> Dot:
+        low, high = (100 * (start[key] + bound) for bound in values["gain"][key])
+        here = 100 * values[key]
+        # The number stands above its point, where no whisker runs through it.
+        return Dot(here, kinds[key][1], "circle", min(low, here), max(high, here), f"{here:.1f}")
+
+    rows = [
+        Line(REMEDIES[name].label, tuple((dot(values, key),) for key in kinds if key in values))
+        for name, values in table.items()
+    ]
+    words = ", ".join(
         f"{REMEDIES[name].label} {100 * values.get('C', values.get('A', 0)):.1f} %" for name, values in table.items()
     )
-    return plot(
-        figure,
+    drawn = [end for row in rows for lane in row.lanes for mark in lane if isinstance(mark, Dot)
+             for end in (mark.low, mark.high)]  # fmt: skip
+    return Rows(
         "Before and after, nothing retrained (whiskers: 95 % interval of the gain)",
-        f"Accuracy by set of statistics: {rows}.",
-        height=110 + 62 * len(table),
-        scattermode="group",
-        scattergap=0.25,
-        xaxis={"title": "accuracy (%)", "range": [-4, 108]},
-        yaxis={"autorange": "reversed", "type": "category"},
+        f"Accuracy by set of statistics: {words}.",
+        figures.percent_axis("accuracy (%)", drawn),
+        tuple(rows),
+        tuple(Key(name, colour) for key, (name, colour) in kinds.items() if any(key in one for one in table.values())),
     )
 
 
-def drift_figure(sites: list[dict[str, Any]], key: str) -> Plot:
+def drift_figure(sites: list[dict[str, Any]], key: str) -> Rows:
     """Draw running against population statistics of every call site.
 
     Args:
         sites: `layers` of doctor.json.
         key: `shift` of the mean, or `ratio` of the variance.
     """
-    names = labels([f"{entry['layer']} · {entry['call'] + 1}" for entry in sites])
-    figure = go.Figure()
-    for where, legend, colour in (("train", "training clips", GREY), ("eval", "evaluation clips", BLUE)):
-        values = [entry.get(where, {}).get(key) for entry in sites]
-        figure.add_bar(name=legend, y=names, x=values, orientation="h", marker_color=colour)
+    kinds = {"train": ("training clips", GREY), "eval": ("evaluation clips", BLUE)}
     bound, title, unit = {
         "shift": (SHIFT_LIMIT, "Shift of the running mean", "standard deviations"),
         "ratio": (RATIO_LIMIT, "Ratio of the variances", "larger / smaller, log scale"),
     }[key]
-    figure.add_vline(x=bound, line_dash="dot", line_color=RED)
-    values = [entry[where][key] for entry in sites for where in ("train", "eval") if where in entry]
-    axis: dict[str, Any] = {"title": unit, "rangemode": "tozero"}
-    if key == "ratio":  # bars of a logarithmic axis start at 1: no difference
-        ticks = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
-        axis = {
-            "title": unit,
-            "type": "log",
-            "range": [0, 1.05 * math.log10(max([*values, 2 * bound]))],
-            "tickvals": ticks,
-        }
+    low = 1.0 if key == "ratio" else 0.0  # a ratio of 1 is no difference
+    values = [entry[where][key] for entry in sites for where in kinds if entry.get(where, {}).get(key) is not None]
+    rows = [
+        Line(
+            f"{entry['layer']} · {entry['call'] + 1}",
+            tuple(
+                (Bar(low, entry[where][key], colour),)
+                for where, (_, colour) in kinds.items()
+                if entry.get(where, {}).get(key) is not None
+            )
+            or ((),),
+        )
+        for entry in sites
+    ]
     largest = max(sites, key=lambda entry: entry.get("train", {}).get(key) or 0.0)
-    alt = f"Bars per call site; the largest on training clips is {largest['layer']}, call {largest['call'] + 1}."
-    return plot(
-        figure,
+    return Rows(
         f"{title} (dotted: from where it counts)",
-        alt,
-        height=130 + 34 * len(sites),
-        barmode="group",
-        xaxis=axis,
-        yaxis={"autorange": "reversed", "type": "category"},
+        f"Bars per call site; the largest on training clips is {largest['layer']}, call {largest['call'] + 1}.",
+        figures.axis(unit, values, low=low, high=1.05 * max([*values, 2 * bound]), log=key == "ratio"),
+        tuple(rows),
+        tuple(Key(name, colour, "bar") for name, colour in kinds.values()),
+        rule=bound,
     )
 
 

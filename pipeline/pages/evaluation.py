@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from pipeline.pages import TERMS, render
+from pipeline.pages import TERMS, figures, render
 from pipeline.pages.classes import accuracy_table, confused_pairs, confusion_figure, pairs_table
-from pipeline.pages.figures import BLUE, GREY, Plot, percent, plot, plotly_script
+from pipeline.pages.figures import BLUE, GREY, Curves, Series, percent
 from preprocessing.pages import Box, Provenance
 
 
@@ -37,7 +36,6 @@ def page(result: dict[str, Any], provenance: Provenance) -> str:
         pairs=pairs_table(confused_pairs(counts_KK, names)),
         accuracies=accuracy_table(counts_KK, names),
         reliability=reliability_figure(result["calibration"]),
-        plotly=plotly_script(),
     )
 
 
@@ -67,28 +65,28 @@ def boxes(result: dict[str, Any]) -> list[Box]:
     ]
 
 
-def reliability_figure(calibration: dict[str, Any]) -> Plot:
+def reliability_figure(calibration: dict[str, Any]) -> Curves:
     """Draw the accuracy of the clips of each confidence bin against their confidence."""
     bins = calibration["bins"]
-    figure = go.Figure(
-        [
-            go.Scatter(x=[0, 100], y=[0, 100], mode="lines", name="perfect", line={"color": GREY, "dash": "dot"}),
-            go.Scatter(
-                x=[100 * one["confidence"] for one in bins],
-                y=[100 * one["accuracy"] for one in bins],
-                mode="lines+markers",
-                name="this file",
-                line={"color": BLUE},
-                marker={"size": [6 + 22 * (one["clips"] / max(b["clips"] for b in bins)) ** 0.5 for one in bins]},
-                customdata=[one["clips"] for one in bins],
-                hovertemplate="confidence %{x:.0f} %, accuracy %{y:.0f} %, %{customdata} clips<extra></extra>",
-            ),
-        ]
-    )
-    return plot(
-        figure,
-        "Accuracy of the clips of each confidence bin (%); larger points have more clips",
+    most = max(one["clips"] for one in bins)
+    points = tuple((100 * one["confidence"], 100 * one["accuracy"]) for one in bins)
+    tips = [
+        f"confidence {x:.0f} %, accuracy {y:.0f} %, {one['clips']} clips"
+        for (x, y), one in zip(points, bins, strict=True)
+    ]
+    return Curves(
+        "Accuracy of the clips of each confidence bin (larger points have more clips)",
         f"Reliability diagram; the calibration error is {100 * calibration['ece_calibrated']:.1f} points.",
-        xaxis={"title": "confidence (%)", "range": [0, 102]},
-        yaxis={"title": "accuracy (%)", "range": [0, 104]},
+        figures.percent_axis("confidence (%)", []),
+        figures.percent_axis("accuracy (%)", []),
+        (
+            Series("perfect", ((0, 0), (100, 100)), GREY, dashed=True, symbol=""),
+            Series(
+                "this file",
+                points,
+                BLUE,
+                sizes=tuple(round(3 + 9 * (one["clips"] / most) ** 0.5, 1) for one in bins),
+                tips=tuple(tips),
+            ),
+        ),
     )

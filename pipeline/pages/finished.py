@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from pipeline import run_folder
 
+Z = 1.959964  # of a 95 % interval
 COUNTS = 0.02  # smallest normalization gap that a page reports, as a fraction
 
 
@@ -40,6 +42,22 @@ class FinishedRun:
         return value
 
     @property
+    def train_top1(self) -> float:
+        """Training accuracy of the last epoch, summed up while it trains (fraction)."""
+        value: float = self.summary["train"]["top1"]
+        return value
+
+    @property
+    def eval_clips(self) -> int:
+        """Number of clips of the evaluation split."""
+        return int(self.summary["clips"][self.eval_split])
+
+    @property
+    def eval_interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy on the evaluation split: of the clips drawn, not of the seed."""
+        return wilson(self.eval_top1, self.eval_clips)
+
+    @property
     def normalization_gap(self) -> float:
         """B - A (fraction)."""
         value: float = self.summary["gap"]["normalization"]
@@ -49,6 +67,44 @@ class FinishedRun:
     def repaired(self) -> bool:
         """True for a run that the doctor wrote: weights of another run with other statistics."""
         return "fix" in self.summary
+
+    @property
+    def origin(self) -> str:
+        """How it came to its weights, in a few words."""
+        if self.repaired:
+            return f"“{self.summary['fix']['of']}” repaired, nothing retrained"
+        if "init" in self.summary:
+            return f"fine-tuned from “{Path(self.summary['init']['run']).name}”"
+        return "trained"
+
+    @property
+    def settings(self) -> str:
+        """Its normalization in a few words."""
+        kind = self.norm["kind"]
+        words = ["no norm"] if kind == "none" else [kind, self.norm["persons"]]
+        if kind != "none" and self.norm.get("momentum") is not None:
+            words.append(f"momentum {self.norm['momentum']:g}")
+        if self.norm.get("input", "none") != "none":
+            words.append(f"input {self.norm['input']}")
+        return ", ".join(words)
+
+
+def wilson(share: float, clips: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent clips (Wilson 1927)."""
+    if not clips:
+        return 0.0, 1.0
+    z2 = Z * Z / clips
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z * math.sqrt(share * (1 - share) / clips + z2 / (4 * clips)) / (1 + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def apart(first: FinishedRun, second: FinishedRun) -> bool:
+    """Return whether the accuracies of two runs differ by more than their clips alone explain (Newcombe 1998)."""
+    (low_a, high_a), (low_b, high_b) = first.eval_interval, second.eval_interval
+    a, b = first.eval_top1, second.eval_top1
+    below = math.hypot(a - low_a, high_b - b) if a > b else math.hypot(high_a - a, b - low_b)
+    return abs(a - b) > below
 
 
 def read_run(folder: Path) -> FinishedRun:

@@ -2,155 +2,141 @@
 
 from __future__ import annotations
 
-import numpy as np
-import plotly.graph_objects as go
+from collections.abc import Sequence
 
+from pipeline.pages import figures
 from pipeline.pages.figures import (
     BLUE,
     COLOURS,
     GREEN,
     GREY,
     RED,
-    Plot,
-    epoch_axis,
+    Bar,
+    Curves,
+    Key,
+    Line,
+    Rows,
+    Series,
     hundred,
-    label,
-    labels,
     move,
     percent,
-    plot,
 )
 from pipeline.pages.finished import FinishedRun
 
 
-def arms_figure(runs: list[FinishedRun]) -> Plot:
+def arms_figure(runs: list[FinishedRun]) -> Rows:
     """Draw training and evaluation accuracy of each run."""
     splits = sorted({run.eval_split for run in runs})
-    pairs = (
-        ("training", GREY, [run.summary["train"]["top1"] for run in runs]),
-        (f"{' or '.join(splits)} (unseen)", BLUE, [run.eval_top1 for run in runs]),
-    )
-    names = labels([run.name for run in runs])
-    figure = go.Figure(
-        [
-            go.Bar(name=name, x=names, y=hundred(y), marker_color=colour, text=[f"{100 * v:.0f}" for v in y])
-            for name, colour, y in pairs
-        ]
-    )
-    figure.update_traces(textposition="outside", cliponaxis=False)
-    alt = "; ".join(f"{run.name}: {move(run.summary['train']['top1'], run.eval_top1)}" for run in runs)
-    return plot(
-        figure,
+    rows = [
+        Line(
+            run.name,
+            ((_bar(run.train_top1, GREY),), (_bar(run.eval_top1, BLUE),)),
+            run.settings if run.origin == "trained" else run.origin,
+        )
+        for run in runs
+    ]
+    alt = "; ".join(f"{run.name}: {move(run.train_top1, run.eval_top1)}" for run in runs)
+    return Rows(
         "Training and evaluation accuracy of each run",
         f"Bars, training to evaluation accuracy. {alt}.",
-        barmode="group",
-        yaxis={"range": [0, 112], "title": "accuracy (%)"},
-        xaxis={"type": "category"},
+        figures.percent_axis("accuracy (%)", []),
+        tuple(rows),
+        (Key("training", GREY, "bar"), Key(f"{' or '.join(splits)} (unseen)", BLUE, "bar")),
     )
 
 
-def waterfall_figure(name: str, four: dict[str, float], gap: dict[str, float]) -> Plot:
-    """Draw the way from B to C: the normalization gap, the generalization gap, and their joint effect."""
+def _bar(value: float, colour: str) -> Bar:
+    return Bar(0.0, 100 * value, colour, f"{100 * value:.0f}")
+
+
+def waterfall_figure(name: str, four: dict[str, float], gap: dict[str, float], split: str = "evaluation") -> Rows:
+    """Draw the way from B to C: the normalization gap, the generalization gap, and their joint effect.
+
+    Args:
+        name: Name of the run.
+        four: Accuracies A to D.
+        gap: Normalization gap, and generalization gap where there are evaluation clips.
+        split: Split of C and D.
+    """
     end = four.get("C", four["A"])
-    steps = [four["B"], -gap["normalization"], -gap.get("generalization", 0.0)]
-    together = end - sum(steps)
-    values = [*steps, together]
-    names = [
-        "B: training clips,<br>batch statistics",
-        "normalization gap<br>(B − A)",
-        "generalization gap<br>(B − D)",
-        "both at once",
-        "C: evaluation clips,<br>running statistics" if "C" in four else "A: training clips,<br>running statistics",
-    ]
-    figure = go.Figure(
-        go.Waterfall(
-            orientation="h",
-            y=names,
-            x=hundred([*values, 0.0]),
-            measure=["absolute", "relative", "relative", "relative", "total"],
-            text=[f"{100 * v:+.1f}" if i else f"{100 * v:.1f}" for i, v in enumerate(values)] + [f"{100 * end:.1f}"],
-            textposition="outside",
-            cliponaxis=False,
-            decreasing_marker_color=RED,
-            increasing_marker_color=GREEN,
-            totals_marker_color=BLUE,
-            connector_line_color=GREY,
-            connector_line_width=1,
-        )
-    )
+    steps = {
+        "normalization gap (B − A)": -gap["normalization"],
+        "generalization gap (B − D)": -gap.get("generalization", 0.0),
+    }
+    steps["both at once"] = end - four["B"] - sum(steps.values())
+    here = 100 * four["B"]
+    rows = [Line("B: training clips, batch statistics", ((Bar(0.0, here, BLUE, f"{here:.1f}"),),))]
+    for step, change in steps.items():
+        there = here + 100 * change
+        colour = RED if change < 0 else GREEN
+        rows.append(Line(step, ((Bar(here, there, colour, f"{100 * change:+.1f}".replace("-", "−")),),)))
+        here = there
+    last = f"C: {split} clips, running statistics" if "C" in four else "A: training clips, running statistics"
+    rows.append(Line(last, ((Bar(0.0, 100 * end, BLUE, f"{100 * end:.1f}"),),)))
     alt = (
         f"Waterfall from {100 * four['B']:.1f} % (B) through the normalization gap of {100 * gap['normalization']:.1f} "
         f"points to {100 * end:.1f} %."
     )
-    # Room for the numbers outside the bars.
-    running = np.cumsum(values)
-    low, high = min(0.0, *running), max(*running, end)
-    room = 0.16 * (high - low) + 0.02
-    return plot(
-        figure,
+    ends = [bar.end for row in rows for bar in row.lanes[0] if isinstance(bar, Bar)]
+    low = min(0.0, *ends)
+    room = 0.14 * (max(ends) - low)  # for numbers left of the bars
+    return Rows(
         f"Where “{name}” loses accuracy",
         alt,
-        showlegend=False,
-        yaxis={"autorange": "reversed"},
-        xaxis={"title": "accuracy (%)", "range": [100 * (low - (room if low < 0 else 0)), 100 * (high + room)]},
+        figures.axis("accuracy (%)", ends, low=low - room if low < 0 else 0.0, high=max(100.0, *ends)),
+        tuple(rows),
     )
 
 
-def curves_figure(runs: list[FinishedRun]) -> Plot:
-    """Draw training accuracy (dotted) and accuracy with running statistics (solid) by epoch."""
-    figure = go.Figure()
-    for place, run in enumerate(runs):
+def curves_figure(runs: Sequence[FinishedRun]) -> Curves:
+    """Draw training accuracy (dotted) and accuracy with running statistics (solid) by epoch.
+
+    Repaired runs were not trained: their curves are those of the runs that they repair.
+    """
+    trained = [run for run in runs if not run.repaired] or list(runs)
+    series = []
+    for place, run in enumerate(trained):
         colour = COLOURS[place % len(COLOURS)]
         measured = [line for line in run.lines if "accuracies" in line]
-        figure.add_scatter(
-            x=[line["epoch"] for line in run.lines],
-            y=hundred([line["train"]["top1"] for line in run.lines]),
-            mode="lines+markers",
-            line={"dash": "dot", "color": colour},
-            name=f"{label(run.name)}, training",
-        )
-        figure.add_scatter(
-            x=[line["epoch"] for line in measured],
-            y=hundred([line["accuracies"].get("C", line["accuracies"]["A"]) for line in measured]),
-            mode="lines+markers",
-            marker={"size": 9, "symbol": "diamond"},
-            line={"color": colour},
-            name=f"{label(run.name)}, {'C, held-out subjects' if run.summary['val'] else 'A'}",
-        )
-    alt = f"Curves of {len(runs)} runs: training accuracy dotted, accuracy with running statistics solid."
-    return plot(
-        figure,
+        train = hundred(line["train"]["top1"] for line in run.lines)
+        running = hundred(line["accuracies"].get("C", line["accuracies"]["A"]) for line in measured)
+        epochs, at = ([line["epoch"] for line in lines] for lines in (run.lines, measured))
+        name = f"“{run.name}”, {'C, held-out subjects' if run.summary['val'] else 'A'}"
+        series += [
+            Series(f"“{run.name}”, training", tuple(zip(epochs, train, strict=True)), colour, dashed=True, symbol=""),
+            Series(name, tuple(zip(at, running, strict=True)), colour, symbol="diamond"),
+        ]
+    return Curves(
         "Accuracy by epoch",
-        alt,
-        height=400 + 14 * len(runs),
-        xaxis=epoch_axis([line["epoch"] for run in runs for line in run.lines]),
-        yaxis={"title": "accuracy (%)", "rangemode": "tozero"},
+        f"Curves of {len(trained)} runs: training accuracy dotted, accuracy with running statistics solid.",
+        figures.epoch_axis([line["epoch"] for run in trained for line in run.lines]),
+        figures.percent_axis("accuracy (%)", []),
+        tuple(series),
+        height=340,
     )
 
 
-def recalibration_figure(run: FinishedRun) -> Plot | None:
+def recalibration_figure(run: FinishedRun) -> Rows | None:
     """Draw the accuracy of one trained model under several sets of statistics; None without a diagnosis of it."""
     if not run.doctor or not run.doctor["recalibration"]:
         return None
     after = run.doctor["recalibration"]
     bars = {
         "running": run.doctor["accuracies"],
-        "joint": after["joint"],
-        "masked": after["masked"],
-        "per call": after["per_call"],
+        "one set per layer": after["joint"],
+        "of present bodies": after["masked"],
+        "one set per call": after["per_call"],
     }
-    figure = go.Figure()
-    for key, name, colour in (("A", "training clips", GREY), ("C", f"{run.doctor['judged']} clips", BLUE)):
-        y = [values.get(key) for values in bars.values()]
-        shown = ["" if v is None else f"{100 * v:.0f}" for v in y]
-        figure.add_bar(name=name, x=list(bars), y=hundred(y), marker_color=colour, text=shown)
-    figure.update_traces(textposition="outside", cliponaxis=False)
+    rows = [
+        Line(name, tuple((_bar(values[key], colour),) for key, colour in (("A", GREY), ("C", BLUE)) if key in values))
+        for name, values in bars.items()
+    ]
     pairs = ", ".join(f"{name} {percent(values.get('C', values.get('A')))}" for name, values in bars.items())
-    return plot(
-        figure,
-        f"“{run.name}” recalibrated, nothing retrained",
+    keys = (Key("A, training clips", GREY, "bar"), Key(f"C, {run.doctor['judged']} clips", BLUE, "bar"))
+    return Rows(
+        f"“{run.name}” with other statistics, nothing retrained",
         f"Bars of accuracy by statistics: {pairs}.",
-        barmode="group",
-        yaxis={"range": [0, 112], "title": "accuracy (%)"},
-        xaxis={"title": "statistics"},
+        figures.percent_axis("accuracy (%)", []),
+        tuple(rows),
+        keys if any("C" in values for values in bars.values()) else keys[:1],
     )

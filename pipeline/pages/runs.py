@@ -9,13 +9,18 @@ import numpy as np
 
 from pipeline.pages import TERMS, render
 from pipeline.pages.classes import class_section
-from pipeline.pages.figures import move, percent, plotly_script
-from pipeline.pages.finished import COUNTS, FinishedRun, patient, without_norm
+from pipeline.pages.figures import move, percent
+from pipeline.pages.finished import COUNTS, FinishedRun, apart, patient, without_norm
 from pipeline.pages.run_figures import arms_figure, curves_figure, recalibration_figure, waterfall_figure
 from pipeline.pages.run_tables import runs_table, settings_table, study_table
 from preprocessing.hdf5 import SkeletonFile
 from preprocessing.pages import Box, Provenance
 from preprocessing.pages.player import file_clip, player_data
+
+SEEDS = (
+    "Each run has one seed. Intervals are of the clips alone; skelnorm study measures how far seeds differ: it "
+    "trains each arm with several seeds."
+)
 
 
 def headline(runs: list[FinishedRun]) -> str:
@@ -25,12 +30,12 @@ def headline(runs: list[FinishedRun]) -> str:
         return "Normalization costs no accuracy in these runs"
     if plain is None or plain is sick:
         return f"“{sick.name}”: running statistics cost {100 * sick.normalization_gap:.0f} points"
-    train = 100 * (sick.summary["train"]["top1"] - plain.summary["train"]["top1"])
+    train = 100 * (sick.train_top1 - plain.train_top1)
     evaluation = 100 * (sick.eval_top1 - plain.eval_top1)
-    return (
-        f"“{sick.name}” against “{plain.name}”: training accuracy {train:+.0f} points, "
-        f"{sick.eval_split} accuracy {evaluation:+.0f} points"
-    )
+    unseen = f"{sick.eval_split} accuracy {evaluation:+.0f} points"
+    if sick.eval_split == plain.eval_split and not apart(sick, plain):
+        unseen = f"no difference shown on {sick.eval_clips} {sick.eval_split} clips"
+    return f"“{sick.name}” against “{plain.name}”: training accuracy {train:+.0f} points, {unseen}"
 
 
 def setting(run: FinishedRun) -> str:
@@ -39,9 +44,14 @@ def setting(run: FinishedRun) -> str:
     return (
         f"{Path(config['data']).name}, {run.summary['protocol']}: {clips['train']} training, {clips['val']} held-out "
         f"and {clips['test']} test clips; network {config['model']['name']}, {config['train']['epochs']} epochs, batch "
-        f"{config['train']['batch_size']}, {run.summary['ranks']} rank(s) on {run.summary['device']}, "
+        f"{config['train']['batch_size']}, {ranks(run.summary['ranks'])} on {run.summary['device']}, "
         f"seed {config['train']['seed']}"
     )
+
+
+def ranks(count: int) -> str:
+    """Return a number of ranks in words."""
+    return f"{count} rank{'' if count == 1 else 's'}"
 
 
 def answer(runs: list[FinishedRun]) -> list[Box]:
@@ -82,8 +92,11 @@ def _fix(runs: list[FinishedRun], sick: FinishedRun, causes: list[dict[str, Any]
         figure = move(causes[0]["before"], causes[0]["after"])
         words = f"on {sick.doctor['judged']} clips by {statistics}, nothing retrained. "
     best = max(runs, key=lambda run: run.eval_top1)
-    how = "repaired, nothing retrained" if best.repaired else "trained from the start"
-    words += f"Most accurate run: “{best.name}” ({how}), {percent(best.eval_top1)} on {best.eval_split}."
+    low, high = best.eval_interval
+    words += (
+        f"Most accurate run: “{best.name}” ({best.origin}), {percent(best.eval_top1)} on {best.eval_clips} "
+        f"{best.eval_split} clips (95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
+    )
     return Box("What fixes it", figure, words, "good")
 
 
@@ -109,7 +122,8 @@ def page(runs: list[FinishedRun], study: Path | None, file: SkeletonFile, proven
         subtitle=setting(sick),
         boxes=answer(runs),
         arms=arms_figure(runs),
-        waterfall=waterfall_figure(sick.name, sick.summary["accuracies"], sick.summary["gap"]),
+        waterfall=waterfall_figure(sick.name, sick.summary["accuracies"], sick.summary["gap"], sick.eval_split),
+        seeds=SEEDS,
         verdicts=[(run.name, run.doctor["verdict"]) for run in runs if run.doctor],
         recalibration=recalibration_figure(sick),
         curves=curves_figure(runs),
@@ -120,5 +134,4 @@ def page(runs: list[FinishedRun], study: Path | None, file: SkeletonFile, proven
         study=study_table(study) if study else None,
         example=example,
         example_caption=f"{clip['name']}, {clip['action']}, as the network gets it: centred, {clip['frames']} frames",
-        plotly=plotly_script(),
     )

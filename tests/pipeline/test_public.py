@@ -23,7 +23,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     ("statement", "heavy"),
-    [("import pipeline", "numpy h5py torch wandb plotly tyro"), ("pipeline.Run", "torch wandb plotly ray")],
+    [("import pipeline", "numpy h5py torch wandb jinja2 tyro"), ("pipeline.Run", "torch wandb jinja2 ray")],
 )
 def test_importing_loads_no_more_than_needed(statement: str, heavy: str) -> None:
     """A command that only shows a run does not wait for torch."""

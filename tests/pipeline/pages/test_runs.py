@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.pages import run_figures, run_tables, runs
-from pipeline.pages.finished import FinishedRun, patient, read_run, with_distinct_names
+from pipeline.pages.finished import FinishedRun, apart, patient, read_run, wilson, with_distinct_names
 from preprocessing.hdf5 import SkeletonFile, open_file
 
 
@@ -23,7 +23,7 @@ def run(name: str, **changes: Any) -> FinishedRun:
         "accuracies": {"A": 0.45, "B": 0.85, "C": 0.4, "D": 0.7}, "gap": {"normalization": 0.4, "generalization": 0.15},
         "config": {"norm": norm | changes.pop("norm", {}), "data": "/x/clips.h5", "model": {"name": "cnn"},
                    "train": {"epochs": 6, "batch_size": 8, "seed": 3}},
-        "clips": {"train": 10, "val": 4, "test": 5}, "ranks": 2, "device": "cpu", "protocol": "xsub",
+        "clips": {"train": 1000, "val": 400, "test": 500}, "ranks": 2, "device": "cpu", "protocol": "xsub",
         "model": {"params": 1234}, "clips_per_second": 99.6,
     }  # fmt: skip
     doctor = changes.pop("doctor", None)
@@ -47,6 +47,21 @@ def test_the_headline_compares_the_worst_run_with_the_one_without_norm() -> None
     assert runs.headline(limit[1:]) == "“a”: running statistics cost 2 points"
 
 
+def test_a_difference_that_the_clips_do_not_carry_is_not_claimed() -> None:
+    """70 % against 40 % on 5 clips, and against 66 % on 500; Wilson's interval by hand."""
+    few = {"clips": {"train": 10, "val": 4, "test": 5}}
+    plain = run(
+        "plain", norm={"kind": "none"}, train={"top1": 0.8}, test={"top1": 0.7}, gap={"normalization": 0.0}, **few
+    )
+    assert runs.headline([plain, run("sick", **few)]).endswith("+10 points, no difference shown on 5 test clips")
+    near = run("sick", test={"top1": 0.66})
+    assert runs.headline([PLAIN, near]).endswith("no difference shown on 500 test clips")
+    assert apart(PLAIN, run("sick", test={"top1": 0.64}))
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(0.5, 0) == (0, 1)
+
+
 def test_the_boxes_say_what_happened_why_and_what_fixes_it() -> None:
     what, why, fix = runs.answer([PLAIN, run("sick", doctor=DOCTOR)])
     assert (what.figure, why.figure, fix.figure) == ("90 % → 40 %", "40.0 points", "40 % → 72 %")
@@ -54,7 +69,7 @@ def test_the_boxes_say_what_happened_why_and_what_fixes_it() -> None:
     assert "Cause: reuse, 96 % of it. One layer is called once per body" in why.text
     assert fix.text == (
         "on test clips by separate statistics per call, nothing retrained. "
-        "Most accurate run: “plain” (trained from the start), 70 % on test."
+        "Most accurate run: “plain” (trained), 70 % on 500 test clips (95 % interval 66 to 74 %)."
     )
     other = DOCTOR | {"causes": [CAUSE | {"check": "stale"}]}
     _, why, fix = runs.answer([run("sick", doctor=other)])
@@ -71,9 +86,13 @@ def test_without_a_cause_the_verdict_or_the_command_stands_there() -> None:
 
 def test_a_repaired_run_is_not_called_trained() -> None:
     repaired = run("fixed", fix={"of": "sick", "remedy": "per_call"}, test={"top1": 0.75}, gap={"normalization": 0.0})
-    assert "“fixed” (repaired, nothing retrained), 75 % on test." in runs.answer([run("sick"), repaired])[2].text
+    words = "“fixed” (“sick” repaired, nothing retrained), 75 % on 500 test clips"
+    assert words in runs.answer([run("sick"), repaired])[2].text
     weights = [row.cells[-1] for row in run_tables.settings_table([run("sick"), repaired]).rows]
-    assert weights == ["own", "of “sick”, repaired (per_call)"]
+    assert weights == ["trained", "“sick” repaired, nothing retrained"]
+    assert run("tuned", init={"run": "/x/first"}).origin == "fine-tuned from “first”"
+    curves = run_figures.curves_figure([run("sick"), repaired])
+    assert [one.name[:6] for one in curves.series] == ["“sick”"] * 2, "a repaired run has no curves of its own"
 
 
 def test_a_comparison_on_other_clips_says_so() -> None:
@@ -85,8 +104,8 @@ def test_a_comparison_on_other_clips_says_so() -> None:
 
 def test_the_setting_is_one_line() -> None:
     assert runs.setting(run("a")) == (
-        "clips.h5, xsub: 10 training, 4 held-out and 5 test clips; network cnn, 6 epochs, batch 8, 2 rank(s) on cpu, "
-        "seed 3"
+        "clips.h5, xsub: 1000 training, 400 held-out and 500 test clips; network cnn, 6 epochs, batch 8, 2 ranks on "
+        "cpu, seed 3"
     )
 
 
@@ -95,22 +114,24 @@ def test_the_table_has_every_accuracy_and_marks_the_largest_gap() -> None:
     table = run_tables.runs_table([PLAIN, run("sick"), only_val])
     assert [row.marked for row in table.rows] == ["", "largest gap", ""]
     shown = [column.show(cell) for column, cell in zip(table.columns, table.rows[1].cells, strict=True)]
-    assert shown == ["sick", "90.0", "50.0", "40.0", "80.0", "35.0", "45.0", "85.0", "40.0", "70.0", "40.0", "15.0"]
-    assert table.rows[2].cells[3:6] == (None, 0.9, 0.45)
+    assert shown == [
+        "sick", "90.0", "50.0", "40.0", "36 to 44", "80.0", "35.0", "45.0", "85.0", "40.0", "70.0", "40.0", "15.0",
+    ]  # fmt: skip
+    assert table.rows[2].cells[3:7] == (None, "45 to 55", 0.9, 0.45)
     assert not any(row.marked for row in run_tables.runs_table([run("alone")]).rows)
 
 
 def test_the_waterfall_ends_at_c() -> None:
     """B 85, minus the gaps of 40 and 15 points, is 30: together they give 10 back."""
     sick = run("sick")
-    spec = run_figures.waterfall_figure("sick", sick.summary["accuracies"], sick.summary["gap"]).spec
-    (trace,) = spec["data"]
-    assert np.allclose(_numbers(trace["x"]), [85, -40, -15, 10, 0])
-    assert trace["text"] == ["85.0", "-40.0", "-15.0", "+10.0", "40.0"]
-    assert trace["measure"] == ["absolute", "relative", "relative", "relative", "total"]
-    without = run_figures.waterfall_figure("sick", {"A": 0.5, "B": 0.9}, {"normalization": 0.4}).spec["data"][0]
-    assert np.allclose(_numbers(without["x"]), [90, -40, 0, 0, 0])
-    assert without["y"][-1].startswith("A: training clips")
+    figure = run_figures.waterfall_figure("sick", sick.summary["accuracies"], sick.summary["gap"], "test")
+    bars = [row.lanes[0][0] for row in figure.rows]
+    assert np.allclose([(bar.start, bar.end) for bar in bars], [(0, 85), (85, 45), (45, 30), (30, 40), (0, 40)])
+    assert [bar.text for bar in bars] == ["85.0", "−40.0", "−15.0", "+10.0", "40.0"]
+    assert figure.rows[-1].name == "C: test clips, running statistics"
+    without = run_figures.waterfall_figure("sick", {"A": 0.5, "B": 0.9}, {"normalization": 0.4}).rows
+    assert np.allclose([row.lanes[0][0].end for row in without], [90, 50, 50, 50, 50])
+    assert without[-1].name.startswith("A: training clips")
 
 
 def test_curves_are_training_and_measured_epochs() -> None:
@@ -119,35 +140,26 @@ def test_curves_are_training_and_measured_epochs() -> None:
         {"epoch": 2, "train": {"top1": 0.4}, "accuracies": {"A": 0.3, "C": 0.1}},
     ]
     both = [replace(run("a"), lines=lines), replace(run("b", val={}), lines=[lines[1] | {"accuracies": {"A": 0.3}}])]
-    traces = run_figures.curves_figure(both).spec["data"]
-    drawn = [(t["name"], _numbers(t["x"]), _numbers(t["y"])) for t in traces]
-    assert drawn[:2] == [("a, training", [1, 2], [20, 40]), ("a, C, held-out subjects", [2], [10])]
-    assert drawn[3] == ("b, A", [2], [30])
+    drawn = [(one.name, one.points) for one in run_figures.curves_figure(both).series]
+    assert drawn[:2] == [("“a”, training", ((1, 20), (2, 40))), ("“a”, C, held-out subjects", ((2, 10),))]
+    assert drawn[3] == ("“b”, A", ((2, 30),))
 
 
 def test_accuracies_by_run_and_by_statistics() -> None:
     figure = run_figures.arms_figure([PLAIN, run("<b>")])
-    assert [trace["name"] for trace in figure.spec["data"]] == ["training", "test (unseen)"]
-    assert figure.spec["data"][1]["x"] == ["plain", "&lt;b&gt;"]
-    assert _numbers(figure.spec["data"][1]["y"]) == [70, 40]
+    assert [key.name for key in figure.keys] == ["training", "test (unseen)"]
+    assert [(row.name, row.note) for row in figure.rows] == [("plain", "no norm"), ("<b>", "bn, loop, momentum 0.01")]
+    assert [row.lanes[1][0].end for row in figure.rows] == [70, 40]
     table = {name: {"A": 0.5, "C": value} for name, value in (("joint", 0.6), ("masked", 0.7), ("per_call", 0.8))}
     doctor = DOCTOR | {"accuracies": {"A": 0.45, "C": 0.4}, "recalibration": table}
     shown = run_figures.recalibration_figure(run("sick", doctor=doctor))
     assert shown is not None
-    training, test = shown.spec["data"]
-    assert training["x"] == ["running", "joint", "masked", "per call"]
-    assert np.allclose(_numbers(test["y"]), [40, 60, 70, 80])
+    assert [row.name for row in shown.rows] == [
+        "running", "one set per layer", "of present bodies", "one set per call",
+    ]  # fmt: skip
+    assert np.allclose([row.lanes[1][0].end for row in shown.rows], [40, 60, 70, 80])
     assert run_figures.recalibration_figure(run("sick", doctor=DOCTOR | {"recalibration": {}})) is None
     assert run_figures.recalibration_figure(run("sick")) is None
-
-
-def _numbers(values: Any) -> list[float]:
-    """The values of a trace, which plotly may have packed."""
-    if isinstance(values, dict):
-        import base64
-
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
-    return list(values)
 
 
 def test_runs_of_one_name_get_the_names_of_their_parents(runs: Path) -> None:
