@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from preprocessing import files
+from preprocessing import files, provenance
 
 POINTER = "checkpoint.json"
 
@@ -25,7 +25,7 @@ class Checkpoint(NamedTuple):
     epoch: int
     """Epochs that are done."""
     state: dict[str, Any]
-    """`model`, `optimizer`, `average` and `best`, as `pipeline.train` saves them."""
+    """`model`, `optimizer`, `average` and `best`, as `pipeline.train` saves them, and `provenance`."""
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def save(run: Path, epoch: int, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{epoch:04d}.pt"
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(state | {"provenance": provenance.record()}, buffer)
     files.publish_bytes(path, buffer.getvalue())
     files.publish_json(run / POINTER, {"file": path.name, "sha256": files.sha256_file(path), "epoch": epoch})
     for old in folder.glob("epoch-*.pt"):

@@ -4,6 +4,7 @@
 |---|---|
 | `config.json` | the settings, with absolute paths, and the content hash of the data file |
 | `data.json` | metadata of the data file, so that the network can be used without it |
+| `provenance.json` | versions, commit, command, date and machine class of the last start |
 | `checkpoint.json`, `checkpoints/` | the newest state (checkpoint.py) |
 | `ledger.jsonl` | one line per epoch |
 | `summary.json` | the figures of a finished run |
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import distribution
 from pipeline.data import Bones
 from pipeline.tracking import ledger
-from preprocessing import files
+from preprocessing import files, provenance
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.stages import STAGES, Stage
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
 SUMMARY, DOCTOR, NON_FINITE, START = "summary.json", "doctor.json", "nonfinite.json", "init.json"
+PROVENANCE = "provenance.json"
 # Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
 # batch statistics without norm.sync.
 FREE = ("data", "out", "nproc", "wandb", "fast_start")
@@ -306,7 +308,7 @@ class Run:
 
     def write_summary(self, epoch: int, measured: dict[str, Any]) -> dict[str, Any]:
         """Publish the summary: totals of the ledger, the kept epoch, and what was measured of it."""
-        summary = totals(self.ledger) | {"epoch": epoch} | measured
+        summary = totals(self.ledger) | {"epoch": epoch} | measured | {"provenance": provenance.record()}
         files.publish_json(self.folder / SUMMARY, summary)
         return summary
 
@@ -343,7 +345,7 @@ class Run:
 
     def write_doctor(self, answer: dict[str, Any]) -> None:
         """Publish the diagnosis."""
-        files.publish_json(self.folder / DOCTOR, answer)
+        files.publish_json(self.folder / DOCTOR, answer | {"provenance": provenance.record()})
 
     @property
     def start(self) -> dict[str, Any]:
@@ -411,7 +413,7 @@ class Run:
         return list(self.stored.get("raised", [])) if (self.folder / CONFIG).is_file() else []
 
     def publish_settings(self, config: Config, file: SkeletonFile, raised: list[dict[str, int]] | None = None) -> None:
-        """Publish `data.json` and `config.json`, with both paths absolute.
+        """Publish `data.json`, `provenance.json` and `config.json`, which has absolute paths.
 
         Args:
             config: The settings.
@@ -425,6 +427,7 @@ class Run:
         values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
         if raised:
             values["raised"] = raised
+        files.publish_json(self.folder / PROVENANCE, provenance.record())
         files.publish_json(self.folder / CONFIG, values)
 
     def write_repaired(self, config: Config, model: nn.Module) -> tuple[Run, int]:

@@ -27,7 +27,7 @@ from pipeline import network
 from pipeline.config import Config, as_dict, from_dict
 from pipeline.run_folder import Metadata, Run
 from preprocessing import exits, files
-from preprocessing.pages.provenance import commit, version
+from preprocessing.provenance import record
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 FORMAT = "skelnorm-model/1"
@@ -64,7 +64,7 @@ def share(run: Run, out: Path) -> None:
         summary["init"] = start | {"run": Path(start["run"]).name}
     facts = {
         "format": FORMAT,
-        "skelnorm": {"version": version(), "commit": commit()},
+        "provenance": record(),
         "name": run.name,
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(content).hexdigest()},
         "config": as_dict(run.config) | {"data": run.config.data.name, "out": run.name, "init": None},
@@ -113,7 +113,7 @@ def load(folder: Path, device: torch.device) -> tuple[Config, Metadata, nn.Modul
 def card(facts: dict[str, Any]) -> str:
     """Return the model card as Markdown."""
     config, metadata, summary = facts["config"], facts["metadata"], facts["summary"]
-    clips, four = summary["clips"], summary["accuracies"]
+    clips, four, by = summary["clips"], summary["accuracies"], facts["provenance"]
     rows = [
         f"| {split} | {clips[split]} | {_percent(summary[split]['top1'])} | {_percent(summary[split]['mean_class'])} |"
         for split in ("val", "test")
@@ -163,7 +163,7 @@ Accuracies {", ".join(f"{name} {_percent(four[name])}" for name in "ABCD" if nam
 * {length} Longer recordings need a timeline (`--window`).
 * Accuracy on other people, cameras and sensors is not known: measure it with `python -m pipeline.evaluate`.
 
-Made by skelnorm {facts["skelnorm"]["version"]} {facts["skelnorm"]["commit"]}.
+Made by skelnorm {by.get("skelnorm", "")} {by.get("commit", "")}.
 """
 
 

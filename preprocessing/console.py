@@ -15,11 +15,9 @@ import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
-from preprocessing import exits
+from preprocessing import exits, provenance
 
 
 class Command(NamedTuple):
@@ -48,6 +46,7 @@ COMMANDS = {
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),
 }
 VERSIONS = ("skelnorm", "torch", "numpy", "h5py", "ray", "wandb")
+NOT = ("not installed", "none (not a checkout)")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,22 +86,13 @@ def unknown(name: str) -> str:
 
 def versions() -> str:
     """Return the versions of what a figure depends on, and the machine class, one per line."""
-    lines = [f"{name:<10} {_version(name)}" for name in VERSIONS]
-    return "\n".join([*lines, f"{'python':<10} {platform.python_version()}", f"{'processor':<10} {processor()}"])
+    found = {name: provenance.version(name) for name in VERSIONS}
+    found |= {"hdf5": _hdf5(), "commit": provenance.commit(), "python": platform.python_version()}
+    found["machine"] = provenance.machine()
+    return "\n".join(f"{name:<10} {value or NOT[name == 'commit']}" for name, value in found.items())
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _hdf5() -> str:
+    from preprocessing.hdf5 import LIBRARY
 
-
-def processor(table: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's model name; its architecture where that is unknown."""
-    try:
-        lines = table.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return LIBRARY

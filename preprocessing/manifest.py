@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preprocessing import provenance
 from preprocessing.files import publish_json, read_json, sha256_file
 from preprocessing.splits import Protocols
 from preprocessing.stages import Decision
@@ -57,7 +58,7 @@ class Manifest:
         }
 
     def publish(self, path: Path) -> None:
-        """Write the manifest as JSON. It has no times and no host name, so the same input gives the same bytes."""
+        """Write the manifest as JSON. The same input gives the same content, except for `provenance`."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "recipe": self.recipe,
@@ -74,6 +75,7 @@ class Manifest:
             **({"warnings": self.warnings} if self.warnings else {}),
             **({"reading": self.reading} if self.reading else {}),
             "skipped": [{"name": name, "reason": reason} for name, reason in sorted(self.skipped.items())],
+            "provenance": provenance.record(),
         }
         if self.splits:
             document["splits"] = {

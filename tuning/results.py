@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from preprocessing import files
+from preprocessing import files, provenance
 from tuning import statistics
 from tuning.arms import Arms
 from tuning.attempt import EPOCH_METRICS
@@ -21,7 +21,7 @@ ARM_METRICS = ("train", "val", "test", "A", "B", "C", "D", "normalization_gap")
 
 def write(study: Path, document: dict[str, Any]) -> None:
     """Publish STUDY/results.json and, from its rows under `trials`, STUDY/results.csv."""
-    files.publish_json(study / RESULTS, document)
+    files.publish_json(study / RESULTS, document | {"provenance": provenance.record()})
     rows = document["trials"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.run_folder import PROVENANCE
 from pipeline.tracking import follower_process, ledger, metric_names
-from preprocessing import journal
+from preprocessing import files, journal
 from tuning.attempt import epoch_metrics
 from tuning.ledger import NAME
 
@@ -34,9 +35,15 @@ class Trial:
 
     def __init__(self, study: Path, key: str, task: dict[str, Any]) -> None:
         self.key, self.name, self.group = key, task["name"], study.resolve().name
-        self.config = task["settings"] | {"train.seed": task["seed"], "arm": task["arm"]}
-        self.folder = study / "trials" / task["name"]
+        self.task, self.folder = task, study / "trials" / task["name"]
         self.outcome: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its settings, and its provenance once its process has started."""
+        settings: dict[str, Any] = self.task["settings"] | {"train.seed": self.task["seed"], "arm": self.task["arm"]}
+        path = self.folder / PROVENANCE
+        return settings | ({"provenance": files.read_json(path)} if path.is_file() else {})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the evaluated epochs: from the trial's own ledger, at its end from the study's."""

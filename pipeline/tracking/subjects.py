@@ -20,7 +20,10 @@ class Subject(Protocol):
     name: str
     job_type: str
     group: str
-    config: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings and provenance."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures of each epoch so far, in order."""
@@ -44,7 +47,7 @@ class Training:
     def __init__(self, run: Path) -> None:
         self.run, self.key = run, ""
         self.name, self.group = run.name, run.resolve().parent.name
-        self.config = _json(run / "config.json")
+        self.config = _json(run / "config.json") | {"provenance": _json(run / "provenance.json")}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of the ledger."""
@@ -85,7 +88,7 @@ class DoctorVerdict:
         self.run, self.key = run, ""
         self.name, self.group = run.name, run.resolve().parent.name
         self.answer = _json(run / "doctor.json")
-        self.config = {"run": run.name, "judged": self.answer.get("judged")}
+        self.config = {"run": run.name, **{key: self.answer.get(key) for key in ("judged", "provenance")}}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return nothing: a diagnosis has no epochs."""

@@ -21,10 +21,11 @@ from preprocessing.hdf5.schema import (
     SkeletonFile,
 )
 from preprocessing.hdf5.spool import Spool
+from preprocessing.hdf5.storage import LIBRARY
 from preprocessing.hdf5.writer import write
 
 __all__ = [
-    "BODY_KEYS", "CHANNELS", "CLIP_KEYS", "PARTS", "SCHEMA", "SCHEMA_2", "SLOTS", "UNIT", "BodyIndex", "Contents",
-    "SkeletonFile", "Spool", "body_index", "clip_present", "clip_rows", "clip_tracked", "first_rows", "open_file",
-    "verify", "write", "write_dense",
+    "BODY_KEYS", "CHANNELS", "CLIP_KEYS", "LIBRARY", "PARTS", "SCHEMA", "SCHEMA_2", "SLOTS", "UNIT", "BodyIndex",
+    "Contents", "SkeletonFile", "Spool", "body_index", "clip_present", "clip_rows", "clip_tracked", "first_rows",
+    "open_file", "verify", "write", "write_dense",
 ]  # fmt: skip

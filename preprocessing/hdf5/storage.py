@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 BLOCK = 1 << 20
+LIBRARY = h5py.version.hdf5_version  # version of the HDF5 library
 
 
 @dataclass(frozen=True)

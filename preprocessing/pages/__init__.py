@@ -5,7 +5,7 @@ package adds templates of its own by naming itself in `render(..., package=...)`
 """
 
 from preprocessing.pages.parts import Box, Column, Row, Table, number, percent, text
-from preprocessing.pages.provenance import Provenance
 from preprocessing.pages.rendering import render
+from preprocessing.provenance import Provenance
 
 __all__ = ["Box", "Column", "Provenance", "Row", "Table", "number", "percent", "render", "text"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from preprocessing.pages.provenance import Provenance
+from preprocessing.provenance import Provenance
 
 HERE = "preprocessing.pages"
 

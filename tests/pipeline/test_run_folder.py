@@ -15,7 +15,7 @@ from pipeline import train
 from pipeline.config import from_dict
 from pipeline.doctor.patient import diagnose_run
 from pipeline.run_folder import Metadata, Run, totals, uneven
-from preprocessing import files
+from preprocessing import files, provenance
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL
@@ -197,7 +197,7 @@ def test_the_diagnosis_comes_back(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.write_doctor({"verdict": "healthy"})
     run.write_non_finite(3, ["a", "b"])
-    assert run.doctor == {"verdict": "healthy"}
+    assert run.doctor == {"verdict": "healthy", "provenance": provenance.record()}
     assert json.loads((tmp_path / "nonfinite.json").read_text()) == {"epoch": 3, "clips": ["a", "b"]}
 
 

@@ -73,17 +73,9 @@ def test_without_a_command_it_shows_the_overview() -> None:
 
 
 def test_versions_are_shown() -> None:
-    """One line each, with the processor."""
+    """One line each, with the HDF5 library and the machine class; loads neither torch nor Ray."""
     lines = skelnorm("--version").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [*console.VERSIONS, "python", "processor"]
-
-
-@pytest.mark.parametrize(("text", "expected"), [("x: 1\nmodel name\t: A 1\nmodel name\t: A 1\n", "A 1"), (None, None)])
-def test_the_processor_is_named(text: str | None, expected: str | None, tmp_path: Path) -> None:
-    """By its architecture where the system does not say."""
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    assert console.processor(tmp_path / "cpuinfo") == (expected or os.uname().machine)
+    assert [line.split()[0] for line in lines] == [*console.VERSIONS, "hdf5", "commit", "python", "machine"]
 
 
 def test_packages_of_the_working_folder_do_no_harm(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from preprocessing.hdf5 import open_file
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, percent, render, text
 from preprocessing.pages.player import file_clip, pack
-from preprocessing.pages.provenance import commit
 from preprocessing.pages.rendering import environment
 
 MARK = """<script>alert("1")</script>'"""
@@ -84,19 +82,6 @@ def test_provenance_quotes_the_command_and_dates_it() -> None:
     made = Provenance.of("preprocessing.view", ["a b.h5", "--out", "c.html"])
     assert made.command == "python -m preprocessing.view 'a b.h5' --out c.html"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", made.date)
-
-
-def test_only_a_tracked_file_has_a_commit(tmp_path: Path) -> None:
-    """A package inside a user's repository does not show that repository's commit."""
-    if (ROOT / ".git").exists():
-        assert re.fullmatch(r"[0-9a-f]{10,}(-dirty)?", commit(ROOT / "pyproject.toml"))
-    assert commit(tmp_path / "a.py") == ""
-    for words in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "a"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
-    (tmp_path / "a.py").touch()
-    commit.cache_clear()
-    assert commit(tmp_path / "a.py") == "", "untracked"
-    assert commit(ROOT / ".git" / "nothing" / "a.py") == ""
 
 
 def test_a_bodys_track_has_the_frames_in_which_it_is_present(data_file: Path) -> None:
