@@ -75,6 +75,9 @@ class Config:
     """Run folder; the same command again resumes it."""
     nproc: Annotated[int, Range(ge=1)] = 1
     """Ranks (processes) on this machine."""
+    rank_timeout: Annotated[float, Range(ge=0)] = 60.0
+    """Seconds without a sign of life (a step, processor time, file access) after which a rank is named and the training
+    ends; 0 means never."""
     wandb: Literal["off", "offline", "online"] = "offline"
     """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none (off)."""
     fast_start: bool = False

@@ -6,16 +6,17 @@ argument unchanged, `gathered` and `stack_over_ranks` a copy with a first axis o
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,15 +27,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.rank_watch import RankWatch
 from preprocessing import exits, lifetime
 
-# A rank that died is noticed at once (its connection resets); a rank that hangs, after this time.
+# A rank that died is noticed at once (its connection resets); one that computes for ever and never joins a collective,
+# after this time; one that is silent, by `launch`.
 TIMEOUT = timedelta(minutes=10)
+SILENCE = 60.0  # seconds without a sign of life after which `launch` ends the ranks
 # Seconds that the other ranks have to end by themselves after one has failed, and to end once they are told to.
-GRACE, LAST_GRACE = 5.0, 30.0
+GRACE, LAST_GRACE = 5.0, 5.0
 
 
-PASSED_ON = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE)
+PASSED_ON = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE, exits.OUT_OF_MEMORY)
 
 
 class RankDied(exits.Fault):
@@ -45,40 +49,45 @@ class RankDied(exits.Fault):
         self.exit_code = code if code in PASSED_ON else exits.WORKER
 
 
-def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
+def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, silence: float = SILENCE) -> None:
     """Run `entry(*arguments)` in `ranks` new processes of this machine.
 
     The ranks find each other through a file, so that no port is open; gloo's connections stay on loopback.
 
+    Args:
+        entry: Function that each rank runs.
+        arguments: Its arguments; they are pickled.
+        ranks: Number of ranks.
+        silence: Seconds without a sign of life (`rank_watch`) after which the ranks are ended; 0 means never.
+
     Raises:
-        RankDied: A rank failed. The message names the first one that did; the others are ended.
-        KeyboardInterrupt: This process got SIGINT or SIGTERM; the ranks are interrupted and have ended.
+        RankDied: A rank failed or is silent. The message names the first one, with its error; the others are ended.
+        KeyboardInterrupt: This process got SIGINT or (Terminated) SIGTERM; the ranks are interrupted and have ended.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     if not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="skelnorm-ranks-") as name, _terminated_as_interrupted():
+    beats = context.RawArray("Q", ranks)
+    with tempfile.TemporaryDirectory(prefix="skelnorm-ranks-") as name, lifetime.interruptible():
         folder = Path(name)
         processes = [
-            context.Process(target=_run_rank, args=(rank, ranks, folder, entry, arguments), name=f"rank {rank}")
+            context.Process(target=_run_rank, args=(rank, folder, beats, entry, arguments), name=f"rank {rank}")
             for rank in range(ranks)
         ]
         try:
             for process in processes:
                 process.start()
-            _wait_for_failure(processes)
+            _wait_for_failure(processes, RankWatch([process.pid or 0 for process in processes], beats, silence))
             failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
             if failed:
-                rank = root_failure(failed, _times_of_failure(folder))
-                words = f"rank {rank} ended with exit code {failed[rank]}; its message stands above"
-                raise RankDied(words, failed[rank])
+                raise _death(failed, _last_words(folder))
         finally:
             _end(processes, signal.SIGINT if isinstance(sys.exception(), KeyboardInterrupt) else signal.SIGTERM)
 
 
-def _wait_for_failure(processes: Sequence[BaseProcess]) -> None:
-    """Return once all have ended; after a failure, once all have or GRACE is over.
+def _wait_for_failure(processes: Sequence[BaseProcess], watch: RankWatch) -> None:
+    """Return once all have ended; after a failure, once all have or GRACE is over. RankDied if ranks are silent.
 
     A process is noticed to have ended some time after its connections are reset. So the rank that waited for it may be
     noticed first, and only the exit codes of all tell which one failed.
@@ -87,10 +96,14 @@ def _wait_for_failure(processes: Sequence[BaseProcess]) -> None:
     while running := [process.sentinel for process in processes if process.exitcode is None]:
         if deadline is None and any(process.exitcode for process in processes):
             deadline = time.monotonic() + GRACE
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        left = watch.interval if deadline is None else deadline - time.monotonic()
+        if left <= 0:
             return
-        multiprocessing.connection.wait(running, left)
+        ended = multiprocessing.connection.wait(running, left)
+        if not ended and deadline is None and (silent := watch.silent()):
+            for rank in silent.ranks:
+                processes[rank].kill()  # SIGKILL alone ends a stopped process
+            raise RankDied(silent.message)
 
 
 def _end(processes: Sequence[BaseProcess], how: signal.Signals) -> None:
@@ -106,21 +119,19 @@ def _end(processes: Sequence[BaseProcess], how: signal.Signals) -> None:
             process.join()
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _death(failed: Mapping[int, int], words: Mapping[int, dict[str, Any]]) -> RankDied:
+    """Return the error of the rank that failed first; print its traceback if nobody expected its error."""
+    rank = root_failure(failed, {rank: last["time"] for rank, last in words.items()})
+    code, last = failed[rank], words.get(rank)
+    if last is None:
+        if code == -signal.SIGKILL:
+            return RankDied(f"rank {rank} was killed (SIGKILL), perhaps because memory ran out", code)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return RankDied(f"rank {rank} {how} without a message", code)
+    if last["traceback"]:
+        print(f"Process rank {rank}:\n{last['traceback']}", file=sys.stderr, flush=True)
+        return RankDied(f"rank {rank} ended with exit code {code}; its traceback stands above", code)
+    return RankDied(f"rank {rank}: {last['message']}", code)
 
 
 def root_failure(failed: Mapping[int, int], times: Mapping[int, int]) -> int:
@@ -142,20 +153,43 @@ def root_failure(failed: Mapping[int, int], times: Mapping[int, int]) -> int:
     return min(failed, key=place)
 
 
-def _times_of_failure(folder: Path) -> dict[int, int]:
-    return {int(path.suffix[1:]): int(path.read_text()) for path in folder.glob("failed.*")}
+def _last_words(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return what the ranks left that raised an error: `time`, `message` and `traceback`."""
+    return {int(path.suffix[1:]): json.loads(path.read_text()) for path in folder.glob("failed.*")}
 
 
-def _run_rank(rank: int, ranks: int, folder: Path, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run_rank(rank: int, folder: Path, beats: Any, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Run one rank; its error goes to the launcher, which reports the first one alone."""
+    global _beats
     lifetime.interrupt_once()
     lifetime.end_with_parent()
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(len(beats)))
+    _beats = beats, rank
     try:
         join(f"file://{folder / 'store'}")
         entry(*arguments)
-    except BaseException:
-        (folder / f"failed.{rank}").write_text(str(time.monotonic_ns()))
-        raise
+    except KeyboardInterrupt:
+        sys.exit(exits.INTERRUPTED)  # the launcher reports it
+    except Exception as error:
+        now, expected = time.monotonic_ns(), exits.expected(error)
+        full = "" if expected else traceback.format_exc()
+        last = {"time": now, "message": exits.describe(error), "traceback": full}
+        with suppress(OSError):
+            (folder / f"failed.{rank}").write_text(json.dumps(last))
+        sys.exit(exits.code(error) if expected else 1)
+
+
+_beats: tuple[Any, int] | None = None  # one counter per rank, and the number of this rank
+
+
+def beat() -> None:
+    """Count a sign of life of this rank, for its launcher.
+
+    Beats stand in front of what ranks do together: the rank that others wait for has counted less than they have.
+    """
+    if _beats is not None:
+        counters, rank = _beats
+        counters[rank] += 1
 
 
 def launched() -> bool:
@@ -176,6 +210,7 @@ def join(store: str = "env://") -> torch.device:
     if launched() and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         number, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        beat()
         dist.init_process_group(backend, store, timeout=TIMEOUT, rank=number, world_size=ranks)
     return device
 
@@ -203,6 +238,7 @@ def wrap(model: nn.Module, device: torch.device, same_buffers: bool) -> nn.Modul
     """
     if world_size() == 1:
         return model
+    beat()
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(
         model, device_ids=ids, forward_sync_buffers=not same_buffers, gradient_as_bucket_view=True
@@ -219,6 +255,7 @@ def total(x: Tensor) -> Tensor:
         return x
     if x.numel() <= FEW:
         return gathered(x).sum(0)
+    beat()
     x = x.clone()
     dist.all_reduce(x)
     return x
@@ -229,6 +266,7 @@ def gathered(x: Tensor) -> Tensor:
     stacked = x.new_empty(world_size(), *x.shape)
     if world_size() == 1:
         return stacked.copy_(x[None])
+    beat()
     dist.all_gather(list(stacked), x.contiguous())
     return stacked
 

@@ -49,7 +49,7 @@ SUMMARY, DOCTOR, NON_FINITE, START = "summary.json", "doctor.json", "nonfinite.j
 PROVENANCE = "provenance.json"
 # Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
 # batch statistics without norm.sync.
-FREE = ("data", "out", "nproc", "wandb", "fast_start")
+FREE = ("data", "out", "nproc", "rank_timeout", "wandb", "fast_start")
 
 
 @dataclass(frozen=True)

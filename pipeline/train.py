@@ -9,7 +9,7 @@ The same command again resumes from the last checkpoint. With more --train.epoch
 the next epoch on the learning rate is that of the schedule over the new length (a finished cosine rises again; constant
 and exp do not depend on the length). --init starts from the weights of another run, for other classes and joints.
 RUN/summary.json has the figures, RUN/ledger.jsonl one line per epoch. Exit codes: 0 ok, 2 wrong settings, 3 a rank
-died, 5 non-finite loss, 6 damaged file, 7 no space, 130 interrupted.
+died or hangs, 5 non-finite loss, 6 damaged file, 7 no space, 8 out of memory, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ from pipeline.nonfinite import NonFiniteLoss
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
-from preprocessing import exits
-
-# Errors that end a training with one line instead of a traceback.
-FAULTS = (ValueError, OSError, exits.Fault, KeyboardInterrupt)
+from preprocessing import exits, lifetime
 
 
 class State(NamedTuple):
@@ -126,6 +123,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                     logits, batch.label_N, weight_K, reduction="sum", label_smoothing=smoothing
                 )
                 loss = loss * ranks / step.clips
+                distributed.beat()
                 loss.backward()
                 right = (logits.argmax(1) == batch.label_N).sum()
                 sums += torch.stack([right, loss.detach() / ranks * step.clips])
@@ -189,29 +187,26 @@ def run(config: Config, read_test: bool = True) -> None:
 
 def main() -> int:
     """Run `python -m pipeline.train`; returns the exit code."""
-    try:
-        config = parse(sys.argv[1:], str(__doc__))
-        first = not distributed.launched() or os.environ["RANK"] == "0"
-        with Run(config.out).lock() if first else nullcontext():
-            if first:
-                Run.claim(config)
-            if config.nproc > 1 and not distributed.launched():
-                distributed.launch(main_of_rank, (config, True), config.nproc)
-            else:
-                run(config)
-    except FAULTS as error:
-        return exits.report(error, "interrupted; the same command resumes")
+    with lifetime.interruptible():
+        try:
+            work(parse(sys.argv[1:], str(__doc__)))
+        except BaseException as error:
+            if not exits.expected(error):
+                raise
+            return exits.report(error, "interrupted; the same command resumes")
     return 0
 
 
-def main_of_rank(config: Config, read_test: bool) -> None:
-    """Run one rank of our launcher, of a search's trial too."""
-    try:
-        run(config, read_test)
-    except (ValueError, OSError, exits.Fault) as error:
-        sys.exit(exits.report(error))
-    except KeyboardInterrupt:
-        sys.exit(exits.INTERRUPTED)  # the launcher reports it
+def work(config: Config) -> None:
+    """Train as one process, as ranks that this process starts, or as one rank of another launcher."""
+    first = not distributed.launched() or os.environ["RANK"] == "0"
+    with Run(config.out).lock() if first else nullcontext():
+        if first:
+            Run.claim(config)
+        if config.nproc > 1 and not distributed.launched():
+            distributed.launch(run, (config,), config.nproc, config.rank_timeout)
+        else:
+            run(config)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,16 @@ An error class of ours that stands for more than wrong usage has an attribute `e
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shutil
+import signal
 import sys
+from pathlib import Path
 
-USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, INTERRUPTED = 2, 3, 4, 5, 6, 7, 130
+USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 5, 6, 7, 8, 130
+# torch raises a RuntimeError where an allocation fails, on a CPU and on a GPU.
+MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
 
 
 class Fault(RuntimeError):
@@ -17,18 +24,71 @@ class Fault(RuntimeError):
     exit_code = USAGE
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asks this process to end."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
 def no_space(error: BaseException) -> bool:
     """Return whether the error comes from a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed, in Python, numpy or torch."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    foreign = isinstance(error, RuntimeError) and not hasattr(error, "exit_code")
+    return isinstance(error, MemoryError) or (foreign and bool(MEMORY.search(str(error))))
+
+
+def expected(error: BaseException) -> bool:
+    """Return whether a command reports this error in one line; any other one is a defect of ours, with a traceback."""
+    ours = isinstance(error, (ValueError, OSError, Fault, KeyboardInterrupt)) or hasattr(error, "exit_code")
+    return ours or out_of_memory(error)
 
 
 def code(error: BaseException) -> int:
     """Return the exit code of an error."""
     if no_space(error):
         return NO_SPACE
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    return int(getattr(error, "exit_code", USAGE))
+    if out_of_memory(error):
+        return OUT_OF_MEMORY
+    return int(getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else USAGE))
+
+
+def describe(error: BaseException) -> str:
+    """Return the message of an error in one line, with the remedy where the system's own message has none."""
+    text = str(error)
+    if out_of_memory(error):
+        # torch appends advice on its allocator to the first sentence.
+        found = re.split(r"(?<=[^\d])\.\s", " ".join(text.split()))[0].removeprefix("[Errno 12] ")
+        return f"out of memory ({found or type(error).__name__}): use smaller batches, or free some memory"
+    if not isinstance(error, OSError) or error.filename is None:
+        return text
+    if no_space(error):
+        found = error.strerror if "needed" in str(error.strerror) else f"{_free(str(error.filename))} free"
+        return f"no space left for {error.filename}: {found}. Free some space; the same command tries again."
+    if isinstance(error, PermissionError):
+        return f"permission denied for user {os.getuid()}: {error.filename}. Change its mode or owner, or name another."
+    return text
+
+
+def size(number: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"
+
+
+def _free(path: str) -> str:
+    try:
+        return size(shutil.disk_usage(Path(path).parent).free)
+    except OSError:
+        return "an unknown number of bytes"
 
 
 def report(error: BaseException, interrupted: str = "interrupted") -> int:
@@ -38,5 +98,7 @@ def report(error: BaseException, interrupted: str = "interrupted") -> int:
         error: The error; its message is printed.
         interrupted: Text to print for an error without a message, such as KeyboardInterrupt.
     """
-    print(f"error: {str(error) or interrupted}", file=sys.stderr, flush=True)
+    if isinstance(error, Terminated):
+        interrupted = interrupted.replace("interrupted", "terminated (SIGTERM)", 1)
+    print(f"error: {describe(error) or interrupted}", file=sys.stderr, flush=True)
     return code(error)

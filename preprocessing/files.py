@@ -78,7 +78,12 @@ def sweep(path: Path) -> None:
 def publish_bytes(path: Path, content: bytes) -> None:
     """Write bytes completely or not at all."""
     with publish(path) as temporary:
-        temporary.write_bytes(content)
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:
+            if exits.no_space(error):
+                raise no_space(path, len(content)) from None
+            raise
 
 
 def publish_text(path: Path, text: str) -> None:
@@ -128,11 +133,14 @@ def require_suffix(option: str, path: Path | None, *suffixes: str) -> None:
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise OSError(ENOSPC), which names both sizes, if fewer than `needed` bytes are free in `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; free some space", str(folder)
-        )
+    if shutil.disk_usage(folder).free < needed:
+        raise no_space(folder, needed)
+
+
+def no_space(path: Path, needed: int) -> OSError:
+    """Return the error of a full disk, which names both sizes; `path` need not exist yet."""
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    return OSError(errno.ENOSPC, f"{exits.size(needed)} needed, {exits.size(free)} free", str(path))
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from preprocessing import exits
 
 
 def end_with_parent(
@@ -44,6 +46,32 @@ def interrupt_once() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the first SIGINT raise KeyboardInterrupt, the first SIGTERM Terminated; ignore later ones.
+
+    A second Ctrl-C would break off the clean-up, with a traceback. Only the main thread can handle signals; elsewhere
+    nothing changes. After a signal both stay ignored: the process is about to end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+
+    def end(number: int, _: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise exits.Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:  # no signal came, here or in a call of this function within
+                signal.signal(number, handler)
 
 
 def _join_parent() -> None:

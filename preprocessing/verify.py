@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         return exits.USAGE
     try:
         faults = hdf5.verify(options.file)
-    except KeyboardInterrupt as error:
+    except (PermissionError, MemoryError, KeyboardInterrupt) as error:
         return exits.report(error)
     for fault in faults:
         print(f"{options.file}: {fault}")

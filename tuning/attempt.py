@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import time
@@ -17,19 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.ledger import read
-from preprocessing import files
+from preprocessing import exits, files
 from preprocessing.lifetime import end_with_parent
 from tuning import trial
 from tuning.trial_spec import TrialSpec
 
 LOG = "log.txt"
 POLL = 0.2  # seconds; polling takes time from the other trials
-CAUSES = {2: "settings", 3: "rank died", 5: "non-finite", 6: "damaged file", 7: "no space"}
+CAUSES = {2: "settings", 3: "rank died", 5: "non-finite", 6: "damaged file", 7: "no space", 8: "memory"}
 # To load torch and what its optimizers import at first use takes a core 3 to 7 s: once per Ray worker instead of once
 # per trial. __main__ is Ray's script, which each child would import otherwise. Names that fail to load are ignored.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.train", "tuning.re_evaluations"])
-MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
 # What `epoch_metrics` returns, in the order of the columns of results.csv.
 EPOCH_METRICS = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
 
@@ -116,7 +114,7 @@ def failure_cause(code: int, log: str) -> str:
     """Return the cause of a child's end in one line, from its exit code and the last line of its log."""
     lines = [line for line in log.splitlines() if line.strip()]
     last = lines[-1].strip().removeprefix("error: ") if lines else "the log is empty"
-    if MEMORY.search(last):
+    if exits.MEMORY.search(last):
         return f"memory: {last}"
     if code < 0:
         hint = " (perhaps out of memory)" if code == -signal.SIGKILL else ""

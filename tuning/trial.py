@@ -39,7 +39,7 @@ def run_trial(folder: Path, spec: TrialSpec) -> None:
     config = from_dict(nested({**spec.settings, "out": str(folder), "wandb": "off"}))
     Run.claim(config)
     if config.nproc > 1:
-        distributed.launch(train.main_of_rank, (config, spec.read_test), config.nproc)
+        distributed.launch(train.run, (config, spec.read_test), config.nproc, config.rank_timeout)
     else:
         train.run(config, read_test=spec.read_test)
     summary = json.loads((folder / "summary.json").read_text())
@@ -55,6 +55,8 @@ def main(folder: Path) -> int:
 
     try:
         run_trial(folder, spec)
-    except (ValueError, OSError, exits.Fault) as error:
+    except Exception as error:
+        if not exits.expected(error):
+            raise
         return exits.report(error)
     return 0

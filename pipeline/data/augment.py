@@ -150,7 +150,7 @@ def augment(
         x_NCTVM = torch.einsum("nij,njtvm->nitvm", maps_NCC, x_NCTVM)
     present_NTM = present_NMT.transpose(1, 2)
     if config.noise:
-        count = x_NCTVM[0].numel()
+        count = math.prod(x_NCTVM.shape[1:])  # of a clip; a rank's part of a small batch has none
         noise = config.noise * draw.normal(_NOISE, count).reshape(x_NCTVM.shape)
         x_NCTVM = x_NCTVM + noise * present_NTM[:, None, :, None, :]
     if config.joint_drop:

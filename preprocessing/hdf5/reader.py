@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
 
     Raises:
         FileNotFoundError: The file does not exist.
+        PermissionError: This user may not read it.
         IntegrityError: The file is damaged; the message names the array and the remedy.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; make it with python -m preprocessing.build")
+    _require_permission(path)
     try:
         root, where = _read_structure(path)
     except OSError as error:
@@ -53,11 +56,17 @@ def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
 def verify(path: Path) -> list[str]:
     """Return all faults of a file, one line each; an empty list for an intact file."""
     path = Path(path)
+    _require_permission(path)
     try:
         root, where = _read_structure(path)
     except (OSError, IntegrityError) as error:
         return [str(error)]
     return list(_faults(path, root, where, fast_start=False))
+
+
+def _require_permission(path: Path) -> None:
+    """Raise PermissionError if this user may not read the file, which is then not damaged."""
+    os.close(os.open(path, os.O_RDONLY))
 
 
 def content_digest(root: dict[str, Any], hashes: dict[str, str]) -> str:

@@ -12,9 +12,12 @@ import torch
 from pipeline import distributed
 
 RANKS = """
-import os, sys, time
+import os, signal, sys, time
 import torch
 from pipeline import distributed
+from preprocessing import exits
+
+SILENCE = 2.0
 
 def listening():
     # Local addresses, in hexadecimal, that this process listens on.
@@ -32,6 +35,18 @@ def work(what):
         os._exit(9)
     if what == "raise" and rank == 1:
         raise RuntimeError("of rank 1")
+    if what == "reject" and rank == 1:
+        raise ValueError("no such clip")
+    if what == "kill" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop" and rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "sleep" and rank == 0:
+        time.sleep(600)
+    if what == "compute" and rank == 0:
+        begin = time.monotonic()
+        while time.monotonic() < begin + 2.5 * SILENCE:
+            pass
     if what == "hang" and rank == 0:
         time.sleep(600)
     if what == "hang":
@@ -51,9 +66,9 @@ def work(what):
 if __name__ == "__main__":
     from ranks import work as found_by_name
     try:
-        distributed.launch(found_by_name, (sys.argv[1],), 2)
+        distributed.launch(found_by_name, (sys.argv[1],), 2, SILENCE)
     except distributed.RankDied as error:
-        sys.exit(f"error: {error}")
+        sys.exit(exits.report(error))
 """
 
 
@@ -90,16 +105,44 @@ def test_stacking_is_exact_and_its_gradient_is_the_sum_over_ranks(tmp_path: Path
 def test_a_rank_that_dies_ends_the_command_and_is_named(tmp_path: Path) -> None:
     """Within seconds, not after the time-out of a collective."""
     result = two_ranks(tmp_path, "die")
-    assert result.returncode == 1
-    assert "error: rank 1 ended with exit code 9" in result.stderr
+    assert result.returncode == 3
+    assert result.stderr == "error: rank 1 ended with exit code 9 without a message\n"
 
 
 def test_an_error_that_nobody_expected_is_printed_with_its_rank(tmp_path: Path) -> None:
-    """And the rank that then loses its connection is not blamed."""
+    """Once, and the rank that then loses its connection adds nothing."""
     result = two_ranks(tmp_path, "raise")
-    assert "Process rank 1:" in result.stderr
-    assert "RuntimeError: of rank 1" in result.stderr
-    assert "error: rank 1 ended with exit code 1" in result.stderr
+    assert result.returncode == 3
+    assert result.stderr.startswith("Process rank 1:\nTraceback")
+    assert result.stderr.count("Traceback") == 1
+    *_, error, _, line = result.stderr.splitlines()
+    assert error == "RuntimeError: of rank 1"
+    assert line == "error: rank 1 ended with exit code 1; its traceback stands above"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "code", "line"),
+    [
+        ("reject", 2, "rank 1: no such clip"),
+        ("kill", 3, "rank 1 was killed (SIGKILL), perhaps because memory ran out"),
+        ("stop", 3, "rank 1 was stopped (SIGSTOP) for 2 s; SIGCONT would continue it"),
+        ("sleep", 3, "rank 0 was silent for 2 s (no step, no processor time, no file access) and the others wait"),
+    ],
+)
+def test_one_line_names_the_rank_and_the_first_cause(tmp_path: Path, what: str, code: int, line: str) -> None:
+    """An error that is expected, a kill, SIGSTOP, and a rank that waits for something else than its peers."""
+    result = two_ranks(tmp_path, what)
+    assert result.returncode == code
+    assert result.stderr.startswith(f"error: {line}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_computes_longer_than_the_bound_is_waited_for(tmp_path: Path) -> None:
+    """As for a compilation; the other rank waits for it in a collective."""
+    result = two_ranks(tmp_path, "compute")
+    assert result.returncode == 0, result.stderr
 
 
 def test_ranks_listen_on_loopback_alone(tmp_path: Path) -> None:
@@ -155,7 +198,7 @@ def test_buffers_are_sent_only_where_ranks_compute_other_ones(
         }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "expected"), [(5, 5), (6, 6), (7, 7), (2, 2), (9, 3), (1, 3), (-9, 3)])
+@pytest.mark.parametrize(("code", "expected"), [(5, 5), (6, 6), (7, 7), (2, 2), (8, 8), (9, 3), (1, 3), (-9, 3)])
 def test_a_rank_that_reports_a_code_of_ours_passes_it_on(code: int, expected: int) -> None:
     """Any other code means only that a rank died."""
     assert distributed.RankDied("x", code).exit_code == expected

@@ -77,6 +77,14 @@ def test_too_little_space_is_reported_before_writing(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_full_disk_is_reported_with_the_path_and_both_sizes(full_disk: Path) -> None:
+    """And leaves no part of the file."""
+    with pytest.raises(OSError, match=r"9.0 MB needed, 0 bytes free: '.*file'") as caught:
+        files.publish_bytes(full_disk / "file", bytes(9_000_000))
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
 def test_a_lock_names_its_owner_and_ends_with_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing import lifetime
+
 # A parent whose child prints a line when it runs, and would sleep for a minute.
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
@@ -77,3 +79,34 @@ except KeyboardInterrupt:
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.strip() == end
+
+
+SIGNALS = """
+import os, signal, sys
+from preprocessing import exits, lifetime
+numbers = [getattr(signal, name) for name in sys.argv[1:]]
+with lifetime.interruptible():
+    try:
+        with lifetime.interruptible():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+    except KeyboardInterrupt as error:
+        code = exits.code(error)
+for number in numbers:
+    os.kill(os.getpid(), number)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("names", "code"), [(["SIGINT"], 130), (["SIGTERM"], 143), (["SIGINT", "SIGTERM"], 130)])
+def test_the_first_signal_ends_a_command_in_its_own_time(names: list[str], code: int) -> None:
+    """Signals that follow are ignored."""
+    child = subprocess.run([sys.executable, "-c", SIGNALS, *names], cwd=ROOT, check=False)
+    assert child.returncode == code
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with lifetime.interruptible():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -30,7 +30,7 @@ def changed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips of these positions, changed."""
     x, present = clips()
-    index_N = torch.tensor(index)
+    index_N = torch.tensor(index, dtype=torch.int64)
     return augment(config, Draw(seed, epoch, index_N), x[index_N], present[index_N], mirrored_joints(NAMES))
 
 
@@ -54,6 +54,26 @@ def test_each_change_changes_something_and_never_an_absent_body(name: str) -> No
     assert not torch.equal(out, x)
     absent = ~there.transpose(1, 2)[:, None, :, None, :].expand_as(out)
     assert (out[absent] == 0).all()
+
+
+def test_every_change_is_tried() -> None:
+    """The table above has all of the registry, but for the crop window, which is drawn by itself."""
+    assert {f.name for f in fields(AugmentConfig)} == {*STRONG, "crop"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("name", [*STRONG, "crop"])
+def test_each_change_takes_a_part_of_any_size(name: str, count: int) -> None:
+    """A rank may get no clip of a small batch. What it gets is what it would be in the whole batch."""
+    config = replace(OFF, **{name: STRONG.get(name, 0.5)})
+    whole, there = changed(config, list(range(8)))
+    out, seen = changed(config, list(range(count)))
+    assert out.shape == (count, 3, 6, 4, 2)
+    assert torch.equal(out.nan_to_num(9.0), whole[:count].nan_to_num(9.0))
+    assert torch.equal(seen, there[:count])
+    draw = Draw(0, 1, torch.arange(count), torch.zeros(count, dtype=torch.int64))
+    assert crop_windows(config, draw).shape == (count, 2)
+    assert [len(part.index_N) for part in draw.split(2)] == [count - count // 2, count // 2]
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(AugmentConfig)])
