@@ -7,7 +7,7 @@ OUT    ?= $(if $(RAW),demo-raw,demo)
 # Keep byte code even where the environment disables it: without it every start takes 2.5 s instead of 1.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-slow test-docker test-zoo lint bench bench-doctor bench-normbugs clean
+.PHONY: setup demo html test test-slow test-docker test-zoo lint bench bench-doctor bench-normbugs clean
 
 setup: .venv/ready
 
@@ -37,6 +37,12 @@ endif
 	$(BIN)/python -m pipeline.doctor $(OUT)/bn-masked --split test
 	$(BIN)/python -m tuning.search --data $(OUT)/clips.h5 --out $(OUT)/study --trials 6 --epochs 4 --frames 32
 	@$(BIN)/python -m pipeline.page $(OUT)/none $(OUT)/bn-loop $(OUT)/bn-fold $(OUT)/bn-masked --study $(OUT)/study --out $(OUT)/report.html
+
+# The documents as a site with search, in site/. It needs no network once the packages are installed.
+html: setup
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,onnx,docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --builder html --conf-dir tests/site . site
+	@echo "site/index.html"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -41,4 +41,10 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return BatchInstanceNorm(channels, config.momentum, config.eps, config.sync)
 
 
-BIN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True)
+BIN = Kind(
+    _layer,
+    ("momentum", "eps", "sync"),
+    batch_statistics=True,
+    centres=True,
+    title="learnt mixture of batch and instance norm (Nam & Kim 2018, arXiv 1805.07925)",
+)

@@ -46,4 +46,9 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return BatchRenorm(channels, config.momentum, config.eps, config.sync, *bounds)
 
 
-BATCH_RENORM = Kind(_layer, ("momentum", "eps", "sync", "renorm_r", "renorm_d", "renorm_steps"), batch_statistics=True)
+BATCH_RENORM = Kind(
+    _layer,
+    ("momentum", "eps", "sync", "renorm_r", "renorm_d", "renorm_steps"),
+    batch_statistics=True,
+    title="batch renormalization (Ioffe 2017, arXiv 1702.03275)",
+)

@@ -113,6 +113,18 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
 
 
 # On several GPUs both are nn.SyncBatchNorm (with norm.sync); on several CPU ranks the equivalent BatchNorm.
-BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True)
-# The same layer; it requires norm.sync, so that statistics cover all ranks.
-SYNC_BN = Kind(_layer, ("momentum", "eps", "sync"), batch_statistics=True, centres=True, synchronized=True)
+BN = Kind(
+    _layer,
+    ("momentum", "eps", "sync"),
+    batch_statistics=True,
+    centres=True,
+    title="batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167)",
+)
+SYNC_BN = Kind(
+    _layer,
+    ("momentum", "eps", "sync"),
+    batch_statistics=True,
+    centres=True,
+    synchronized=True,
+    title="batch normalization that requires statistics over all ranks",
+)

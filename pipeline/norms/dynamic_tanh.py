@@ -35,4 +35,7 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return DynamicTanh(channels)
 
 
-DYT = Kind(_layer)
+DYT = Kind(
+    _layer,
+    title="dynamic tanh (Zhu et al. 2025, arXiv 2503.10622)",
+)

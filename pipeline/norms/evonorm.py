@@ -63,5 +63,16 @@ def _s0(channels: int, config: NormConfig) -> nn.Module:
     return EvoNormS0(channels, checked_groups(channels, config), config.eps)
 
 
-EVONORM_B0 = Kind(_b0, ("momentum", "eps", "sync"), batch_statistics=True, activates=True)
-EVONORM_S0 = Kind(_s0, ("groups", "eps"), activates=True)
+EVONORM_B0 = Kind(
+    _b0,
+    ("momentum", "eps", "sync"),
+    batch_statistics=True,
+    activates=True,
+    title="EvoNorm-B0 (Liu et al. 2020, arXiv 2004.02967)",
+)
+EVONORM_S0 = Kind(
+    _s0,
+    ("groups", "eps"),
+    activates=True,
+    title="EvoNorm-S0 (Liu et al. 2020, arXiv 2004.02967)",
+)

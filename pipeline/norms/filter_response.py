@@ -39,4 +39,9 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return FilterResponseNorm(channels, config.eps)
 
 
-FRN_TLU = Kind(_layer, ("eps",), activates=True)
+FRN_TLU = Kind(
+    _layer,
+    ("eps",),
+    activates=True,
+    title="filter response norm with its thresholded unit (Singh & Krishnan 2019, arXiv 1911.09737)",
+)

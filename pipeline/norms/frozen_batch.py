@@ -45,4 +45,9 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
 
 
 # centres: until it is frozen; after that it must have the layers of the bn whose state it loads.
-FROZEN_BN = Kind(_layer, ("momentum", "eps", "sync", "freeze_after"), centres=True)
+FROZEN_BN = Kind(
+    _layer,
+    ("momentum", "eps", "sync", "freeze_after"),
+    centres=True,
+    title="batch normalization whose statistics stop after some updates",
+)

@@ -64,4 +64,10 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return GhostBatchNorm(channels, config.momentum, config.eps, config.sync, config.ghost)
 
 
-GHOST_BN = Kind(_layer, ("momentum", "eps", "sync", "ghost"), batch_statistics=True, centres=True)
+GHOST_BN = Kind(
+    _layer,
+    ("momentum", "eps", "sync", "ghost"),
+    batch_statistics=True,
+    centres=True,
+    title="batch normalization over parts of the batch (Hoffer et al. 2017, arXiv 1705.08741)",
+)

@@ -32,6 +32,19 @@ def _gn1(channels: int, config: NormConfig) -> nn.Module:
     return nn.GroupNorm(1, channels, eps=config.eps)
 
 
-GN = Kind(_gn, ("groups", "eps"))  # Wu & He 2018, arXiv 1803.08494
-GN1 = Kind(_gn1, ("eps",))  # the "LayerNorm" over all of C, T, V; Ba et al. 2016, arXiv 1607.06450
-WS_GN = Kind(_gn, ("groups", "eps"), weights=WeightStandardization)  # Qiao et al. 2019, arXiv 1903.10520
+GN = Kind(
+    _gn,
+    ("groups", "eps"),
+    title="group normalization (Wu & He 2018, arXiv 1803.08494)",
+)
+GN1 = Kind(
+    _gn1,
+    ("eps",),
+    title="layer norm over all of C, T, V (Ba et al. 2016, arXiv 1607.06450)",
+)
+WS_GN = Kind(
+    _gn,
+    ("groups", "eps"),
+    weights=WeightStandardization,
+    title="group norm behind standardized weights (Qiao et al. 2019, arXiv 1903.10520)",
+)

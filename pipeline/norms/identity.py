@@ -17,4 +17,7 @@ def no_layer(channels: int, config: NormConfig) -> nn.Module:
     return nn.Identity()
 
 
-NONE = Kind(no_layer)
+NONE = Kind(
+    no_layer,
+    title="no normalization",
+)

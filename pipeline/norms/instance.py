@@ -43,4 +43,9 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return InstanceNorm(channels, eps=config.eps, affine=True)
 
 
-IN = Kind(_layer, ("eps",), centres=True)
+IN = Kind(
+    _layer,
+    ("eps",),
+    centres=True,
+    title="instance normalization (Ulyanov et al. 2016, arXiv 1607.08022)",
+)

@@ -32,6 +32,8 @@ class Kind:
     """The layer subtracts the mean of each channel: a bias in front of it has no effect."""
     synchronized: bool = False
     """Statistics always cover all ranks: `norm.sync` off is an error. On one rank the kind equals another."""
+    title: str = ""
+    """Its name in the literature, and the source of its formula."""
 
     @property
     def running_statistics(self) -> bool:

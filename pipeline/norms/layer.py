@@ -27,4 +27,8 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return ChannelLayerNorm(channels, eps=config.eps)
 
 
-LN = Kind(_layer, ("eps",))
+LN = Kind(
+    _layer,
+    ("eps",),
+    title="layer norm over the channels of each frame and joint (Ba et al. 2016, arXiv 1607.06450)",
+)

@@ -60,4 +60,9 @@ def _unit_norm(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
 
 
-NF = Kind(no_layer, ("clip",), weights=ScaledWeightStandardization)
+NF = Kind(
+    no_layer,
+    ("clip",),
+    weights=ScaledWeightStandardization,
+    title="scaled standardized weights and adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171)",
+)

@@ -27,4 +27,8 @@ def _layer(channels: int, config: NormConfig) -> nn.Module:
     return ChannelRMSNorm(channels, eps=config.eps)
 
 
-RMS = Kind(_layer, ("eps",))
+RMS = Kind(
+    _layer,
+    ("eps",),
+    title="root-mean-square norm over channels (Zhang & Sennrich 2019, arXiv 1910.07467)",
+)
