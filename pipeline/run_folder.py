@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
 SUMMARY, DOCTOR, NON_FINITE, START = "summary.json", "doctor.json", "nonfinite.json", "init.json"
-PROVENANCE = "provenance.json"
 # Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
 # batch statistics without norm.sync.
 FREE = ("data", "out", "nproc", "rank_timeout", "wandb", "fast_start")
@@ -427,7 +426,7 @@ class Run:
         values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
         if raised:
             values["raised"] = raised
-        files.publish_json(self.folder / PROVENANCE, provenance.record())
+        files.publish_json(self.folder / provenance.FILE, provenance.record())
         files.publish_json(self.folder / CONFIG, values)
 
     def write_repaired(self, config: Config, model: nn.Module) -> tuple[Run, int]:

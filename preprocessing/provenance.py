@@ -21,6 +21,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+FILE = "provenance.json"  # in a run folder
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torch", "numpy")
 ADDRESS = re.compile(r"\w+://|[\w.-]+:\d+$|(\d+\.){3}\d+$")  # of a cluster: ray://head:10001, head:6379, 10.0.0.1

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.run_folder import PROVENANCE
 from pipeline.tracking import follower_process, ledger, metric_names
-from preprocessing import files, journal
+from preprocessing import files, journal, provenance
 from tuning.attempt import epoch_metrics
 from tuning.ledger import NAME
 
@@ -42,7 +41,7 @@ class Trial:
     def config(self) -> dict[str, Any]:
         """Its settings, and its provenance once its process has started."""
         settings: dict[str, Any] = self.task["settings"] | {"train.seed": self.task["seed"], "arm": self.task["arm"]}
-        path = self.folder / PROVENANCE
+        path = self.folder / provenance.FILE
         return settings | ({"provenance": files.read_json(path)} if path.is_file() else {})
 
     def rows(self) -> list[dict[str, Any]]:

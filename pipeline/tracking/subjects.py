@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.tracking import ledger, metric_names
-from preprocessing import files
+from preprocessing import files, provenance
 
 if TYPE_CHECKING:
     from pipeline.tracking.wandb_door import WandbRun
@@ -47,7 +47,7 @@ class Training:
     def __init__(self, run: Path) -> None:
         self.run, self.key = run, ""
         self.name, self.group = run.name, run.resolve().parent.name
-        self.config = _json(run / "config.json") | {"provenance": _json(run / "provenance.json")}
+        self.config = _json(run / "config.json") | {"provenance": _json(run / provenance.FILE)}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of the ledger."""

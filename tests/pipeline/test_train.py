@@ -295,14 +295,16 @@ def test_a_fault_of_the_user_is_told_without_a_traceback_by_two_ranks(data_file:
 
 
 def test_wandb_offline_records_every_epoch(data_file: Path, tmp_path: Path) -> None:
-    """Read back from the run's own file, without network; the program's arguments are not in it."""
+    """Read back from the run's own file, without network; the command is in it, without folders and host."""
     result = train(data_file, tmp_path / "run", "--train.epochs", "2", wandb="offline")
     assert result.returncode == 0, result.stderr
     files = list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1
     content = files[0].read_bytes()
     assert b"accuracies/A" in content
-    assert b"--train.epochs" not in content
+    assert b"python -m pipeline.train" in content
+    assert b"--out run" in content
+    assert os.uname().nodename.encode() not in content
 
 
 EVERYTHING = (
