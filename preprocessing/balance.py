@@ -28,6 +28,14 @@ def balance_notes(
     count_K = np.bincount(label_N, minlength=len(class_names))
     present_K = np.flatnonzero(count_K)
     notes = []
+    empty_K = np.flatnonzero(count_K == 0)
+    if empty_K.tolist() == [0] and len(present_K) > 1:
+        notes.append(
+            f"no clip has label 0 ({class_names[0]}) and every other class has clips: labels count from 0, so subtract"
+            " 1 if these count from 1"
+        )
+    elif len(empty_K) and all(name == f"class {k}" for k, name in enumerate(class_names)):
+        notes.append(f"{_listed(empty_K, class_names)} of {len(class_names)} without clips: labels leave numbers out")
     if len(present_K) == 1:
         notes.append(f"all clips have one class ({class_names[present_K[0]]}): there is nothing to tell apart")
     if len(np.unique(subject_N)) == 1 and subject_N[0] != 0:

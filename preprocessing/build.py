@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
 from preprocessing.overwrite import ExistsError, check_existing, check_place
-from preprocessing.preview import centred, units
+from preprocessing.preview import centred, sentinel, units
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
 from preprocessing.splits import CountError, coverage
@@ -92,9 +93,9 @@ class Options:
     """Frames per second, if the source does not say."""
     bodies: str = ""
     """How two bodies of more are chosen: score or motion; default: score if the source has any."""
-    absent: Literal["zero", "nan", "none"] = "zero"
-    """Coordinates that mean an absent joint in a source without marks or scores: zero (exact zeros, and NaN), nan, or
-    none. Whole bodies of zeros are always absent."""
+    absent: str = "zero"
+    """Coordinates that mean an absent joint in a source without marks or scores: zero (exact zeros, and NaN), nan,
+    none, or a number that all its coordinates have, as --absent=-1. Whole bodies of zeros are always absent."""
     nan: Literal["absent", "quarantine"] = "absent"
     """A joint that is NaN is absent, or its clip is quarantined."""
     unit: Literal["m", "dm", "cm", "mm", "px"] = "m"
@@ -165,7 +166,9 @@ def build(options: Options, console: Console) -> Manifest:
     )
     if options.unit == "px":
         source = replace(source, unit="px")
-    manifest.warnings += [warning] if warning else []
+    manifest.warnings += [*source.notes, *filter(None, [warning])]
+    if not _value(options.absent) and (shared := sentinel(source)):
+        manifest.warnings.append(shared)
     marks = "float16" if source.scores else "bool"
     with lock(options.out.with_name(f".{options.out.name}.lock")):
         sweep(options.out)
@@ -199,7 +202,11 @@ def chosen(options: Options, source: ClipSource) -> tuple[list[str], dict[str, d
     """Return the optional stages that the options switch on, and the parameters that they give to stages."""
     add, given = list(options.add), {}
     nan = options.nan == "absent" and options.absent != "none"
-    given["absent"] = {"zeros": float(options.absent == "zero"), "nan": float(nan), "origin": float(centred(source))}
+    value = _value(options.absent)
+    zeros = options.absent == "zero" or value != 0
+    given["absent"] = {"zeros": float(zeros), "nan": float(nan), "origin": float(centred(source))}
+    if value:
+        given["absent"]["value"] = value
     if options.fill != "none":
         add.append("fill")
         given["fill"] = {"gap": options.fill_gap, "spline": float(options.fill == "spline")}
@@ -207,6 +214,19 @@ def chosen(options: Options, source: ClipSource) -> tuple[list[str], dict[str, d
         add.append("smooth")
         given["smooth"] = {"frames": options.smooth}
     return add, given
+
+
+def _value(absent: str) -> float:
+    """Return the number that --absent names, or 0 for one of its words."""
+    if absent in ("zero", "nan", "none"):
+        return 0.0
+    try:
+        value = float(absent)
+    except ValueError:
+        value = 0.0
+    if not value or not math.isfinite(value):
+        raise SourceError(f"--absent {absent!r} is invalid: choose zero, nan, none, or a number such as --absent=-1")
+    return value
 
 
 def without_effect(described: dict[str, Any], decisions: list[Decision]) -> dict[str, Any]:
@@ -261,6 +281,8 @@ def _check_rejects(manifest: Manifest, options: Options) -> None:
             f"{rejected} of {manifest.found} clips rejected (over {MAX_REJECTED:.0%}); --allow-rejects builds anyway"
         )
     if message:
+        if rejected:
+            message += f". The first: {manifest.quarantined[0].message}"
         manifest.publish(manifest_path(options.out))
         raise TooManyRejects(f"{message}; see {manifest_path(options.out)}")
 

@@ -8,7 +8,9 @@ line to `SOURCES`.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,7 @@ from preprocessing.sources import (
 from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.selection import select
 from preprocessing.sources.skeleton_files import SUFFIX
-from preprocessing.sources.trees import Tree
+from preprocessing.sources.trees import LABELS, Tree
 from preprocessing.sources.unknown import describe
 
 __all__ = [
@@ -48,6 +50,7 @@ class SourceReader(NamedTuple):
     accepts: Callable[[Tree], bool]
     open: Callable[[list[Tree], Reading], ClipSource]
     several: bool  # whether several paths can be read as one source
+    suffixes: tuple[str, ...]  # of its files in a folder or zip; empty if it is always one file
 
     @property
     def about(self) -> str:
@@ -57,20 +60,24 @@ class SourceReader(NamedTuple):
 
 
 SOURCES: dict[str, SourceReader] = {
-    "skeletons": SourceReader(skeleton_files.accepts, skeleton_files.open_skeletons, several=True),
-    "ctr": SourceReader(ctr.accepts, ctr.open_ctr, several=False),
-    "keypoints": SourceReader(keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, several=False),
-    "arrays": SourceReader(arrays.accepts, arrays.open_arrays, several=False),
-    "stgcn": SourceReader(stgcn.accepts, stgcn.open_stgcn, several=True),
-    "pyskl": SourceReader(pyskl.accepts, pyskl.open_pyskl, several=False),
-    "ucla": SourceReader(ucla.accepts, ucla.open_ucla, several=True),
-    "openpose": SourceReader(openpose.accepts, openpose.open_openpose, several=True),
-    "kinetics": SourceReader(kinetics.accepts, kinetics.open_kinetics, several=True),
-    "coco": SourceReader(coco.accepts, coco.open_coco, several=True),
-    "mediapipe": SourceReader(mediapipe.accepts, mediapipe.open_mediapipe, several=True),
-    "utd-mhad": SourceReader(utd_mhad.accepts, utd_mhad.open_utd_mhad, several=True),
-    "bvh": SourceReader(bvh.accepts, bvh.open_bvh, several=True),
-    "tables": SourceReader(tables.accepts, tables.open_tables, several=True),
+    "skeletons": SourceReader(
+        skeleton_files.accepts, skeleton_files.open_skeletons, several=True, suffixes=(".skeleton",)
+    ),
+    "ctr": SourceReader(ctr.accepts, ctr.open_ctr, several=False, suffixes=()),
+    "keypoints": SourceReader(
+        keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, several=False, suffixes=()
+    ),
+    "arrays": SourceReader(arrays.accepts, arrays.open_arrays, several=False, suffixes=()),
+    "stgcn": SourceReader(stgcn.accepts, stgcn.open_stgcn, several=True, suffixes=(".npy", ".pkl")),
+    "pyskl": SourceReader(pyskl.accepts, pyskl.open_pyskl, several=False, suffixes=()),
+    "ucla": SourceReader(ucla.accepts, ucla.open_ucla, several=True, suffixes=(".json",)),
+    "openpose": SourceReader(openpose.accepts, openpose.open_openpose, several=True, suffixes=(".json",)),
+    "kinetics": SourceReader(kinetics.accepts, kinetics.open_kinetics, several=True, suffixes=(".json",)),
+    "coco": SourceReader(coco.accepts, coco.open_coco, several=True, suffixes=(".json",)),
+    "mediapipe": SourceReader(mediapipe.accepts, mediapipe.open_mediapipe, several=True, suffixes=(".json",)),
+    "utd-mhad": SourceReader(utd_mhad.accepts, utd_mhad.open_utd_mhad, several=True, suffixes=(".mat",)),
+    "bvh": SourceReader(bvh.accepts, bvh.open_bvh, several=True, suffixes=(".bvh",)),
+    "tables": SourceReader(tables.accepts, tables.open_tables, several=True, suffixes=(".csv", ".tsv")),
 }
 """Format, as `--format` takes it -> reader; the first that accepts a path reads it."""
 
@@ -108,7 +115,9 @@ def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSou
         if len(paths) > 1 and not SOURCES[name].several:
             raise SourceError(f"{path} has format {name} and must be the only source; build the others separately")
     try:
-        return select(SOURCES[names[0]].open(trees, reading), reading)
+        source = SOURCES[names[0]].open(trees, reading)
+        source = replace(source, notes=[*source.notes, *other_files(trees, names[0], reading)])
+        return select(source, reading)
     except SkeletonError as error:
         raise SourceError(str(error)) from None
 
@@ -119,3 +128,21 @@ def _recognised(tree: Tree) -> str:
     if not name:
         raise SourceError(describe(tree, f"Known formats: {', '.join(SOURCES)} (--format names one)."))
     return name
+
+
+def other_files(trees: Iterable[Tree], name: str, reading: Reading) -> list[str]:
+    """Return a note about files of other formats, which the reader of format `name` does not open."""
+    known = {suffix for reader in SOURCES.values() for suffix in reader.suffixes} | {".npz"}
+    left = known - set(SOURCES[name].suffixes)
+    named = {path.resolve() for path in (reading.labels, reading.splits) if path}
+    counts = Counter(
+        item.suffix
+        for tree in trees
+        if tree.is_folder or tree.is_zip
+        for item in tree.items
+        if item.suffix in left and item.name != LABELS and Path(item.origin).resolve() not in named
+    )
+    if not counts:
+        return []
+    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    return [f"the source also has {found} files, which format {name} does not read: build them separately"]

@@ -7,6 +7,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +69,8 @@ class Rows(NamedTuple):
 Arrays = dict[str, "np.ndarray | Rows"]
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Return the arrays of an npz: small ones in memory, others as `Rows`.
+def read_arrays(path: Path, keys: Collection[str]) -> Arrays:
+    """Return the arrays of an npz that are among `keys`: small ones in memory, others as `Rows`.
 
     An array that was saved compressed is unpacked into a temporary file (in the folder that TMPDIR names), which
     disappears with this process.
@@ -80,7 +81,7 @@ def read_arrays(path: Path) -> Arrays:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            infos = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in keys]
             return {info.filename[:-4]: _member(path, archive, info) for info in infos}
     except SourceError:
         raise
@@ -130,7 +131,10 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
         shape, fortran, dtype = _header(member)
         start = member.tell()
         if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects, which are never loaded")
+            raise SourceError(
+                f"{path}: {info.filename[:-4]} holds Python objects, which are never loaded. Save it as text"
+                " (.astype(str)) or numbers; clips of different lengths as one array (np.concatenate) and ptr."
+            )
         if info.file_size - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
             raise ValueError(f"{info.filename} does not have the size that its header states")
         if info.file_size <= SMALL:

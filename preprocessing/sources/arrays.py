@@ -17,7 +17,8 @@ from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Arrays, Rows, memory, read_arrays
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
-from preprocessing.sources.labels import number_texts
+from preprocessing.sources.label_arrays import distinct, label_array, texts
+from preprocessing.sources.labels import number_texts, split_parts
 from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
 from preprocessing.stages.recipes import Landmarks
@@ -26,6 +27,8 @@ CHANNELS = {"xyz": SPACE, "xy": IMAGE, "xys": IMAGE, "xyzs": SPACE}
 SAMPLED_CLIPS = 256
 SAMPLE = 4096  # rows by which coordinates are told from scores
 KEYS = ("X", "ptr", "label")
+SPLITTING = ("fold", "view", "subject")
+READ = (*KEYS, *SPLITTING, "score", "split", "name", "class_names", "joint_names", "fps", "bones", "shoulders", "spine")
 
 
 class Place(NamedTuple):
@@ -47,27 +50,20 @@ def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open one array file; SourceError names in one line what is wrong with it."""
     (tree,) = trees
     path = tree.path
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, READ)
     small = {key: memory(value) for key, value in arrays.items() if key not in ("X", "score")}
-    _check_arrays(path, arrays, small)
+    _check_arrays(path, arrays, small, reading.labelled)
     x, ptr = arrays["X"], small["ptr"]
     channels, inside = _channels(path, arrays, reading)
     count, joints = len(ptr) - 1, x.shape[2]
-    label_N, class_names = _labels(path, small)
-    names = small["name"].astype(str) if "name" in small else np.array([f"{path.stem}-{i:06d}" for i in range(count)])
-    given: dict[str, np.ndarray] = {key: _codes(small[key]) for key in ("fold", "view", "subject") if key in small}
+    label_N, class_names = _labels(path, small, count)
+    names = texts(path, "name", small["name"]) if "name" in small else _numbered(path.stem, count)
+    given: dict[str, np.ndarray] = {key: _codes(small[key]) for key in SPLITTING if key in small}
     if "split" in small:
-        given["split"] = small["split"].astype(str)
-    zero_N = np.zeros(count, np.int64)
-    columns = {
-        "label": label_N,
-        "setup": zero_N,
-        "camera": given.get("view", zero_N),
-        "subject": given.get("subject", zero_N),
-        "replication": zero_N,
-    }
+        given["split"] = split_parts(texts(path, "split", small["split"]).tolist(), str(path))
     order = np.argsort(names, kind="stable")
     known = keypoint_layout(path, joints, (), reading)
+    joint_names = _joint_names(path, small, known)
     try:
         check_bones(small.get("bones", np.zeros((0, 2), np.int64)), joints)
     except ValueError as error:
@@ -76,11 +72,13 @@ def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     place = Place(x, arrays.get("score"), 0, 0, len(channels))
     row = int(np.prod(x.shape[1:])) * 4
     stamp = path.stat().st_mtime_ns
+    columns = {"label": label_N} | dict.fromkeys(("setup", "camera", "subject", "replication"), np.zeros_like(label_N))
+    columns |= {column: given[key] for key, column in (("view", "camera"), ("subject", "subject")) if key in given}
     return ClipSource(
         dataset=path.stem,
-        joint_names=[str(text) for text in small.get("joint_names", np.array(known.joint_names))],
+        joint_names=joint_names,
         bones=bones,
-        fps=reading.fps or float(small.get("fps", ntu.FPS)),
+        fps=reading.fps or _fps(path, small),
         class_names=class_names,
         landmarks=_landmarks(path, small, bones, joints, known),
         kinect=False,
@@ -100,9 +98,34 @@ def open_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     )  # fmt: skip
 
 
+def _numbered(front: str, count: int) -> np.ndarray:
+    return np.array([f"{front}-{i:06d}" for i in range(count)])
+
+
+def _fps(path: object, small: Mapping[str, np.ndarray]) -> float:
+    """Return the frames per second that the file names, else the usual ones."""
+    fps = np.unique(small.get("fps", np.array(ntu.FPS)))
+    if fps.dtype.kind not in "iuf" or len(fps) != 1 or not 0 < float(fps[0]) < np.inf:
+        raise SourceError(
+            f"{path}: fps is {', '.join(map(str, fps[:3]))}: must be one number above 0. Resample clips of other rates,"
+            " or say --fps."
+        )
+    return float(fps[0])
+
+
+def _joint_names(path: object, small: Mapping[str, np.ndarray], known: Layout) -> list[str]:
+    if "joint_names" not in small:
+        return list(known.joint_names)
+    names = texts(path, "joint_names", small["joint_names"].ravel()).tolist()
+    if len(names) != len(known.joint_names):
+        raise SourceError(f"{path}: joint_names has {len(names)} names; X has {len(known.joint_names)} joints")
+    return distinct(path, "joint_names", names)
+
+
 def read_rows(place: Place, name: str) -> RawClip:
     """Read one clip of an array file."""
-    x_TMVC = _part(place.rows, place, name).astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which stage absent reports
+        x_TMVC = _part(place.rows, place, name).astype(np.float32)
     scores_TMV = _part(place.scores, place, name) if place.scores is not None else None
     return array_tracks(x_TMVC, scores_TMV, place.channels)
 
@@ -113,25 +136,26 @@ def _part(rows: Rows | np.ndarray, place: Place, name: str) -> np.ndarray:
     return rows[place.start : place.stop]
 
 
-def _check_arrays(path: object, arrays: Arrays, small: Mapping[str, np.ndarray]) -> None:
-    if missing := [key for key in KEYS if key not in arrays]:
+def _check_arrays(path: object, arrays: Arrays, small: Mapping[str, np.ndarray], labelled: bool) -> None:
+    if missing := [key for key in KEYS if key not in arrays and (labelled or key != "label")]:
         raise SourceError(f"{path} has no {', '.join(missing)}; an array file has X (sum T, M, V, C), ptr and label")
-    x, ptr, label = arrays["X"], small["ptr"], small["label"]
+    x, ptr = arrays["X"], small["ptr"]
     if len(x.shape) != 4 or x.shape[1] < 1 or x.dtype.kind not in "fiu":
         raise SourceError(f"{path}: X has shape {x.shape} of {x.dtype}; expected floats (sum T, M, V, 2 or 3)")
+    if x.shape[2] < 3 and x.shape[1] > x.shape[2]:
+        raise SourceError(
+            f"{path}: X has shape {x.shape}: {x.shape[1]} bodies of {x.shape[2]} joints. The axes are (sum T, M, V, C);"
+            " swap bodies and joints: X.swapaxes(1, 2)."
+        )
     if "score" in arrays and arrays["score"].shape != x.shape[:3]:
         raise SourceError(f"{path}: score has shape {arrays['score'].shape}; expected (sum T, M, V) = {x.shape[:3]}")
     if ptr.ndim != 1 or len(ptr) < 2 or ptr[0] != 0 or ptr[-1] != x.shape[0] or bool(np.any(np.diff(ptr) < 0)):
         raise SourceError(f"{path}: ptr must ascend from 0 to {x.shape[0]}, the rows of X")
-    for key in ("label", "name", "subject", "view", "fold", "split"):
+    for key in ("name", "subject", "view", "fold", "split"):
         if key in small and small[key].shape != (len(ptr) - 1,):
             raise SourceError(
                 f"{path}: {key} has shape {small[key].shape}; expected one value for {len(ptr) - 1} clips"
             )
-    if label.dtype.kind not in "iuU" or (label.dtype.kind != "U" and label.min() < 0):
-        raise SourceError(f"{path}: label must hold integers from 0, or text")
-    if "split" in small and (odd := set(small["split"].astype(str)) - {"train", "val", "test"}):
-        raise SourceError(f"{path}: split {str(sorted(odd)[0])!r} is unknown; use train, val, test")
     if "name" in small and len(np.unique(small["name"])) != len(small["name"]):
         names, counts = np.unique(small["name"], return_counts=True)
         raise SourceError(f"{path}: clip name {str(names[counts > 1][0])!r} occurs twice")
@@ -179,15 +203,18 @@ def _has_copies(x: Rows | np.ndarray, ptr: np.ndarray) -> bool:
     return False
 
 
-def _labels(path: object, small: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    label = small["label"]
+def _labels(path: object, small: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, list[str]]:
+    """Return (N,) labels and the names of the classes; clips without a label have label 0."""
+    if "label" not in small:
+        return np.zeros(count, np.int64), ["unknown"]
+    label, classes = label_array(path, small["label"], count)
     if label.dtype.kind == "U":
         return number_texts(label.tolist())
-    most = int(label.max())
-    names = [str(text) for text in small["class_names"]] if "class_names" in small else []
-    if names and most >= len(names):
-        raise SourceError(f"{path}: label {most} has no class name; there are {len(names)}")
-    return label.astype(np.int64), names or [f"class {k}" for k in range(most + 1)]
+    most = max(int(label.max()) + 1, classes)
+    names = texts(path, "class_names", small["class_names"].ravel()).tolist() if "class_names" in small else []
+    if names and most > len(names):
+        raise SourceError(f"{path}: label {most - 1} has no class name; there are {len(names)}. Labels count from 0.")
+    return label, distinct(path, "class_names", names) or [f"class {k}" for k in range(most)]
 
 
 def _codes(values: np.ndarray) -> np.ndarray:

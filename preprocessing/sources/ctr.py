@@ -13,6 +13,7 @@ from preprocessing import ntu
 from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Rows, memory, read_arrays
 from preprocessing.sources.entries import ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.label_arrays import label_array
 from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
 from preprocessing.stages.recipes import Landmarks
@@ -37,7 +38,7 @@ def open_ctr(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open one file of CTR-GCN; SourceError names in one line what is wrong with it."""
     (tree,) = trees
     path = tree.path
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, [f"{letter}_{part}" for letter in "xy" for part in PARTS])
     places: list[Place] = []
     labels: list[np.ndarray] = []
     parts: list[str] = []
@@ -53,10 +54,13 @@ def open_ctr(trees: list[Tree], reading: Reading) -> ClipSource:
                 f"{path}: x_{part} has shape {x_NTD.shape}; expected floats (N, T, 150): 150 values per frame"
             )
         y = memory(arrays[f"y_{part}"])
-        if y.ndim not in (1, 2) or len(y) != x_NTD.shape[0] or (y.ndim == 1 and y.dtype.kind not in "iu"):
+        if y.ndim not in (1, 2) or len(y) != x_NTD.shape[0]:
             raise SourceError(f"{path}: y_{part} has shape {y.shape}; expected one row per clip")
-        labels.append(y.argmax(axis=1) if y.ndim == 2 else y)
-        classes = max(classes, y.shape[1] if y.ndim == 2 else int(y.max(initial=-1)) + 1)
+        label, columns = label_array(f"{path}, y_{part}", y, len(y)) if len(y) else (np.zeros(0, np.int64), y.shape[-1])
+        if label.dtype.kind == "U":
+            raise SourceError(f"{path}: y_{part} holds text; expected integers, or one-hot rows")
+        labels.append(label)
+        classes = max(classes, columns, int(label.max(initial=-1)) + 1)
         places += [Place(x_NTD, row) for row in range(x_NTD.shape[0])]
         parts += [part] * x_NTD.shape[0]
     if not places:

@@ -89,6 +89,7 @@ class ClipSource:
     unit: str = UNIT  # of the coordinates
     scores: bool = False  # whether tracks carry scores of their joints, not only marks of those that were found
     stages: tuple[Stage, ...] = ()  # that the source needs before those of the recipe
+    notes: list[str] = field(default_factory=list)  # facts for the user, one line each
 
     def splits(self, kept: np.ndarray) -> Protocols:
         """Return the protocols of the clips at positions `kept` of `entries`."""

@@ -11,9 +11,14 @@ from preprocessing.sources.array_files import Rows, memory, read_arrays
 from preprocessing.sources.arrays import looks_scored
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
+from preprocessing.sources.label_arrays import label_array, texts
 from preprocessing.sources.labels import Found, labelled_source
 from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
+
+READ = (
+    "keypoint", "keypoint_score", "label", "total_frames", "frame_dir", "split", "subject", "view", "class_names",
+)  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -35,7 +40,7 @@ def open_keypoint_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open one file; SourceError names in one line what is wrong with it."""
     (tree,) = trees
     path = tree.path
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, READ)
     small = {key: memory(value) for key, value in arrays.items() if not key.startswith("keypoint")}
     x, score = arrays["keypoint"], arrays.get("keypoint_score")
     if len(x.shape) != 5 or x.shape[4] not in (2, 3) or x.dtype.kind != "f":
@@ -43,7 +48,7 @@ def open_keypoint_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
             f"{path}: keypoint has shape {x.shape}; expected floats (N, M, T, V, C) with 2 or 3 coordinates"
         )
     count, bodies, longest, joints = x.shape[:4]
-    for key in ("label", "total_frames", "frame_dir", "split"):
+    for key in ("total_frames", "frame_dir", "split"):
         if key in small and small[key].shape != (count,):
             raise SourceError(f"{path}: {key} has shape {small[key].shape}; expected one value for {count} clips")
     if score is not None and score.shape != x.shape[:4]:
@@ -53,12 +58,17 @@ def open_keypoint_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
         raise SourceError(
             f"{path}: total_frames must hold integers from 0 to {longest}, one for each of 1 or more clips"
         )
-    if "label" not in small or small["label"].dtype.kind not in "iu" or small["label"].min() < 0:
-        raise SourceError(f"{path}: label must hold integers from 0")
+    if "label" not in small:
+        raise SourceError(f"{path} has no label; a keypoint file has keypoint (N, M, T, V, C) and label (N,)")
+    label, _ = label_array(path, small["label"], count)
     sample = x.read(0, 1) if isinstance(x, Rows) else x[:1]
     inside = reading.channels == "xys" or (not reading.channels and x.shape[4] == 3 and looks_scored(sample))
     channels = IMAGE if inside or x.shape[4] == 2 else SPACE
-    names = small["frame_dir"].astype(str) if "frame_dir" in small else [f"{path.stem}-{i:06d}" for i in range(count)]
+    names = (
+        texts(path, "frame_dir", small["frame_dir"])
+        if "frame_dir" in small
+        else [f"{path.stem}-{i:06d}" for i in range(count)]
+    )
     size, stamp = int(np.prod(x.shape[1:])) * 4, path.stat().st_mtime_ns
     clips = []
     for i in range(count):
@@ -66,7 +76,7 @@ def open_keypoint_arrays(trees: list[Tree], reading: Reading) -> ClipSource:
         numbers = {key: int(small[word][i]) for word, key in (("subject", "subject"), ("view", "camera"))
                    if word in small}  # fmt: skip
         entry = Entry(str(names[i]), f"{path}[{i}]", size, stamp, read_clip, place)
-        clips.append(Found(entry, label=int(small["label"][i]), numbers=numbers))
+        clips.append(Found(entry, label=label[i].item(), numbers=numbers))
     parts = {"split": dict(zip(map(str, names), small["split"].astype(str), strict=True))} if "split" in small else None
     class_names = [str(text) for text in small["class_names"]] if "class_names" in small else []
     scored = inside or score is not None

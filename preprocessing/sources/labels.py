@@ -6,9 +6,8 @@ A labels CSV has a header with `clip` and `label`, and optional columns `subject
 
 from __future__ import annotations
 
-import csv
-import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,13 +16,14 @@ import numpy as np
 from preprocessing import ntu
 from preprocessing.layouts import Layout
 from preprocessing.skeleton import SkeletonError
+from preprocessing.sources.delimited import read_table
 from preprocessing.sources.entries import COLUMNS, SPACE, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.folders import PART_WORDS, PARTS, AmbiguousFolders, FolderFacts, folder_facts
 from preprocessing.sources.trees import LABELS, Tree, read_file
 from preprocessing.stages.recipes import Stage
 
 CLIP_WORDS = ("clip", "name", "file", "filename", "sample", "video")
 LABEL_WORDS = ("label", "class", "action", "category")
-PARTS = ("train", "val", "test")
 _NUMBERS = (
     # NTU RGB+D; NW-UCLA; UTD-MHAD.
     re.compile(r"S(?P<setup>\d{3})C(?P<camera>\d{3})P(?P<subject>\d{3})R(?P<replication>\d{3})A(?P<action>\d{3})"),
@@ -47,6 +47,18 @@ def name_numbers(name: str) -> dict[str, int]:
         if match := pattern.fullmatch(name):
             return {key: int(value) for key, value in match.groupdict().items() if value}
     return {}
+
+
+class Labelling(NamedTuple):
+    """Labels of clips, and what else is known about them."""
+
+    clips: list[Found]
+    label_N: np.ndarray
+    class_names: list[str]
+    numbers: list[dict[str, int]]  # COLUMNS but label -> value
+    parts: np.ndarray | None = None
+    unusable: tuple[SkeletonError, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def labelled_source(
@@ -83,69 +95,130 @@ def labelled_source(
     Raises:
         SourceError: There are no clips, two have one name, or labels are missing.
     """
-    clips = sorted(clips, key=lambda clip: clip.entry.name)
-    if not clips:
+    found = uniquely_named(clips)
+    if not found:
         raise SourceError(f"no recordings in {', '.join(str(tree.path) for tree in trees)}")
-    for one, other in zip(clips, clips[1:], strict=False):
-        if one.entry.name == other.entry.name:
-            raise SourceError(
-                f"clip {one.entry.name} occurs twice: {one.entry.origin} and {other.entry.origin}; remove one"
-            )
     rows, where = _label_rows(trees, reading)
-    official: tuple[str, ...] = ()
-    unusable: list[SkeletonError] = []
-    given: dict[str, np.ndarray] = {}
-    numbers = [{**name_numbers(clip.entry.name), **clip.numbers} for clip in clips]
-    if rows:
-        chosen = [_row(rows, clip) for clip in clips]
-        unusable = [
-            SkeletonError(clip.entry.name, 0, "no-label", f"{where} does not name it")
-            for clip, row in zip(clips, chosen, strict=True)
-            if row is None
-        ]
-        if len(unusable) == len(clips):
-            raise SourceError(
-                f"{where} names none of the {len(clips)} clips, such as {clips[0].entry.name}. Put clip names, or file"
-                " names, into its first column."
-            )
-        kept = [i for i, row in enumerate(chosen) if row is not None]
-        clips, numbers = [clips[i] for i in kept], [numbers[i] for i in kept]
-        labelled = [row for row in chosen if row is not None]
-        texts = [row["label"] for row in labelled]
-        numbers = _row_numbers(labelled, numbers)
-        if all(row.get("split") for row in labelled):
-            given["split"] = _parts([row["split"] for row in labelled], where)
-        label_N, names = number_texts(texts)
-    else:
-        official = _ntu_classes(clips)
-        label_N, names = _own_labels(clips, numbers, class_names or official, reading)
-    columns = {key: np.array([row.get(key, 0) for row in numbers], np.int64) for key in COLUMNS[1:]}
-    for key, column in (("view", "camera"), ("subject", "subject")):
-        if columns[column].any():
-            given[key] = columns[column]
-    parts = {
-        protocol: np.array([members.get(clip.entry.name, "") for clip in clips])
-        for protocol, members in (protocols or {}).items()
-    }
+    official = () if rows else _ntu_classes(found)
+    labelled = (
+        _from_table(found, rows, where) if rows else _from_format(found, class_names or official, official, reading)
+    )
+    names = [clip.entry.name for clip in labelled.clips]
+    columns = {key: np.array([row.get(key, 0) for row in labelled.numbers], np.int64) for key in COLUMNS[1:]}
+    given = {} if labelled.parts is None else {"split": labelled.parts}
+    given |= {key: columns[one] for key, one in (("view", "camera"), ("subject", "subject")) if columns[one].any()}
     return ClipSource(
         dataset=trees[0].path.resolve().stem,
         joint_names=list(layout.joint_names),
         bones=layout.bone_array,
         fps=reading.fps or fps,
-        class_names=names,
+        class_names=labelled.class_names,
         landmarks=layout.landmarks,
         kinect=kinect,
-        entries=[clip.entry for clip in clips],
-        columns={"label": label_N, **columns},
-        unusable=unusable,
+        entries=[clip.entry for clip in labelled.clips],
+        columns={"label": labelled.label_N, **columns},
+        unusable=list(labelled.unusable),
         given=given,
         benchmark=bool(official),
-        protocols=parts,
+        protocols={
+            protocol: np.array([members.get(name, "") for name in names])
+            for protocol, members in (protocols or {}).items()
+        },
         channels=channels,
         unit=unit,
         scores=scores,
         stages=stages,
+        notes=[*labelled.notes, *_alike(labelled.class_names)],
     )
+
+
+def uniquely_named(clips: Sequence[Found]) -> list[Found]:
+    """Return clips in the order of their names; where files of several folders share a name, the path is the name.
+
+    Raises:
+        SourceError: Two clips have one name, and their paths do not tell them apart.
+    """
+    names = Counter(clip.entry.name for clip in clips)
+    paths = Counter(clip.path for clip in clips)
+    if len(names) < len(clips) and len(paths) == len(clips) and all(clip.path.count("/") for clip in clips):
+        clips = [clip._replace(entry=clip.entry._replace(name=_without_suffix(clip.path))) for clip in clips]
+    clips = sorted(clips, key=lambda clip: clip.entry.name)
+    for one, other in zip(clips, clips[1:], strict=False):
+        if one.entry.name == other.entry.name:
+            raise SourceError(
+                f"clip {one.entry.name} occurs twice: {one.entry.origin} and {other.entry.origin}; remove one"
+            )
+    return clips
+
+
+def _without_suffix(path: str) -> str:
+    folder, slash, file = path.rpartition("/")
+    return folder + slash + (file.rpartition(".")[0] or file)
+
+
+def _alike(class_names: Sequence[str]) -> list[str]:
+    """Return a note if class names differ only in their case or spaces."""
+    plain = Counter(re.sub(r"[\s_-]+", " ", name).casefold() for name in class_names)
+    alike = [name for name in class_names if plain[re.sub(r"[\s_-]+", " ", name).casefold()] > 1]
+    return [f"classes {', '.join(map(repr, alike[:4]))} differ only in case or spaces: are they one?"] if alike else []
+
+
+def _from_table(clips: Sequence[Found], rows: Mapping[str, dict[str, str]], where: str) -> Labelling:
+    """Label clips by the rows of a labels CSV; clips that it does not name are unusable."""
+    files = Counter(clip.path.rpartition("/")[2] for clip in clips)
+    chosen = [_row(rows, clip, files) for clip in clips]
+    unusable = [
+        SkeletonError(clip.entry.name, 0, "no-label", f"{where} does not name it")
+        for clip, row in zip(clips, chosen, strict=True)
+        if row is None
+    ]
+    if len(unusable) == len(clips):
+        raise SourceError(
+            f"{where} names none of the {len(clips)} clips, such as {clips[0].entry.name}. Put clip names, or file"
+            " names, into its first column."
+        )
+    kept = [(clip, row) for clip, row in zip(clips, chosen, strict=True) if row is not None]
+    labelled = [row for _, row in kept]
+    numbers = _row_numbers(labelled, [{**name_numbers(clip.entry.name), **clip.numbers} for clip, _ in kept])
+    parts = (
+        split_parts([row["split"] for row in labelled], where) if all(row.get("split") for row in labelled) else None
+    )
+    label_N, names = number_texts([row["label"] for row in labelled])
+    notes = _table_notes(rows, labelled, where)
+    return Labelling([clip for clip, _ in kept], label_N, names, numbers, parts, tuple(unusable), notes)
+
+
+def _table_notes(rows: Mapping[str, dict[str, str]], used: Sequence[dict[str, str]], where: str) -> tuple[str, ...]:
+    """Return a line for rows without a clip, and for each column that is not used because cells of it are empty."""
+    known = {row["clip"] for row in used}
+    stray = [name for name in rows if name not in known]
+    notes = [f"{where} names {len(stray)} clips that are not there, such as {stray[0]}"] if stray else []
+    for column in ("split", "subject", "view", "camera", "setup"):
+        empty = sum(not row.get(column) for row in used)
+        if 0 < empty < len(used):
+            notes.append(f"{where}: column {column} is not used, because it is empty for {empty} of {len(used)} clips")
+    return tuple(notes)
+
+
+def _from_format(
+    clips: Sequence[Found], class_names: Sequence[str], official: Sequence[str], reading: Reading
+) -> Labelling:
+    """Label clips by their format, else their folders, else their names."""
+    numbers = [{**name_numbers(clip.entry.name), **clip.numbers} for clip in clips]
+    parts = None
+    facts = FolderFacts()
+    if not official:
+        try:
+            facts = folder_facts([clip.path for clip in clips])
+        except AmbiguousFolders as error:
+            if reading.labelled and any(clip.label is None for clip in clips):
+                raise SourceError(f"{error}: name the class of each clip in {LABELS} (clip,label).") from None
+    if facts.subjects and not any("subject" in row for row in numbers):
+        numbers = [row | {"subject": subject} for row, subject in zip(numbers, facts.subjects, strict=True)]
+    if facts.parts:
+        parts = np.array(facts.parts)
+    label_N, names = _own_labels(clips, numbers, class_names, facts.labels, reading)
+    return Labelling(list(clips), label_N, names, numbers, parts)
 
 
 def number_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -156,7 +229,11 @@ def number_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def _own_labels(
-    clips: Sequence[Found], numbers: Sequence[Mapping[str, int]], class_names: Sequence[str], reading: Reading
+    clips: Sequence[Found],
+    numbers: Sequence[Mapping[str, int]],
+    class_names: Sequence[str],
+    folders: Sequence[str],
+    reading: Reading,
 ) -> tuple[np.ndarray, list[str]]:
     """Return labels and class names from the format, else from the folders, else from the names."""
     labels = [clip.label for clip in clips]
@@ -174,10 +251,9 @@ def _own_labels(
         return np.array([row["action"] - 1 for row in numbers], np.int64), list(class_names)
     if all("action" in row for row in numbers):
         return number_texts([str(row["action"]) for row in numbers])
-    folders = [clip.path.rpartition("/")[0].rpartition("/")[2] for clip in clips]
-    if all(folders) and len(set(folders)) > 1:
+    if folders:
         return number_texts(folders)
-    fronts = [clip.entry.name.rpartition("_")[0] for clip in clips]
+    fronts = [clip.entry.name.rpartition("/")[2].rpartition("_")[0] for clip in clips]
     if all(fronts):
         return number_texts(fronts)
     if not reading.labelled:
@@ -207,10 +283,19 @@ def _label_rows(trees: Sequence[Tree], reading: Reading) -> tuple[dict[str, dict
     """Return the rows of the labels CSV by clip, and its place; nothing if there is none."""
     found = [(str(reading.labels), _content(str(reading.labels)))] if reading.labels else []
     if not found:
-        found = [(item.origin, item.read()) for tree in trees for item in tree.items if item.path == LABELS]
+        found = [(item.origin, item.read()) for tree in trees for item in tree.items if item.name == LABELS]
     rows: dict[str, dict[str, str]] = {}
     for where, raw in found:
-        rows |= {row["clip"]: row for row in read_table(raw, where, {"clip": CLIP_WORDS, "label": LABEL_WORDS})}
+        for row in read_table(raw, where, {"clip": CLIP_WORDS, "label": LABEL_WORDS}):
+            before = rows.setdefault(row["clip"], row)
+            if before != row:
+                differing = next(key for key in before if before[key] != row.get(key))
+                raise SourceError(
+                    f"{where} names clip {row['clip']} twice: {differing} {before[differing]!r} and"
+                    f" {row.get(differing)!r}. Remove one of the rows."
+                )
+    if found and not rows:
+        raise SourceError(f"{found[0][0]} has no rows below its header. Add a row clip,label per clip.")
     return rows, found[0][0] if found else ""
 
 
@@ -221,53 +306,13 @@ def _content(path: str) -> bytes:
         raise SourceError(str(error)) from None
 
 
-def read_table(raw: bytes, where: str, needed: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Parse a CSV with a header (commas, semicolons or tabs).
+def _row(rows: Mapping[str, dict[str, str]], clip: Found, files: Mapping[str, int]) -> dict[str, str] | None:
+    """Return the row of a clip, by its name, its path or its file's name, with or without suffix.
 
-    Args:
-        raw: The content.
-        where: Its place, for messages.
-        needed: Column that is needed -> names that it may have.
-
-    Returns:
-        Rows without surrounding spaces, column names in lower case, needed columns by their first name.
-
-    Raises:
-        SourceError: It is not text, or a needed column is missing or empty.
+    The file's name counts only if one clip has it.
     """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    header = [word.strip().lower() for word in next(reader, [])]
-    place = {}
-    for column, words in needed.items():
-        place[column] = next((header.index(word) for word in words if word in header), -1)
-        if place[column] < 0:
-            raise SourceError(
-                f"{where} has no column {column}: its header is {', '.join(header)[:80]!r}. Add a header line such as"
-                f" {','.join(needed)}."
-            )
-    rows = []
-    for number, cells in enumerate(reader, 2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        cells = [cell.strip() for cell in cells]
-        if len(cells) != len(header):
-            raise SourceError(f"{where}: line {number} has {len(cells)} fields; its header has {len(header)}")
-        row = dict(zip(header, cells, strict=True)) | {column: cells[at] for column, at in place.items()}
-        if empty := next((column for column in needed if not row[column]), ""):
-            raise SourceError(f"{where}: line {number} has no {empty}")
-        rows.append(row)
-    return rows
-
-
-def _row(rows: Mapping[str, dict[str, str]], clip: Found) -> dict[str, str] | None:
-    """Return the row of a clip, by its name, its path or its file's name, with or without suffix."""
     file = clip.path.rpartition("/")[2]
+    file = file if files[file] == 1 else ""
     for key in (clip.entry.name, clip.path, file, clip.path.rpartition(".")[0], file.rpartition(".")[0]):
         if key and key in rows:
             return rows[key]
@@ -289,8 +334,9 @@ def _row_numbers(rows: Sequence[dict[str, str]], numbers: Sequence[dict[str, int
     return result
 
 
-def _parts(parts: Sequence[str], where: str) -> np.ndarray:
-    """Return parts as an array; SourceError for an unknown one."""
+def split_parts(parts: Sequence[str], where: str) -> np.ndarray:
+    """Return parts as an array of train, val and test; SourceError for an unknown one."""
+    parts = [PART_WORDS.get(part.lower(), part) for part in parts]
     if odd := sorted(set(parts) - set(PARTS)):
         raise SourceError(f"{where}: split {odd[0]!r} is unknown; use {', '.join(PARTS)}")
     return np.array(parts)
@@ -308,9 +354,18 @@ def split_table(raw: bytes, where: str, names: Sequence[str]) -> dict[str, np.nd
         if members.get(row["clip"], row["part"]) != row["part"]:
             raise SourceError(f"{where}: clip {row['clip']} is in {members[row['clip']]} and in {row['part']}")
         members[row["clip"]] = row["part"]
-    known = set(names)
-    if not any(clip in known for members in protocols.values() for clip in members):
-        raise SourceError(f"{where} names none of the {len(names)} clips, such as {names[0]}")
     for members in protocols.values():
-        _parts(list(members.values()), where)
-    return {protocol: np.array([members.get(name, "") for name in names]) for protocol, members in protocols.items()}
+        split_parts(list(members.values()), where)
+    known = set(names)
+    found = [
+        {clip if clip in known else clip.rpartition(".")[0]: part for clip, part in members.items()}
+        for members in protocols.values()
+    ]
+    if not any(clip in known for members in found for clip in members):
+        raise SourceError(f"{where} names none of the {len(names)} clips, such as {names[0]}")
+    return {
+        protocol: np.where(
+            np.isin(names, list(members)), split_parts([members.get(name, "train") for name in names], where), ""
+        )
+        for protocol, members in zip(protocols, found, strict=True)
+    }

@@ -5,6 +5,7 @@ Landmarks in metres (world landmarks) are preferred to those in shares of the im
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,12 +18,13 @@ from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Readi
 from preprocessing.sources.keypoints import keypoint_layout
 from preprocessing.sources.labels import Found, labelled_source
 from preprocessing.sources.tracks import Person, linked_clip, selecting
-from preprocessing.sources.trees import Item, Tree
+from preprocessing.sources.trees import HEAD, Item, Tree
 from preprocessing.sources.zips import Packed
 
 FRAMES = ("frames", "data", "results", "poses", "sequence")
 WORLD = ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "world_landmarks")
 PEOPLE = (*WORLD, "pose_landmarks", "poseLandmarks", "landmarks", "landmark", "keypoints3D", "keypoints", "pose")
+IMAGE_KEYS = ("pose_landmarks", "poseLandmarks", "keypoints")  # in shares of the image, or pixels
 SCORES = ("visibility", "score", "presence", "confidence")
 DEPTH = 6  # of nested lists and objects
 _NUMBERED = re.compile(r"(?P<front>.*?)[_-]?(?P<frame>\d+)")
@@ -45,7 +47,7 @@ def accepts(tree: Tree) -> bool:
 def open_mediapipe(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open folders, zips or files of landmarks."""
     items = [item for tree in trees for item in tree.having(".json")]
-    first, single = _first(items)
+    first, single, world = _first(items)
     joints, channels, scored = len(first), _channels(first), _score(first[0]) is not None
     clips = []
     for name, path, files in _clips(items, single):
@@ -54,22 +56,34 @@ def open_mediapipe(trees: list[Tree], reading: Reading) -> ClipSource:
         clips.append(Found(Entry(name, files[0].origin, size, stamp, read_clip, place), path))
     layout = keypoint_layout(str(trees[0].path), joints, channels, reading)
     return labelled_source(
-        trees, clips, layout, reading, channels=channels, unit="m", scores=scored, stages=selecting(3, scored, reading)
-    )
+        trees, clips, layout, reading, channels=channels, unit="m" if world else "px", scores=scored,
+        stages=selecting(3, scored, reading),
+    )  # fmt: skip
 
 
-def _first(items: Sequence[Item]) -> tuple[list[Any], bool]:
-    """Return the first person that is found, and whether its file is one frame."""
+def _first(items: Sequence[Item]) -> tuple[list[Any], bool, bool]:
+    """Return the first person that is found, whether its file is one frame, and whether it is in metres."""
     fault_of_first = ""
     for item in items:
         try:
             document = read_json(item.place, item.stem)
             for people in frames_of(document, item.stem):
                 if people:
-                    return people[0], _is_frame(document)
+                    return people[0], _is_frame(document), _in_metres(people[0], document)
         except ValueError as error:
             fault_of_first = fault_of_first or str(error)
     raise SourceError(fault_of_first or "no frame of these JSON files has landmarks")
+
+
+def _in_metres(person: list[Any], document: Any) -> bool:
+    """Return whether landmarks are world landmarks: by their key, else by the origin between the hips."""
+    text = json.dumps(document)[:HEAD]
+    if any(f'"{key}"' in text for key in WORLD):
+        return True
+    if len(_channels(person)) == 2 or any(f'"{key}"' in text for key in IMAGE_KEYS):
+        return False
+    values = [[one[axis] for axis in "xyz"] if isinstance(one, dict) else one[:3] for one in person]
+    return any(float(value) < -0.05 for point in values for value in point[:2])  # shares of the image are positive
 
 
 def _clips(items: Sequence[Item], single: bool) -> list[tuple[str, str, list[Item]]]:

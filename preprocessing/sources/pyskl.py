@@ -15,8 +15,9 @@ import numpy as np
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources.arrays import looks_scored
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
+from preprocessing.sources.folders import PARTS
 from preprocessing.sources.keypoints import keypoint_layout
-from preprocessing.sources.labels import PARTS, Found, labelled_source
+from preprocessing.sources.labels import Found, labelled_source
 from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
 from preprocessing.sources.unpickle import LazyArray, PickleError, read_pickle

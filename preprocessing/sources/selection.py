@@ -23,7 +23,13 @@ def select(source: ClipSource, reading: Reading) -> ClipSource:
         source = with_classes(source, chosen_classes(reading.classes, source.class_names))
     if reading.splits:
         names = [entry.name for entry in source.entries]
-        source = replace(source, protocols=split_table(_text(reading.splits), str(reading.splits), names))
+        protocols = split_table(_text(reading.splits), str(reading.splits), names)
+        notes = [
+            f"{reading.splits}: {sum(part_N == '')} of {len(names)} clips are in no part of {protocol}"
+            for protocol, part_N in protocols.items()
+            if (part_N == "").any()
+        ]
+        source = replace(source, protocols=protocols, notes=[*source.notes, *notes])
     return source
 
 

@@ -33,15 +33,12 @@ def open_skeletons(trees: list[Tree], reading: Reading) -> ClipSource:
     Raises:
         SourceError: There are no recordings, or a clip occurs twice.
     """
-    found: dict[str, Item] = {}
+    found: dict[str, list[Item]] = {}
     for tree in trees:
         for item in tree.items:
             name = clip_name(item)
-            if not name or (name in found and _same_file(item, found[name])):
-                continue
-            if name in found:
-                raise SourceError(f"clip {name} occurs twice: {found[name].origin} and {item.origin}; remove one")
-            found[name] = item
+            if name and not any(_same_file(item, other) for other in found.get(name, ())):
+                found.setdefault(name, []).append(item)
     if not found:
         raise SourceError(f"no {SUFFIX} files in {', '.join(str(tree.path) for tree in trees)}")
     named: dict[str, ntu.SampleName] = {}
@@ -55,7 +52,11 @@ def open_skeletons(trees: list[Tree], reading: Reading) -> ClipSource:
     own = reading.labels is not None or any(tree.has_labels for tree in trees)
     if own or len(named) < len(unusable):
         return _own(trees, found, reading)
-    entries = [_entry(name, found[name]) for name in named]
+    if repeated := next((items for items in found.values() if len(items) > 1), None):
+        raise SourceError(
+            f"clip {clip_name(repeated[0])} occurs twice: {repeated[0].origin} and {repeated[1].origin}; remove one"
+        )
+    entries = [_entry(name, found[name][0]) for name in named]
     numbers_N5 = np.array(list(named.values()), np.int64).reshape(-1, 5)
     columns = dict(zip(COLUMNS, (numbers_N5[:, 4] - 1, *numbers_N5[:, :4].T), strict=True))
     classes = 60 if np.all(columns["label"] < 60) else 120
@@ -75,8 +76,8 @@ def open_skeletons(trees: list[Tree], reading: Reading) -> ClipSource:
     )
 
 
-def _own(trees: list[Tree], found: dict[str, Item], reading: Reading) -> ClipSource:
-    clips = [Found(_entry(name, item), item.path) for name, item in found.items()]
+def _own(trees: list[Tree], found: dict[str, list[Item]], reading: Reading) -> ClipSource:
+    clips = [Found(_entry(name, item), item.path) for name, items in found.items() for item in items]
     return labelled_source(trees, clips, layout("kinect25"), reading, fps=ntu.FPS, kinect=True)
 
 

@@ -1,13 +1,14 @@
 """Tables: CSV with the columns frame, body, joint, x, y, z and score, or a column per coordinate (nose_x, x0, ...).
 
-A file is a clip, unless it has a column clip. body, z and score are optional; a joint without a row or with an empty
-cell is absent.
+A file is a clip, unless it has a column clip. body, z, score and label are optional; a joint without a row or with an
+empty cell (or NaN, NA, null) is absent.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ import numpy as np
 
 from preprocessing.layouts import LAYOUTS, Layout
 from preprocessing.skeleton import RawClip, SkeletonError
+from preprocessing.sources.delimited import decode, header_of, read_table
 from preprocessing.sources.documents import fault
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
-from preprocessing.sources.labels import CLIP_WORDS, Found, labelled_source, read_table
+from preprocessing.sources.labels import CLIP_WORDS, LABEL_WORDS, Found, labelled_source
 from preprocessing.sources.tracks import Person, linked_clip, selecting
-from preprocessing.sources.trees import LABELS, Item, Tree, content
+from preprocessing.sources.trees import LABELS, SNIFFED, Item, Tree, content
 from preprocessing.sources.zips import Packed
 
 SUFFIXES = (".csv", ".tsv")
@@ -31,6 +33,8 @@ WORDS: dict[str, Sequence[str]] = {
     "score": ("score", "visibility", "confidence", "likelihood", "v", "c"),
 }
 _SCORE = r"score|visibility|confidence|conf|likelihood|v|c"
+NOTHING = frozenset(("", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "1.#ind", "-1.#ind"))
+"""Cells of an absent joint, in lower case."""
 _NAMED = re.compile(rf"(?P<joint>.+?)[_ .](?P<axis>x|y|z|{_SCORE})")
 _NUMBERED = re.compile(rf"(?P<axis>x|y|z|{_SCORE})_?(?P<joint>\d+)")
 
@@ -54,7 +58,7 @@ class Place(NamedTuple):
 
 def accepts(tree: Tree) -> bool:
     """Return whether a tree holds tables of joints."""
-    return any(_columns(tree, item) is not None for item in _items([tree])[:1])
+    return any(map(_is_table, _headers(tree)))
 
 
 def _items(trees: Sequence[Tree], reading: Reading | None = None) -> list[Item]:
@@ -68,13 +72,18 @@ def _items(trees: Sequence[Tree], reading: Reading | None = None) -> list[Item]:
     ]
 
 
-def _columns(tree: Tree, item: Item) -> Form | None:
-    """Return the form of the first table of a tree by its header alone; None if it is not a table of joints."""
-    head = tree.first_bytes(item.name.lower()).partition(b"\n")[0].decode("utf-8-sig", "replace")
-    header = [word.strip().strip('"').lower() for word in re.split(r"[,;\t]", head)]
-    if {"x", "y"} <= set(header) and any(word in header for word in WORDS["joint"]):
-        return Form((), (), False, wide=False)
-    return Form((), (), False, wide=True) if _wide(header) else None
+def _headers(tree: Tree) -> Iterator[list[str]]:
+    """Yield the columns of the first tables of a tree that can be read."""
+    for item in _items([tree])[:SNIFFED]:
+        try:
+            yield header_of(decode(item.read(), item.origin).partition("\n")[0])
+        except ValueError:
+            continue
+
+
+def _is_table(header: Sequence[str]) -> bool:
+    """Return whether columns are those of a table of joints."""
+    return ({"x", "y"} <= set(header) and any(word in header for word in WORDS["joint"])) or bool(_wide(header))
 
 
 def _wide(header: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -102,13 +111,14 @@ def open_tables(trees: list[Tree], reading: Reading) -> ClipSource:
     first, rows = _first(items)
     form, layout = _form(rows, trees, reading)
     several = next((word for word in CLIP_WORDS[:1] if word in rows[0]), "")
+    label = next((word for word in LABEL_WORDS if word in rows[0]), "")
     clips = []
     for item in items:
         if several:
-            clips += _clips_of(item, form)
+            clips += _clips_of(item, form, label)
         else:
-            place = Place(item.place, (), form)
-            clips.append(Found(Entry(item.stem, item.origin, item.size, item.stamp, read_clip, place), item.path))
+            entry = Entry(item.stem, item.origin, item.size, item.stamp, read_clip, Place(item.place, (), form))
+            clips.append(Found(entry, item.path, _label_of(item, label) if label else None))
     unit = "px" if form.channels == IMAGE else "m"
     return labelled_source(
         trees, clips, layout, reading, channels=form.channels, unit=unit, scores=form.scored,
@@ -181,21 +191,35 @@ def _column(row: Mapping[str, str], column: str, where: str) -> str:
     return found
 
 
-def _clips_of(item: Item, form: Form) -> list[Found]:
-    """Return the clips of a table with a column clip; its column label gives the label."""
+def _label_of(item: Item, column: str) -> str | None:
+    """Return the one label that a table has; None if it cannot be read."""
+    try:
+        rows = read_table(item.read(), item.origin, {})
+    except ValueError:  # reading it later reports the error
+        return None
+    return _one_label(rows, column, item.origin, "no column clip. Add a column clip that names the recording of a row.")
+
+
+def _one_label(rows: Sequence[Mapping[str, str]], column: str, where: str, lack: str) -> str | None:
+    """Return the value that all rows have in a column; None for no value, SourceError for several."""
+    labels = sorted({row.get(column, "") for row in rows} - {""})
+    if len(labels) > 1:
+        raise SourceError(f"{where} has several values of {column} ({', '.join(labels[:3])}) and {lack}")
+    return labels[0] if labels else None
+
+
+def _clips_of(item: Item, form: Form, label: str) -> list[Found]:
+    """Return the clips of a table with a column clip."""
     groups: dict[str, list[dict[str, str]]] = {}
     for row in read_table(item.read(), item.origin, {"clip": CLIP_WORDS[:1]}):
         groups.setdefault(row["clip"], []).append(row)
-    return [
-        Found(
-            Entry(
-                name, f"{item.origin}[{name}]", 64 * len(rows), item.stamp, read_clip, Place(None, tuple(rows), form)
-            ),
-            item.path,
-            rows[0].get("label") or None,
-        )
-        for name, rows in groups.items()
-    ]
+    clips = []
+    for name, rows in groups.items():
+        where = f"{item.origin}[{name}]"
+        entry = Entry(name, where, 64 * len(rows), item.stamp, read_clip, Place(None, tuple(rows), form))
+        given = _one_label(rows, label, where, "a clip has one. Correct the column.") if label else None
+        clips.append(Found(entry, item.path, given))
+    return clips
 
 
 def read_clip(place: Place, name: str) -> RawClip:
@@ -212,22 +236,30 @@ def read_clip(place: Place, name: str) -> RawClip:
     index = {joint: number for number, joint in enumerate(form.joints)}
     frame = next((word for word in WORDS["frame"] if word in rows[0]), "")
     body = next((word for word in WORDS["body"] if word in rows[0]), "")
+    column = next((word for word in WORDS["joint"] if word in rows[0]), "")
     bodies: dict[str, int] = {}
     wide = _wide(list(rows[0])) if form.wide else {}
+    written: set[tuple[float, int, str]] = set()
     for line, row in enumerate(rows, 2):
         moment = _number(row[frame], name, line) if frame else float(line)
         identity = bodies.setdefault(row[body], len(bodies)) if body else 0
         x_VD = people.setdefault(moment, {}).setdefault(identity, np.full((len(index), width), np.nan, np.float32))
+        joint = "" if form.wide else row.get(column, "")
+        if (moment, identity, joint) in written:
+            what = "" if form.wide else f"joint {joint} of "
+            who = f"body {row[body]} in " if body else ""
+            message = f"{what}{who}frame {moment:g} occurs twice; a column body tells people apart"
+            raise SkeletonError(name, line, "repeated-row", message)
+        written.add((moment, identity, joint))
         if form.wide:
-            for column, (joint, axis) in wide.items():
-                _set(x_VD, index, joint, axis, row[column], form, name, line)
+            for cell, (one, axis) in wide.items():
+                _set(x_VD, index, one, axis, row[cell], form, name, line)
             continue
-        joint = next((row[word] for word in WORDS["joint"] if word in row), "")
         for axis in (*form.channels, "score")[:width]:
-            cell = row.get(axis) if axis != "score" else next((row[w] for w in WORDS["score"] if w in row), None)
-            if cell is None:
+            value = row.get(axis) if axis != "score" else next((row[w] for w in WORDS["score"] if w in row), None)
+            if value is None:
                 raise fault(name, f"line {line} has no column {axis}")
-            _set(x_VD, index, joint, axis, cell, form, name, line)
+            _set(x_VD, index, joint, axis, value, form, name, line)
     return linked_clip(_frames(people, form), name)
 
 
@@ -238,15 +270,19 @@ def _set(
     if joint not in index:
         raise SkeletonError(name, line, "joint-count", f"joint {joint!r} is not among those of the first table")
     column = len(form.channels) if axis == "score" else ("xyz".index(axis))
-    if column < x_VD.shape[1] and cell:
+    if column < x_VD.shape[1] and cell.lower() not in NOTHING:
         x_VD[index[joint], column] = _number(cell, name, line)
 
 
 def _number(cell: str, name: str, line: int) -> float:
+    """Return a finite number, whose decimal sign may be a comma."""
     try:
-        return float(cell)
+        value = float(cell.replace(",", ".") if "." not in cell else cell)
     except ValueError:
-        raise SkeletonError(name, line, "bad-number", f"{cell[:40]!r} is not a number") from None
+        value = math.inf
+    if not math.isfinite(value):
+        raise SkeletonError(name, line, "bad-number", f"{cell[:40]!r} is not a number")
+    return value
 
 
 def _frames(people: Mapping[float, Mapping[int, np.ndarray]], form: Form) -> list[list[Person]]:

@@ -14,7 +14,7 @@ from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.entries import SourceError
 from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, members
 
-LABELS = "labels.csv"  # in the folder of the recordings
+LABELS = "labels.csv"  # in a folder of the recordings
 SNIFFED = 3  # files by which a format is recognised: the first may be an index
 HEAD = 1 << 16  # bytes by which a format is recognised
 
@@ -108,7 +108,7 @@ class Tree:
     @property
     def has_labels(self) -> bool:
         """Return whether the tree has a labels CSV."""
-        return any(item.path == LABELS for item in self.items)
+        return any(item.name == LABELS for item in self.items)
 
     def having(self, *suffixes: str) -> list[Item]:
         """Return the files with one of these suffixes (lower case)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from preprocessing.sources.trees import Tree
+from preprocessing.sources.delimited import decode
+from preprocessing.sources.trees import Item, Tree
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (
@@ -46,8 +47,25 @@ def describe(tree: Tree, formats: str) -> str:
     for suffix in (".npz", ".pkl", ".npy", ".h5"):
         if counts[suffix]:
             return f"{path} holds {suffix} files. Name one of them: {tree.having(suffix)[0].origin}"
+    if tables := tree.having(".csv", ".tsv"):
+        return f"{path} holds {tables[0].suffix} files that are not tables of joints. {_header(tables)}"
     found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in counts.most_common(3))
     return f"no .skeleton files or other recordings in {path} ({found}). {formats}"
+
+
+def _header(tables: list[Item]) -> str:
+    """Return what the first line of a table is, and what it should be."""
+    for item in tables:
+        try:
+            line = decode(item.read(), item.origin).partition("\n")[0].strip()
+        except ValueError as error:
+            return str(error)
+        if line:
+            return (
+                f"The first line of {item.origin} is {line[:60]!r}: must be a header such as frame,joint,x,y,z or"
+                " x0,y0,z0,x1,..."
+            )
+    return "They are empty. Copy or download them again."
 
 
 def _file(tree: Tree, formats: str) -> str:
@@ -66,6 +84,8 @@ def _file(tree: Tree, formats: str) -> str:
         return f"{path} is not a readable array file. Save it again with numpy.savez, or copy it again."
     if path.suffix.lower() in (".pkl", ".pickle"):
         return f"{path} is a pickle of unknown contents. {formats}"
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return f"{path} is not a table of joints. {_header(list(tree.items))}"
     if head.lstrip()[:1] in (b"{", b"["):
         return f"{path} is JSON of an unknown kind. {formats}"
     return f"{path} is not a recording of a known format. {formats}"

@@ -9,7 +9,7 @@ from preprocessing.stages.bodies import Body, Effect, Result, Scene, StageError,
 LEAST_KNOTS = 4  # frames with the joint: fewer define no spline
 
 
-def absent(scene: Scene, zeros: float, nan: float, origin: float) -> Result:
+def absent(scene: Scene, zeros: float, nan: float, origin: float, value: float = 0.0) -> Result:
     """Mark joints as absent by their coordinates; a body is absent in frames in which all its joints are.
 
     Args:
@@ -17,6 +17,7 @@ def absent(scene: Scene, zeros: float, nan: float, origin: float) -> Result:
         zeros: 1: a joint at exactly zero is absent, 0: it is present.
         nan: 1: a joint with a coordinate that is NaN is absent, 0: the clip is rejected.
         origin: Joint that the source has centred, which may be at zero; -1: none.
+        value: A joint whose coordinates all have this value is absent too; 0: no further value.
 
     Raises:
         StageError: A coordinate is infinite, or NaN is not allowed; or no body is left.
@@ -34,6 +35,8 @@ def absent(scene: Scene, zeros: float, nan: float, origin: float) -> Result:
             if origin >= 0:
                 zero_FV[:, int(origin)] = False
             found_FV = finite_FV & ~zero_FV
+        if value:
+            found_FV = found_FV & ~(body.joints_FV3 == np.float32(value)).all(axis=-1)
         if found_FV.all():
             bodies.append(body)
             continue

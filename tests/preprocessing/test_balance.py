@@ -33,3 +33,14 @@ def test_classes_that_a_part_lacks_are_named() -> None:
     lines = notes([0, 1, 2, 3, 0, 1, 2, 3], [1, 1, 1, 1, 2, 2, 2, 2], [0, 1, 2, 3, 5, 6, 7], [], [4])
     assert lines == ["test of xsub lacks 3 classes (run, jump, fall) of 4: their accuracy is not measured"]
     assert notes([0, 1, 0, 1], [1, 1, 2, 2], [0, 1, 2, 3], [], []) == ["test of xsub has no clips"]
+
+
+def test_labels_that_leave_numbers_out_or_count_from_one_are_named() -> None:
+    parts = {"train": np.array([0, 1]), "val": np.zeros(0, np.int64), "test": np.array([2, 3])}
+    subject_N = np.array([1, 1, 2, 2])
+    (line,) = balance_notes(np.array([1, 2, 1, 2]), subject_N, parts, ["sit", "run", "jump"], "xsub")
+    assert line.startswith("no clip has label 0 (sit) and every other class has clips")
+    names = [f"class {k}" for k in range(10)]
+    (line,) = balance_notes(np.array([0, 9, 0, 9]), subject_N, parts, names, "xsub")
+    assert line == "8 classes (class 1, class 2, class 3, ...) of 10 without clips: labels leave numbers out"
+    assert balance_notes(np.array([0, 2, 0, 2]), subject_N, parts, NAMES, "xsub") == [], "named classes may lack clips"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.preview import centred, extent_of, units
+from preprocessing.preview import centred, extent_of, sentinel, units
 from preprocessing.sources import open_sources
 from tests.preprocessing.test_build_gaps import CLIPS, T, V, coordinates, make, save, story
 
@@ -32,6 +32,27 @@ def test_bodies_too_large_are_named_with_the_unit_that_fits(tmp_path: Path, fact
 def test_people_and_small_bodies_get_no_warning(tmp_path: Path) -> None:
     for factor in (1.0, 1.4, 0.5, 0.001):
         assert units(open_sources([save(tmp_path / "a.npz", people(factor))]), "m") == ((), "")
+
+
+def test_bodies_of_no_known_unit_are_named_too(tmp_path: Path) -> None:
+    warning = units(open_sources([save(tmp_path / "a.npz", people(1e20))]), "m")[1]
+    assert warning.startswith("bodies are about 1e20 times as large as people")
+
+
+def test_a_point_that_several_joints_share_is_named_and_can_mean_absent(tmp_path: Path) -> None:
+    x = people()
+    assert sentinel(open_sources([save(tmp_path / "a.npz", x)])) == ""
+    x[::3, 0, ::2] = -1
+    path = save(tmp_path / "b.npz", x)
+    warning = sentinel(open_sources([path]))
+    assert warning.endswith(
+        "joints are at (-1, -1, -1). If that means that they were not found, say --absent=-1; otherwise they are taken"
+        " for positions"
+    )
+    assert story(make(path))["warnings"][0] == warning
+    file = make(path, "--absent=-1", "--overwrite")
+    assert story(file)["counts"]["absent_joints"] == int((x == -1).all(axis=-1).sum())
+    assert "warnings" not in story(file)
 
 
 def test_absent_joints_do_not_count_as_large(tmp_path: Path) -> None:

@@ -60,12 +60,24 @@ def test_a_nan_in_an_array_file_is_left_to_the_stages(tmp_path: Path) -> None:
         ({"class_names": np.array(["a"])}, "no class name"),
         ({"split": np.array(["train", "train", "test", "exam"])}, "'exam' is unknown"),
         ({"name": np.array(["a", "b", "b", "c"])}, "'b' occurs twice"),
-        ({"name": np.array([{}, {}, {}, {}])}, "is not a readable array file"),
+        ({"fps": np.array([25.0, 30.0, 25.0, 25.0])}, "fps is 25.0, 30.0: must be one number above 0"),
+        ({"fps": np.array(0.0)}, "fps is 0.0: must be"),
+        ({"joint_names": np.array(["a", "b"])}, "joint_names has 2 names; X has 5 joints"),
+        ({"joint_names": np.array(list("abcda"))}, "joint_names has 'a' twice"),
+        ({"X": np.ones((12, 5, 1, 3))}, "5 bodies of 1 joints"),
+        ({"name": np.array([{}, {}, {}, {}])}, "name holds Python objects, which are never loaded"),
     ],
 )
 def test_an_array_file_that_does_not_fit_is_rejected_in_one_line(tmp_path: Path, arrays: dict, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         open_sources([save(tmp_path / "a.npz", **arrays)])
+
+
+def test_an_array_that_is_not_needed_may_hold_objects_and_clips_to_predict_need_no_label(tmp_path: Path) -> None:
+    source = open_sources(
+        [save(tmp_path / "a.npz", about=np.array([{"a": 1}], object), label=None)], Reading(labelled=False)
+    )
+    assert (len(source.entries), source.class_names) == (4, ["unknown"])
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
@@ -74,7 +86,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     np.savez(tmp_path / "a.npz", X=np.array([Trap()], object), ptr=np.array([0, 1]), label=np.array([0]))
-    with pytest.raises(SourceError, match="is not a readable array file"):
+    with pytest.raises(SourceError, match="X holds Python objects"):
         open_sources([tmp_path / "a.npz"])
     assert not (tmp_path / "sprung").exists()
     with np.load(tmp_path / "a.npz", allow_pickle=True) as trusting:

@@ -80,3 +80,45 @@ def test_a_labels_csv_that_is_no_text_is_named(own: Path) -> None:
     (own / "labels.csv").write_bytes(b"clip,label\n\xff\xfe,x\n")
     with pytest.raises(SourceError, match="is not UTF-8 text"):
         open_sources([own])
+
+
+def test_a_clip_with_two_labels_is_named_and_rows_that_fit_no_clip_are_noted(own: Path) -> None:
+    names = [path.stem for path in sorted(own.iterdir())]
+    text = "clip,label,split\n" + "".join(f"{name},a,train\n" for name in names[:5]) + f"{names[5]},A,\nghost,a,test\n"
+    (own / "labels.csv").write_text(text)
+    notes = open_sources([own]).notes
+    assert notes[0].endswith("labels.csv names 1 clips that are not there, such as ghost")
+    assert notes[1].endswith("column split is not used, because it is empty for 1 of 6 clips")
+    assert notes[2] == "classes 'A', 'a' differ only in case or spaces: are they one?"
+    (own / "labels.csv").write_text(text + f"{names[0]},b,train\n")
+    with pytest.raises(SourceError, match="names clip jump_0 twice: label 'a' and 'b'"):
+        open_sources([own])
+
+
+def test_files_of_one_name_in_several_folders_take_their_path_as_name(own: Path) -> None:
+    for number, path in enumerate(sorted(own.iterdir())):
+        folder = own / ("wave", "jump")[number % 2] / f"s{1 + number // 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / f"{number // 2 % 2}.skeleton")
+    source = open_sources([own])
+    assert [entry.name for entry in source.entries][:3] == ["jump/s1/0", "jump/s1/1", "jump/s2/0"]
+    assert source.class_names == ["jump", "wave"]
+    assert source.columns["subject"].tolist() == [1, 1, 2, 1, 1, 2]
+
+
+def test_own_splits_name_files_with_or_without_suffix_and_note_clips_in_no_part(own: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in own.iterdir())
+    text = "clip,part\n" + "".join(
+        f"{name},{part}\n" for name, part in zip(names, ["training", "test"] * 2, strict=False)
+    )
+    (tmp_path / "folds.csv").write_text(text)
+    source = open_sources([own], Reading(splits=tmp_path / "folds.csv"))
+    assert source.protocols["own"].tolist() == ["train", "test", "train", "test", "", ""]
+    assert source.notes == [f"{tmp_path}/folds.csv: 2 of 6 clips are in no part of own"]
+
+
+def test_files_of_another_format_in_the_folder_are_noted(own: Path) -> None:
+    (own / "a.json").write_text("{}")
+    assert open_sources([own]).notes == [
+        "the source also has 1 .json files, which format skeletons does not read: build them separately"
+    ]

@@ -109,3 +109,40 @@ def test_faults_are_named_with_their_line(tmp_path: Path) -> None:
     assert messages[2].startswith("wave_4:0: bad-form: wave_4: line 77 has 2 fields")
     with pytest.raises(SourceError, match="coco17 has 17; with as many: ntu25, kinect25, openpose25"):
         open_sources([tmp_path], Reading(layout="coco17"))
+
+
+def test_other_spellings_of_a_missing_value_and_a_decimal_comma_are_read(tmp_path: Path) -> None:
+    x = walk(3, 25)
+    path = long_table(tmp_path / "a_1.csv", x, separator=";")
+    lines = path.read_text().replace(".", ",").splitlines()
+    for number, word in enumerate(["NA", "null", "#N/A", "-nan", "1.#IND"], 1):
+        lines[number] = f"0;1;{number - 1};{word};{word};{word}"
+    path.write_text("\n".join(lines))
+    (track,) = open_sources([path]).entries[0].read().tracks
+    assert track.tracked_FV is not None
+    assert np.flatnonzero(~track.tracked_FV[0]).tolist() == [0, 1, 2, 3, 4]
+    assert np.array_equal(track.joints_FV3[1:], x[1:])
+
+
+@pytest.mark.parametrize("header", ["frame,joint,x,y,z", "frame,x0,y0,x1,y1"])
+def test_a_row_that_occurs_twice_is_named(tmp_path: Path, header: str) -> None:
+    row = "4,0,1,2,3" if "joint" in header else "4,1,2,3,4"
+    (tmp_path / "a_1.csv").write_text(f"{header}\n{row}\n{row}\n")
+    with pytest.raises(SkeletonError, match="a_1:3: repeated-row: (joint 0 of )?frame 4 occurs twice"):
+        open_sources([tmp_path]).entries[0].read()
+
+
+def test_a_table_that_names_its_class_gives_the_label_and_one_with_two_classes_needs_clips(tmp_path: Path) -> None:
+    for name, label in (("1", "wave"), ("2", "jump")):
+        (tmp_path / f"{name}.csv").write_text(f"class,x0,y0,x1,y1\n{label},1,2,3,4\n{label},2,2,3,4\n")
+    source = open_sources([tmp_path])
+    assert (source.class_names, source.columns["label"].tolist()) == (["jump", "wave"], [1, 0])
+    (tmp_path / "1.csv").write_text("class,x0,y0,x1,y1\nwave,1,2,3,4\njump,2,2,3,4\n")
+    with pytest.raises(SourceError, match=r"1.csv has several values of class \(jump, wave\) and no column clip"):
+        open_sources([tmp_path])
+
+
+def test_an_empty_first_table_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a_0.csv").write_text("")
+    long_table(tmp_path / "a_1.csv", walk(3, 25))
+    assert [entry.name for entry in open_sources([tmp_path]).entries] == ["a_0", "a_1"]

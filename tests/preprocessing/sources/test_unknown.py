@@ -36,7 +36,7 @@ CONTENTS = {
     "junk.pkl": (b"junk", "is not a pickle of plain data"),
     "junk.npy": (b"\x93NUMPY\x01", "is not a readable .npy file"),
     "junk.bvh": (b"HIERARCHY\n", "truncated: the file ends before MOTION"),
-    "junk.csv": (b"a,b\n1,2\n", "is not a recording of a known format"),
+    "junk.csv": (b"a,b\n1,2\n", "is not a table of joints. The first line of .*junk.csv is .a,b.: must be a header"),
 }  # fmt: skip
 
 
