@@ -21,6 +21,7 @@ from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, cli
 from preprocessing.manifest import read_manifest
 from preprocessing.pages import Box, Column, Provenance, Row, Table, number, render, text
 from preprocessing.pages.player import PlayerData, file_clip, player_data
+from preprocessing.pages.strips import strip
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import Reading, open_sources
 from preprocessing.stages.bodies import every_joint
@@ -105,7 +106,8 @@ class Survey:
     def reject(self, name: str, reason: str, message: str) -> None:
         """Count a clip that is not usable."""
         self.rejects[reason] += 1
-        self.rejected.append((name, reason, message))
+        # Name and reason have columns of their own.
+        self.rejected.append((name, reason, message.rpartition(f"{reason}: ")[2] if name in message else message))
 
 
 def survey_recordings(paths: tuple[Path, ...], console: Console) -> Survey:
@@ -237,10 +239,15 @@ def split_tables(file: SkeletonFile) -> list[Table]:
     return tables
 
 
-def examples(file: SkeletonFile) -> PlayerData:
+def first_clips(file: SkeletonFile) -> list[int]:
     """Return the first clip of each of the first `EXAMPLES` classes that have one."""
     _, first = np.unique(file.clips["label"], return_index=True)
-    return player_data(file, [file_clip(file, int(clip), "as built") for clip in first[:EXAMPLES]])
+    return [int(clip) for clip in first[:EXAMPLES]]
+
+
+def examples(file: SkeletonFile) -> PlayerData:
+    """Return the clips of `first_clips` for the player."""
+    return player_data(file, [file_clip(file, clip, "as built") for clip in first_clips(file)])
 
 
 def page(survey: Survey, file: SkeletonFile | None, provenance: Provenance) -> str:
@@ -265,6 +272,7 @@ def page(survey: Survey, file: SkeletonFile | None, provenance: Provenance) -> s
         splits=split_tables(file) if file else [],
         rejected=Table(f"Rejected clips, {len(shown)} of {len(survey.rejected)}", columns, shown),
         clips=examples(file) if file and len(file.clips["name"]) else None,
+        strips=[strip(file, clip) for clip in first_clips(file)] if file else [],
     )
 
 

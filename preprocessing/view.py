@@ -21,16 +21,20 @@ from preprocessing.sources import ClipSource, Reading, SourceError, open_sources
 
 MOST = 200  # clips per page: each adds about 100 kB
 DROPPING = ("length", "spread", "motion", "actors")
-MEANINGS = {
-    "join": "Two tracks that are close in time and space are one body; the value is their distance (m).",
-    "length": "A body tracked in this many frames or fewer is dropped when there are others.",
-    "spread": "A body that is too wide for its height in this share of its frames is a ghost and is dropped.",
-    "motion": "A body that moves less or more than the threshold (square metres) is dropped when another moves more.",
-    "actors": "Each clip has two slots; a body that moves less (square metres) than those that fill them is dropped.",
-    "actors-continued": "A body that shares no frame with a slot's body continues it.",
-    "kept-best": "The rule would drop every body: the one that moves most is kept.",
-    "yaw-undefined": "The shoulders of actor 1 are too close together (m) to turn the clip by them.",
-    "size-undefined": "The spine of actor 1 is too short (m) to scale the clip by it.",
+# Rule -> what it did to a body, and why.
+EXPLAINED = {
+    "join": "joined to another track, {value:.3g} m away; tracks within {threshold:.3g} m are one body",
+    "length": "dropped: tracked in {value:.0f} frames; {threshold:.0f} or fewer are too few beside another body",
+    "spread": "dropped as a ghost: too wide for its height in {value:.0%} of its frames; {threshold:.0%} are too many",
+    "motion": "dropped: its motion of {value:.3g} m² is beyond the limit of {threshold:.3g} m²",
+    "actors": "dropped: its motion of {value:.3g} m² is below the {threshold:.3g} m² of the bodies in both slots",
+    "actors-continued": "continues the body of a slot, with which it shares no frame",
+    "kept-best": "kept although the rule would drop it: it moves most, and no body would be left",
+    "yaw-undefined": "clip not turned: its shoulders are {value:.3g} m apart; at least {threshold:.3g} m are needed",
+    "yaw-later": "clip turned by frame {value:.0f}: its shoulders were not found before",
+    "size-undefined": "clip not scaled: its spine is {value:.3g} m long; at least {threshold:.3g} m are needed",
+    "centre-later": "clip centred by frame {value:.0f}: its origin was not found before",
+    "centre-mean": "clip centred by the mean of {value:.0f} joints: its origin was never found",
 }
 
 DESCRIPTION = """Write a page that plays clips, the recording beside the built file. The page needs no network.
@@ -85,7 +89,7 @@ def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
     bodies = []
     for track in raw.tracks:
         own = [decision for decision in decisions if decision["body"] == track.body_id]
-        dropped = next((describe(decision) for decision in own if decision["rule"] in DROPPING), "")
+        dropped = next((f"dropped ({decision['rule']})" for decision in own if decision["rule"] in DROPPING), "")
         bodies.append(
             BodyTrack(
                 label=f"body {track.body_id}",
@@ -98,8 +102,10 @@ def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
 
 
 def describe(decision: dict[str, Any]) -> str:
-    """Return a decision in words: the rule, its value and its threshold."""
-    return f"{decision['rule']}: {decision['value']:.4g} against {decision['threshold']:.4g}"
+    """Return a decision in one sentence: what the rule did to the body, the measured value and the threshold."""
+    rule, value, threshold = decision["rule"], decision["value"], decision["threshold"]
+    words = EXPLAINED.get(rule, f"{rule}: {value:.4g} against {threshold:.4g}")
+    return f"Body {decision['body']}: {words.format(value=value, threshold=threshold)} ({rule})."
 
 
 def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: Options) -> list[ClipMotion]:
@@ -131,7 +137,7 @@ def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: Options) -
                 name=name,
                 action=file.class_names[int(file.clips["label"][position])],
                 frames=frames,
-                decisions=[f"body {decision['body']}: {describe(decision)}" for decision in decisions]
+                decisions=[describe(decision) for decision in decisions]
                 or ["No rule dropped or changed a body of this clip."],
                 note=note,
                 panels=panels,
@@ -165,7 +171,6 @@ def page(file: SkeletonFile, clips: list[ClipMotion], provenance: Provenance) ->
         title=title,
         subtitle=f"{len(clips)} of {len(file.clips['name'])} clips of {file.path.name}, recipe {recipe}",
         data=player_data(file, clips),
-        rules=list(MEANINGS.items()),
     )
 
 

@@ -16,7 +16,7 @@ class BodyTrack(TypedDict):
 
     label: str
     dropped: str
-    """The rule that dropped it, with value and threshold; empty for a body that was kept."""
+    """That and by which rule it was dropped; empty for a body that was kept. `decisions` explain it."""
     frames: list[int]
     joints: str
     """(F, V, 3) int16 millimetres, base64."""

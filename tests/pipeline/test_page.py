@@ -88,10 +88,10 @@ def test_what_happened_why_and_what_fixes_it_stand_first(made: Path) -> None:
     assert f"<p><b>“bn-loop”</b>: {doctor['verdict'][:20]}" in text
 
 
-def test_the_footer_has_the_command_as_typed(made: Path) -> None:
-    folder = made
-    expected = f"python -m pipeline.page {folder}/none {folder}/bn-loop --study {folder}/study --out {folder}/report"
-    assert f"<code>{expected}.html</code>" in (made / "report.html").read_text()
+def test_the_footer_has_the_command_without_folders(made: Path) -> None:
+    text = (made / "report.html").read_text()
+    assert "<code>python -m pipeline.page none bn-loop --study study --out report.html</code>" in text
+    assert str(made) not in text
 
 
 def test_without_a_doctor_or_a_study_it_says_what_to_run(runs: Path, tmp_path: Path) -> None:
@@ -184,5 +184,5 @@ def test_data_that_is_gone_gets_one_line(runs: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_reported_and_leaves_no_page(runs: Path, full_disk: Path) -> None:
     result = command(runs / "none", "--out", full_disk / "report.html")
     assert (result.returncode, len(result.stderr.splitlines())) == (7, 1), result.stderr
-    assert "No space left on device" in result.stderr
+    assert "no space left for" in result.stderr
     assert not (full_disk / "report.html").exists()

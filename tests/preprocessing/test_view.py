@@ -12,7 +12,9 @@ from preprocessing import inspect, view
 from preprocessing.build import main as build
 from preprocessing.hdf5 import open_file
 from preprocessing.pages import Provenance
+from preprocessing.pages.strips import strip
 from tests.browser import loads, rendered, screenshot, watched
+from tests.conftest import write_file
 
 Text = Callable[..., bytes]
 Person = Callable[..., np.ndarray]
@@ -39,13 +41,15 @@ def test_the_page_names_the_rule_that_dropped_the_ghost(built: Path, tmp_path: P
     assert run(view.main, built, "--out", out) == 0
     clips = view.page_clips(open_file(built), view.read_manifest(built), view.Options(built, out))
     assert clips[0]["name"] == GHOST, "the clip with most decisions comes first"
-    assert clips[0]["decisions"] == ["body 9: spread: 1 against 0.6975"]
+    assert clips[0]["decisions"] == [
+        "Body 9: dropped as a ghost: too wide for its height in 100% of its frames; 70% are too many (spread)."
+    ]
     assert clips[1]["decisions"] == ["No rule dropped or changed a body of this clip."]
     raw, cleaned = clips[0]["panels"]
-    assert [body["dropped"] for body in raw["bodies"]] == ["", "spread: 1 against 0.6975"]
+    assert [body["dropped"] for body in raw["bodies"]] == ["", "dropped (spread)"]
     assert len(cleaned["bodies"]) == 1
     assert loads(out) == []
-    assert f"preprocessing.view {built} --out {out}" in out.read_text()
+    assert "preprocessing.view a.h5 --out view.html" in out.read_text()
 
 
 def test_without_the_recordings_the_cleaned_clips_are_shown_and_it_is_said(
@@ -64,7 +68,8 @@ def test_a_browser_draws_plays_and_turns_the_clip(built: Path, tmp_path: Path) -
     text = rendered(out, tmp_path, f"clip={GHOST}&frame=3")
     assert 'data-ready="1"' in text
     assert "frame 4 of 20" in text
-    assert "body 9, 20 frames, dropped by spread: 1 against 0.6975" in text
+    assert "body 9, 20 frames, dropped (spread)" in text
+    assert text.count("too wide for its height") == 2, "one explanation on the page, and one in its data"
     still, again, later, side = (
         screenshot(out, tmp_path, f"clip={GHOST}&{how}") for how in ("frame=0", "frame=0", "frame=19", "frame=0&side")
     )
@@ -101,6 +106,31 @@ def test_a_browser_draws_inspect(built: Path, tmp_path: Path) -> None:
     assert "data-failed" not in dom
     assert dom.count("<canvas") == 1
     assert dom.count("<option") == 3 + 3, "a clip of each class, and three speeds"
+    assert dom.count("<path") >= 3 * 2, "a strip of each class"
+
+
+def test_a_strip_has_poses_of_every_body_and_no_bone_of_an_absent_joint(tmp_path: Path) -> None:
+    """In one scale, inside its drawing."""
+    file = open_file(write_file(tmp_path / "a.h5", clips=8))
+    clip = int(np.flatnonzero(file.clips["bodies"] == 2)[0])
+    made = strip(file, clip)
+    assert (made.title, made.clip) == ("swing 3", str(file.clips["name"][clip]))
+    assert (made.frames[0], made.frames[-1], len(made.frames)) == (1, int(file.clips["frames"][clip]), 6)
+    assert [body for body, _ in made.paths] == [0, *[0, 1] * 5], "the second body is absent at first"
+    bones = len(file.bones)
+    assert {path.count("M") for _, path in made.paths} == {bones}
+    x, y = np.array([pair.split() for _, path in made.paths for pair in re.findall(r"[-\d.]+ [-\d.]+", path)], float).T
+    assert (x.min() >= 0, x.max() <= made.wide, y.min() >= 0, y.max() <= 100) == (True,) * 4
+    gaps = open_file(write_file(tmp_path / "b.h5", clips=8, gaps=0.3))
+    assert min(path.count("M") for _, path in strip(gaps, clip).paths) < bones
+
+
+@pytest.mark.parametrize("rule", [*view.EXPLAINED, "unheard-of"])
+def test_every_rule_has_one_sentence(rule: str) -> None:
+    made = view.describe({"rule": rule, "body": 7, "value": 0.5, "threshold": 0.25})
+    assert made.startswith("Body 7: ")
+    assert made.endswith(f" ({rule}).")
+    assert "{" not in made
 
 
 def test_the_split_table_counts_every_clip_once(built: Path) -> None:
@@ -123,8 +153,9 @@ def test_a_survey_counts_frames_joints_and_rejected_clips() -> None:
     rows_FV3[0, 0] = 0
     rows_FV3[1, 1] = [-1, 2, 3]
     survey.add("wave", 5, [rows_FV3], np.array([True, True, False, True, True]))
-    for name in ("b", "a"):
-        survey.reject(name, "truncated", "short")
+    survey.reject("b", "truncated", "b:7: truncated: short")
+    survey.reject("a", "truncated", "short")
+    assert survey.rejected == [("b", "truncated", "short"), ("a", "truncated", "short")]
     assert (survey.absent, survey.zero_joints, survey.joints) == (1, 1, 8)
     assert (survey.low_C.tolist(), survey.high_C.tolist()) == ([-1, 0, 0], [1, 2, 3])
     values = dict(inspect.figures(survey))

@@ -69,7 +69,7 @@ class SkeletonPlayer {
       const line = element("li");
       const swatch = element("i");
       swatch.style.background = `var(${colour})`;
-      const dropped = body.dropped ? `, dropped by ${body.dropped}` : "";
+      const dropped = body.dropped ? `, ${body.dropped}` : "";
       line.append(swatch, `${body.label}, ${body.frames.length} frames${dropped}`);
       list.append(line);
       return { colour, dropped: Boolean(body.dropped), xyz: unpack(body.joints), row: new Map(body.frames.map((f, i) => [f, i])) };
@@ -79,6 +79,13 @@ class SkeletonPlayer {
     canvas.onpointerdown = (event) => canvas.setPointerCapture(event.pointerId);
     canvas.onpointermove = (event) => {
       if (event.buttons) this.turn(this.yaw + event.movementX * 0.01, this.pitch + event.movementY * 0.01);
+    };
+    canvas.tabIndex = 0;
+    canvas.onkeydown = (event) => {
+      const turn = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[event.key];
+      if (!turn) return;
+      event.preventDefault();
+      this.turn(this.yaw + turn[0], this.pitch + turn[1]);
     };
     return { figure, canvas, bodies, frames: panel.frames, ...room(bodies) };
   }

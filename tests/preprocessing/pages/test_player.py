@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     clip = {"name": "c", "action": "a", "frames": 1000, "decisions": [], "note": "", "panels": panels}
     data = {"fps": 30.0, "joints": 2, "bones": [[0, 1]], "clips": [clip]}
-    text = render("clips.html", Provenance("", "", "", ""), kind="k", title="t", subtitle="", data=data, rules=[])
+    text = render("clips.html", Provenance("", "", "", ""), kind="k", title="t", subtitle="", data=data)
     out = tmp_path_factory.mktemp("player") / "page.html"
     out.write_text(text.replace("<head>", f"<head>{RECORD}", 1))
     return out
