@@ -1,22 +1,24 @@
 """Complete, verified, atomically named training state. The only door to torch.load.
 
-A run folder holds `checkpoints/epoch-0010.pt` and `checkpoint.json`, a pointer with the name of the newest whole file
-and its sha256. A kill at any moment leaves the old pointer good. There is no random state to save: order and dropout
-are pure functions of (seed, epoch, rank), and checkpoints are made between epochs.
+A run folder holds `checkpoints/epoch-0010.pt` and `checkpoint.json`, a pointer with the name of the newest whole file,
+its sha256 and those of the folder's other parts (`pipeline.integrity`). A kill at any moment leaves the old pointer
+good. There is no random state to save: order and dropout are pure functions of (seed, epoch, rank), and checkpoints are
+made between epochs.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pipeline import integrity
 from preprocessing import files, provenance
-
-POINTER = "checkpoint.json"
+from preprocessing.faults import faultpoint
 
 
 class Checkpoint(NamedTuple):
@@ -50,14 +52,22 @@ class Checkpoint(NamedTuple):
 
 
 def save(run: Path, epoch: int, state: dict[str, Any]) -> None:
-    """Publish the state after `epoch` epochs, then point to it, then delete older ones."""
-    folder = run / "checkpoints"
+    """Publish the state after `epoch` epochs, then point to it, then delete older ones.
+
+    The epoch and the checksum of the settings stand in the checkpoint as well, under `written`.
+    """
+    folder = run / integrity.CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{epoch:04d}.pt"
+    settings = integrity.digest(run, integrity.CONFIG)
     buffer = io.BytesIO()
-    torch.save(state | {"provenance": provenance.record()}, buffer)
+    written = {"epoch": epoch, "settings": settings}
+    torch.save(state | {"provenance": provenance.record(), "written": written}, buffer)
     files.publish_bytes(path, buffer.getvalue())
-    files.publish_json(run / POINTER, {"file": path.name, "sha256": files.sha256_file(path), "epoch": epoch})
+    faultpoint("checkpoint published")
+    entry = {"file": path.name, "sha256": files.sha256_file(path), "epoch": epoch, "settings": settings}
+    integrity.publish_pointer(run, integrity.new_pointer(run, entry))
+    faultpoint("pointer published")
     for old in folder.glob("epoch-*.pt"):
         if old != path:
             old.unlink()
@@ -67,16 +77,48 @@ def load(run: Path) -> Checkpoint | None:
     """Return the newest checkpoint, on the CPU; None if there is none yet.
 
     Raises:
-        ValueError: The file that the pointer names is missing or has changed.
-        IntegrityError: The pointer is damaged.
+        IntegrityError: The file that the pointer names is missing or has changed, or does not belong to the pointer.
     """
-    pointer = run / POINTER
-    if not pointer.exists():
+    pointer = integrity.read_pointer(run)
+    if not pointer:
         return None
-    entry = files.read_json(pointer, "file", "sha256", "epoch")
-    path = run / "checkpoints" / Path(entry["file"]).name
-    if not path.exists():
-        raise ValueError(f"{pointer} names {path.name}, which is missing; delete {pointer} to start over")
-    if files.sha256_file(path) != entry["sha256"]:
-        raise ValueError(f"{path} has changed since it was written (sha256); delete {pointer} to start over")
-    return Checkpoint(int(entry["epoch"]), torch.load(path, map_location="cpu", weights_only=True))
+    integrity.check_weights(run, pointer)
+    state = read_state(run / integrity.CHECKPOINTS / pointer["file"])
+    written = state.get("written")
+    if written is None:  # of a version before 0.2
+        return Checkpoint(pointer["epoch"], state)
+    if (written["epoch"], written["settings"]) != (pointer["epoch"], pointer.get("settings")):
+        raise files.IntegrityError(
+            f"{run / integrity.POINTER} was edited: {pointer['file']} holds epoch {written['epoch']} of other settings "
+            f"or of another epoch than {pointer['epoch']}. {integrity.accept(run)}"
+        )
+    return Checkpoint(pointer["epoch"], state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint file, whatever the pointer says. IntegrityError if it has another form."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        whole = {"model", "optimizer"} <= state.keys()
+    except Exception as error:  # torch's reader raises of many classes
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise files.IntegrityError(f"{path} is not a checkpoint ({first}). Put the original back.") from None
+    if not whole:
+        raise files.IntegrityError(f"{path} is not a checkpoint: it lacks model or optimizer. Put the original back.")
+    return dict(state)
+
+
+def require_valid(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise IntegrityError if a number of a network's state is not finite, or a variance is negative."""
+    if fault := fault_of(weights):
+        raise files.IntegrityError(f"{source}: {fault}. Put the original weights back, or train again.")
+
+
+def fault_of(weights: Mapping[str, Tensor]) -> str:
+    """Return what makes a network's state unusable; empty if nothing does."""
+    for name, x in weights.items():
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            return f"{name} has values that are not finite"
+        if name.endswith("running_var") and bool((x < 0).any()):
+            return f"{name} has negative variances"
+    return ""

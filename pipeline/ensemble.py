@@ -27,14 +27,15 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline import distributed
+from pipeline import distributed, integrity
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.accuracies import Prediction
-from pipeline.evaluation.calibration import calibrate
+from pipeline.evaluation.calibration import calibrate, require_temperature
 from pipeline.evaluation.metrics import metrics
 from pipeline.run_folder import Run
 from preprocessing import exits, files
 
+FORMAT = "skelnorm-ensemble/1"
 STEPS = 100
 PULL = 1e-3  # towards equal weights, so that they stay finite where the val clips are all right
 
@@ -115,8 +116,7 @@ def ensemble(runs: Sequence[Member], weights: Sequence[float] | None = None) -> 
         if len(index_N)
     }
     if weights is not None:
-        fine = len(weights) == len(runs) and all(0 <= weight < math.inf for weight in weights) and any(weights)
-        if not fine:
+        if not valid_weights(weights, len(runs)):
             raise ValueError(f"--weights needs {len(runs)} finite numbers, 0 or more and not all 0, one per run")
         weight_R, source = torch.tensor(weights, dtype=torch.float64, device=label_N.device), "given"
     elif held_out:
@@ -151,7 +151,48 @@ def publish(result: dict[str, Any], path: Path) -> None:
     folders = [Path(entry["run"]) for entry in result["runs"]]
     where = [os.path.relpath(folder, path.parent) for folder in folders]
     hashes = [Run(folder).pointer["sha256"] for folder in folders]
-    files.publish_json(path, result | {"folders": where, "checkpoints": hashes})
+    about = {"format": FORMAT, "folders": where, "checkpoints": hashes}
+    files.publish_json(path, integrity.signed(result | about))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the content of a file that `publish` has written.
+
+    Raises:
+        IntegrityError: It was edited, or holds no usable weights or temperature.
+    """
+    result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
+    if "checksum" in result or result.get("format") is not None:
+        integrity.require_signed(path, result, f"Write it again, or accept it: skelnorm adopt {path}")
+    _require_usable(path, result)
+    return result
+
+
+def adopt(path: Path) -> list[str]:
+    """Accept an edited file; return its name if it had changed (`pipeline.adopt`)."""
+    result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
+    _require_usable(path, result)
+    if result.get("checksum") == integrity.checksum(result):
+        return []
+    files.publish_json(path, integrity.signed(result | {"format": FORMAT}))
+    return [path.name]
+
+
+def _require_usable(path: Path, result: dict[str, Any]) -> None:
+    weights, folders, hashes = (result[key] for key in ("weights", "folders", "checkpoints"))
+    fine = all(isinstance(each, list) for each in (weights, folders, hashes)) and valid_weights(weights, len(folders))
+    if not fine or len(folders) < 2 or len(hashes) != len(folders):
+        raise files.IntegrityError(
+            f"{path} is damaged: weights {weights} must be finite numbers, 0 or more and not all 0, one per run. Write "
+            "it again with python -m pipeline.ensemble"
+        )
+    require_temperature(path, result["calibration"])
+
+
+def valid_weights(weights: Sequence[Any], runs: int) -> bool:
+    """Return whether these are finite numbers, 0 or more and not all 0, one per run."""
+    numbers = all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights)
+    return numbers and len(weights) == runs and all(0 <= weight < math.inf for weight in weights) and any(weights)
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:

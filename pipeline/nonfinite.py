@@ -22,6 +22,15 @@ class NonFiniteLoss(exits.Fault):
         self.epoch, self.clips = epoch, clips
 
 
+class NonFiniteWeights(exits.Fault):
+    """The weights after an epoch are not finite; no checkpoint was made of them."""
+
+    exit_code = exits.NON_FINITE
+
+    def __init__(self, epoch: int, fault: str) -> None:
+        super().__init__(f"epoch {epoch}: {fault}; the checkpoint before is kept. Lower optim.lr")
+
+
 class NonFiniteGuard:
     """Guards one epoch: once a gradient is non-finite, no further optimizer step is taken, and the clips are named.
 

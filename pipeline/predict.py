@@ -43,6 +43,7 @@ from pipeline import distributed, distribution, ensemble, export, recordings, sh
 from pipeline.config import Config
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
+from pipeline.evaluation.calibration import require_temperature
 from pipeline.pages import timeline as timeline_page
 from pipeline.run_folder import Metadata, Run
 from pipeline.stream import Stream
@@ -113,6 +114,7 @@ class Predictor:
         self.accuracies: dict[str, float] = (result or {}).get("accuracies", {})
         self.calibration: dict[str, Any] = (result or {}).get("calibration", {})
         self.calibrated = bool(self.calibration.get("clips"))
+        require_temperature(source, self.calibration)
         self.temperature = float(self.calibration.get("temperature", 1.0))
 
     def __call__(self, recording: Recording) -> Answer:
@@ -221,12 +223,12 @@ def _alone(folder: Path, device: torch.device) -> Predictor:
 
 
 def _together(path: Path, device: torch.device) -> Predictor:
-    result = files.read_json(path, "folders", "checkpoints", "weights", "calibration")
+    result = ensemble.read(path)
     runs = [Run(path.parent / folder, device) for folder in result["folders"]]
     for run, expected, _ in zip(runs, result["checkpoints"], result["weights"], strict=True):  # as many of each
         if run.pointer and run.pointer["sha256"] != expected:
-            raise ValueError(
-                f"{run.folder} was trained further after {path} was written; write it again with "
+            raise files.IntegrityError(
+                f"{run.folder} was trained further, or replaced, after {path} was written; write it again with "
                 "python -m pipeline.ensemble"
             )
     metadata = runs[0].metadata

@@ -12,7 +12,8 @@
 | `nonfinite.json` | the clips of the batch that ended the training |
 | `init.json` | what a fine-tuned run took from another run, and what started anew |
 
-Everything is read when it is first asked for. This module imports no torch, for those who only show a run.
+Everything is read when it is first asked for; before the first part, all parts are checked against the checksums that
+hang on the pointer (`pipeline.integrity`). This module imports no torch, for those who only show a run.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import distribution
+from pipeline import distribution, integrity
 from pipeline.data import Bones
+from pipeline.integrity import CONFIG, METADATA, POINTER, START, SUMMARY
 from pipeline.tracking import ledger
 from preprocessing import files, provenance
 from preprocessing.hdf5 import SkeletonFile, open_file
@@ -44,8 +46,7 @@ if TYPE_CHECKING:
     from pipeline.data.clips import Clips
     from pipeline.data.splits import Splits
 
-CONFIG, METADATA, POINTER = "config.json", "data.json", "checkpoint.json"
-SUMMARY, DOCTOR, NON_FINITE, START = "summary.json", "doctor.json", "nonfinite.json", "init.json"
+DOCTOR, NON_FINITE = "doctor.json", "nonfinite.json"
 # Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
 # batch statistics without norm.sync.
 FREE = ("data", "out", "nproc", "rank_timeout", "wandb", "fast_start")
@@ -118,6 +119,7 @@ class Run:
         device: Where `clips` and `network()` live; None: the device of this rank.
         config: The settings of a run that is being trained; None: those of `config.json`.
         fast_start: Skip the checksums of the data file; None: as the settings say.
+        checked: Do not check the parts of the folder; for `pipeline.adopt` alone.
     """
 
     def __init__(
@@ -126,9 +128,10 @@ class Run:
         device: torch.device | None = None,
         config: Config | None = None,
         fast_start: bool | None = None,
+        checked: bool = False,
     ) -> None:
         self.folder, self.fast_start, self._device = Path(folder), fast_start, device
-        self.training = config is not None
+        self.training, self._checked = config is not None, checked
         if config is not None:
             self.config = config
 
@@ -148,9 +151,20 @@ class Run:
 
     # Settings and data.
 
+    def check(self, resuming: bool = False) -> None:
+        """Check all parts of the folder, once; a run that is being trained was checked when it was claimed.
+
+        Raises:
+            IntegrityError: A part was edited, replaced, truncated or removed.
+        """
+        if not (self.training or self._checked):
+            integrity.check(self.folder, resuming)
+            self._checked = True
+
     @cached_property
     def stored(self) -> dict[str, Any]:
         """The content of `config.json`. ValueError if the folder is not a run folder."""
+        self.check()
         path = self.folder / CONFIG
         if not path.is_file():
             raise ValueError(f"{self.folder} is not a run folder (no {CONFIG}); make one with python -m pipeline.train")
@@ -230,14 +244,15 @@ class Run:
     @property
     def pointer(self) -> dict[str, Any]:
         """`file`, `sha256` and `epoch` of the newest checkpoint; empty if there is none yet."""
-        path = self.folder / POINTER
-        return files.read_json(path, "file", "sha256", "epoch") if path.is_file() else {}
+        self.check()
+        return integrity.read_pointer(self.folder)
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, on the CPU, its hash checked; None if there is none yet."""
         from pipeline import checkpoint
 
+        self.check()
         return checkpoint.load(self.folder)
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
@@ -245,6 +260,8 @@ class Run:
         from pipeline import checkpoint
 
         self.__dict__.pop("checkpoint", None)
+        if self.training and not self.pointer:
+            self._require_own_settings()
         checkpoint.save(self.folder, epoch, state)
 
     @property
@@ -265,7 +282,7 @@ class Run:
         """
         import torch
 
-        from pipeline import network
+        from pipeline import checkpoint, network
 
         facts = self.metadata if (self.folder / METADATA).is_file() else self.clips
         with torch.random.fork_rng(devices=[]):
@@ -278,6 +295,7 @@ class Run:
                 f"{self.folder}: its weights do not fit the network of {CONFIG} ({what}); put back the {CONFIG} that "
                 "it was trained with"
             ) from None
+        checkpoint.require_valid(model.state_dict(), self.folder)
         return model.eval()
 
     # Figures.
@@ -285,11 +303,13 @@ class Run:
     @property
     def ledger(self) -> list[dict[str, Any]]:
         """One entry per epoch; a torn last line is left out."""
+        self.check()
         return ledger.read(self.folder)
 
     @property
     def finished(self) -> bool:
         """Return whether the run has a summary."""
+        self.check()
         return (self.folder / SUMMARY).is_file()
 
     def require_finished(self) -> None:
@@ -308,7 +328,7 @@ class Run:
     def write_summary(self, epoch: int, measured: dict[str, Any]) -> dict[str, Any]:
         """Publish the summary: totals of the ledger, the kept epoch, and what was measured of it."""
         summary = totals(self.ledger) | {"epoch": epoch} | measured | {"provenance": provenance.record()}
-        files.publish_json(self.folder / SUMMARY, summary)
+        integrity.replace(self.folder, SUMMARY, summary)
         return summary
 
     def describe(self) -> str:
@@ -338,13 +358,21 @@ class Run:
 
     @property
     def doctor(self) -> dict[str, Any] | None:
-        """The diagnosis; None if there is none."""
-        path = self.folder / DOCTOR
-        return files.read_json(path) if path.is_file() else None
+        """The diagnosis; None if there is none. IntegrityError if it was edited, or made of another checkpoint."""
+        path, pointer = self.folder / DOCTOR, self.pointer
+        if not path.is_file():
+            return None
+        answer, remedy = files.read_json(path), f"Diagnose the run again: python -m pipeline.doctor {self.folder}"
+        if "checksum" in answer or "parts" in pointer:
+            integrity.require_signed(path, answer, remedy)
+            if answer.get("checkpoint") != pointer.get("sha256"):
+                raise files.IntegrityError(f"{path} is the diagnosis of another checkpoint. {remedy}")
+        return {key: value for key, value in answer.items() if key not in ("checkpoint", "checksum")}
 
     def write_doctor(self, answer: dict[str, Any]) -> None:
-        """Publish the diagnosis."""
-        files.publish_json(self.folder / DOCTOR, answer | {"provenance": provenance.record()})
+        """Publish the diagnosis, with the checksum of the checkpoint that it is about."""
+        about = {"checkpoint": self.pointer.get("sha256"), "provenance": provenance.record()}
+        files.publish_json(self.folder / DOCTOR, integrity.signed(answer | about))
 
     @property
     def start(self) -> dict[str, Any]:
@@ -354,7 +382,7 @@ class Run:
 
     def write_start(self, record: dict[str, Any]) -> None:
         """Publish what the training starts from."""
-        files.publish_json(self.folder / START, record)
+        integrity.replace(self.folder, START, record)
 
     def write_non_finite(self, epoch: int, clips: list[str]) -> None:
         """Publish the clips of the batch that ended the training."""
@@ -379,6 +407,7 @@ class Run:
         from pipeline.config import as_dict
 
         run, file = cls(config.out), open_file(config.data, fast_start=True)
+        run.check(resuming=True)
         for left in (*run.folder.glob(".*.tmp"), *(run.folder / "checkpoints").glob(".*.tmp")):
             left.unlink()  # of a run that was killed while it wrote
         # Settings that never made a checkpoint (rejected ones, for example) do not claim the folder.
@@ -400,8 +429,8 @@ class Run:
                 )
             if raised:
                 run.publish_settings(config, file, [*run.raised, change])
-                for stale in (SUMMARY, DOCTOR):
-                    (run.folder / stale).unlink(missing_ok=True)
+                (run.folder / DOCTOR).unlink(missing_ok=True)
+                integrity.replace(run.folder, SUMMARY, None)
                 return cls(config.out, config=config)
         run.publish_settings(config, file, run.raised if (run.folder / POINTER).exists() else [])
         return cls(config.out, config=config)
@@ -421,13 +450,24 @@ class Run:
         """
         from pipeline.config import as_dict
 
-        files.publish_json(self.folder / METADATA, dataclasses.asdict(Metadata.of(file)))
+        integrity.replace(self.folder, METADATA, dataclasses.asdict(Metadata.of(file)))
         paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
         values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
         if raised:
             values["raised"] = raised
         files.publish_json(self.folder / provenance.FILE, provenance.record())
-        files.publish_json(self.folder / CONFIG, values)
+        integrity.replace(self.folder, CONFIG, values)
+
+    def _require_own_settings(self) -> None:
+        """Raise IntegrityError if config.json was edited before the first checkpoint, whose pointer vouches for it."""
+        from pipeline.config import as_dict
+
+        mine = json.loads(json.dumps(as_dict(self.config)))
+        theirs = files.read_json(self.folder / CONFIG)
+        if any(theirs.get(key) != mine[key] for key in mine if key not in integrity.PLACES):
+            raise files.IntegrityError(
+                f"{self.folder / CONFIG} was edited during the training. Run the same command again, which writes it."
+            )
 
     def write_repaired(self, config: Config, model: nn.Module) -> tuple[Run, int]:
         """Write a run folder at `config.out` like this one, with another network in it.

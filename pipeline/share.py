@@ -23,14 +23,15 @@ import torch
 import tyro
 from torch import nn
 
-from pipeline import network
+from pipeline import checkpoint, integrity, network
 from pipeline.config import Config, as_dict, from_dict
 from pipeline.run_folder import Metadata, Run
 from preprocessing import exits, files
 from preprocessing.provenance import record
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
-FORMAT = "skelnorm-model/1"
+FORMAT, UNSIGNED = "skelnorm-model/2", "skelnorm-model/1"
+"""Format that is written; that of versions before 0.2, which has no checksum, is read as well."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ def share(run: Run, out: Path) -> None:
         "metadata": dataclasses.asdict(run.metadata),
         "summary": summary,
     }
+    adopted = run.pointer.get("adopted")
+    facts |= {"adopted": adopted} if adopted else {}
     files.publish_bytes(out / WEIGHTS, content)
     files.publish_text(out / CARD, card(facts))
-    files.publish_json(out / FACTS, facts)  # last: without it the folder is no model
+    files.publish_json(out / FACTS, integrity.signed(facts))  # last: without it the folder is no model
 
 
 def is_model(folder: Path) -> bool:
@@ -87,11 +90,9 @@ def load(folder: Path, device: torch.device) -> tuple[Config, Metadata, nn.Modul
     Raises:
         IntegrityError: A file is damaged, or weights and settings do not fit.
     """
-    facts = files.read_json(folder / FACTS, "format", "weights", "config", "metadata", "summary")
-    if facts["format"] != FORMAT:
-        raise files.IntegrityError(
-            f"{folder / FACTS} has format {facts['format']!r}: must be {FORMAT}. Share it again."
-        )
+    facts = _facts(folder)
+    if facts["format"] == FORMAT:
+        integrity.require_signed(folder / FACTS, facts, integrity.accept(folder))
     path = folder / WEIGHTS
     if not path.is_file() or files.sha256_file(path) != facts["weights"]["sha256"]:
         raise files.IntegrityError(f"{path} is missing or not the file that {FACTS} names. Restore a copy of both.")
@@ -107,7 +108,36 @@ def load(folder: Path, device: torch.device) -> tuple[Config, Metadata, nn.Modul
         raise files.IntegrityError(
             f"{folder}: weights and {FACTS} do not fit ({what}). Restore a copy of both."
         ) from None
+    checkpoint.require_valid(model.state_dict(), folder)
     return config, metadata, model.eval(), facts["summary"]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts = files.read_json(folder / FACTS, "format", "weights", "config", "metadata", "summary")
+    if facts["format"] not in (FORMAT, UNSIGNED) or (facts["format"] == UNSIGNED and "checksum" in facts):
+        raise files.IntegrityError(
+            f"{folder / FACTS} has format {facts['format']!r}: must be {FORMAT}. Share it again."
+        )
+    return facts
+
+
+def adopt(folder: Path) -> list[str]:
+    """Accept an edited model folder; return the names of the files that had changed (`pipeline.adopt`).
+
+    Raises:
+        IntegrityError: The weights are not those of the folder, or do not fit the settings.
+    """
+    facts = _facts(folder)
+    if facts.get("checksum") == integrity.checksum(facts):
+        return []
+    before = (folder / FACTS).read_bytes()
+    files.publish_json(folder / FACTS, integrity.signed(facts | {"format": FORMAT}))
+    try:
+        load(folder, torch.device("cpu"))
+    except BaseException:
+        files.publish_bytes(folder / FACTS, before)
+        raise
+    return [FACTS]
 
 
 def card(facts: dict[str, Any]) -> str:

@@ -28,17 +28,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import distributed, network, optim, preflight, transfer
+from pipeline import checkpoint, distributed, network, optim, preflight, transfer
 from pipeline.config import Config, parse
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
 from pipeline.evaluation import measure
-from pipeline.nonfinite import NonFiniteLoss
+from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits, lifetime
+from preprocessing.faults import faultpoint
 
 
 class State(NamedTuple):
@@ -166,7 +167,10 @@ def run(config: Config, read_test: bool = True) -> None:
         for record in track(epochs, total=left, description=config.out.name, console=console, disable=silent):
             best = best.or_this(config.train.choose, record, state.eval_model)
             if ledger is not None:
+                if fault := checkpoint.fault_of(state.eval_model.state_dict()):
+                    raise NonFiniteWeights(record["epoch"], fault)
                 ledger.write(record)
+                faultpoint("ledger written")
                 folder.save_checkpoint(record["epoch"], state.save() | {"best": best._asdict()})
         state.eval_model.load_state_dict(best.model)
         measured = measure.final(config, clips, splits, state.eval_model)

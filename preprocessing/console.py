@@ -40,6 +40,7 @@ COMMANDS = {
     "predict": Command("pipeline.predict", "name the action in recordings"),
     "share": Command("pipeline.share", "write a trained run as a model folder to give away"),
     "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips"),
+    "adopt": Command("pipeline.adopt", "accept an edited run folder as it is"),
     "page": Command("pipeline.page", "one report over several runs"),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,20 +92,39 @@ def publish_text(path: Path, text: str) -> None:
     publish_bytes(path, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """Return what `publish_json` writes; ValueError for NaN, which JSON does not have."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
 def publish_json(path: Path, value: Any) -> None:
     """Write JSON completely or not at all; ValueError for NaN, which JSON does not have."""
-    publish_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    publish_text(path, json_text(value))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError if it is not JSON, or a number is not finite (NaN, 1e999)."""
+    return json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _not_finite(text)
+
+
+def _not_finite(text: str) -> float:
+    raise ValueError(f"{text} is not a finite number")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read the object in a JSON file that we wrote.
 
     Raises:
-        IntegrityError: The file is not JSON, not an object, or lacks one of `keys`.
+        IntegrityError: The file is not JSON, has a number that is not finite, is not an object, or lacks one of `keys`.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); restore a copy or create it again") from None
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing or not isinstance(value, dict):

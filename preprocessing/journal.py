@@ -1,62 +1,99 @@
 """Append-only journal: one JSON record per line; a last line that a kill or a power cut tore is dropped.
 
-The build's, the run's and the study's ledgers are journals.
+The build's, the run's and the study's ledgers are journals. Lines are appended, and nothing else: where the end must
+go, the whole file is published anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from preprocessing import files
+
+CHAIN = "chain"
+"""Key of a line's checksum over it and all lines before."""
+START = hashlib.sha256(b"skelnorm journal").hexdigest()
+REMEDY = "Restore the file from a copy, or delete its folder to start over."
+
+
+class Line(NamedTuple):
+    """One whole line of a journal."""
+
+    record: Any
+    end: int
+    """Offset of its end."""
+    chain: str
+    """Checksum over it and all lines before."""
+    chained: bool
+    """Whether the checksum stands in the line."""
 
 
 class Journal:
     """The journal at `path`, opened for appending. One process at a time writes it; any number may `read` it.
 
-    Opening creates the file if there is none, and cuts off a torn last line.
+    Opening creates the file if there is none, and drops a torn last line.
 
     Args:
         path: The file. Its folder must exist.
         checksum: Each line starts with its CRC-32, and the first line that does not match ends the journal. Without it,
             only a last line without a line break counts as torn.
         sync: Each record is on the disk when `append` returns. Without it, a power cut may lose the last records.
+        chain: Each line holds a checksum over it and all lines before, so that an edited, dropped or inserted line is
+            found.
 
     Raises:
-        IntegrityError: A line with a line break, and a matching checksum if lines have one, is not JSON.
+        IntegrityError: A line with a line break, and a matching checksum if lines have one, is not JSON, has a number
+            that is not finite, or breaks the chain.
     """
 
-    def __init__(self, path: Path, *, checksum: bool = False, sync: bool = True) -> None:
-        self.path, self.checksum, self.sync = path, checksum, sync
+    def __init__(self, path: Path, *, checksum: bool = False, sync: bool = True, chain: bool = False) -> None:
+        self.path, self.checksum, self.sync, self.chain = path, checksum, sync, chain
         if not path.exists():
             path.touch()
             if sync:
                 files.sync_folder(path.parent)
-        lines = _whole_lines(path, checksum)
-        self.records = [record for record, _ in lines]
+        self._lines = read_lines(path, checksum=checksum)
+        self._cut(len(self._lines))
+
+    @property
+    def records(self) -> list[Any]:
         """Records found at opening."""
-        self._ends = [end for _, end in lines]
-        self._cut(self._ends[-1] if lines else 0)
+        return [line.record for line in self._lines]
 
     def keep(self, count: int) -> None:
         """Drop the records after the first `count` of those found at opening; call it before `append`."""
-        if count < len(self.records):
-            self._cut(self._ends[count - 1] if count else 0)
-            del self.records[count:], self._ends[count:]
+        if count < len(self._lines):
+            del self._lines[count:]
+            self._cut(count)
 
-    def _cut(self, size: int) -> None:
+    def _cut(self, count: int) -> None:
+        size = self._lines[count - 1].end if count else 0
+        self._last = self._lines[-1].chain if self._lines else START
         if self.path.stat().st_size > size:
-            os.truncate(self.path, size)
-            if self.sync:
-                files.sync_file(self.path)
+            with open(self.path, "rb") as file:
+                content = file.read(size)
+            files.publish_bytes(self.path, content)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Append a record as one line. If this fails (disk full), the file is as before."""
-        line = _encode(record, self.checksum)
+        """Append a record as one line. If this fails (disk full), the file is as before.
+
+        Raises:
+            ValueError: A number of the record is not finite.
+        """
+        text = json.dumps(record, separators=(",", ":") if self.checksum else None, allow_nan=False)
+        after = _linked(self._last, text)
+        if self.chain:
+            text = json.dumps(json.loads(text) | {CHAIN: after})
+        line = text.encode() + b"\n"
+        if self.checksum:
+            line = b"%08x %s" % (zlib.crc32(line[:-1]), line)
         with open(self.path, "ab", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             try:
@@ -69,6 +106,7 @@ class Journal:
                 with suppress(OSError):
                     file.truncate(end)
                 raise
+        self._last = after
 
 
 def read(path: Path, *, checksum: bool = False) -> list[Any]:
@@ -76,33 +114,51 @@ def read(path: Path, *, checksum: bool = False) -> list[Any]:
 
     The file is not changed, so this is safe while another process writes it.
     """
-    return [record for record, _ in _whole_lines(path, checksum)] if path.exists() else []
+    return [line.record for line in read_lines(path, checksum=checksum)]
 
 
-def _encode(record: dict[str, Any], checksum: bool) -> bytes:
-    if not checksum:
-        return json.dumps(record).encode() + b"\n"
-    text = json.dumps(record, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _whole_lines(path: Path, checksum: bool) -> list[tuple[Any, int]]:
-    """(record, offset of its end) of each line up to the first torn one."""
-    lines: list[tuple[Any, int]] = []
-    end = 0
+def read_lines(path: Path, *, checksum: bool = False) -> list[Line]:
+    """Return the lines of a journal up to the first torn one; none if there is no file. Raises as `Journal` does."""
+    lines: list[Line] = []
+    end, last, chained = 0, START, False
+    if not path.exists():
+        return lines
     with open(path, "rb") as file:
         for line in file:
             if not line.endswith(b"\n") or (checksum and line[:9] != b"%08x " % zlib.crc32(line[9:-1])):
                 break
             end += len(line)
+            number = len(lines) + 1
             try:
-                lines.append((json.loads(line[9:] if checksum else line), end))
-            except ValueError as error:
+                record = files.parse_json(line[9:] if checksum else line)
+            except (ValueError, RecursionError) as error:
+                raise files.IntegrityError(f"{path}: line {number} is damaged ({error}). {REMEDY}") from None
+            if checksum:
+                lines.append(Line(record, end, "", False))
+                continue
+            found = record.pop(CHAIN, None) if isinstance(record, dict) else None
+            last = _linked(last, json.dumps(record))
+            if (found is None and chained) or found not in (None, last):
                 raise files.IntegrityError(
-                    f"{path}: line {len(lines) + 1} is damaged ({error}). Restore the file from a copy, or delete its "
-                    "folder to start over."
-                ) from None
+                    f"{path}: line {number}, or one before it, was edited, dropped or inserted (checksum). {REMEDY}"
+                )
+            chained = found is not None
+            lines.append(Line(record, end, last, chained))
     return lines
+
+
+def publish(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write a whole journal of these records, with chained lines, completely or not at all."""
+    last, lines = START, []
+    for record in records:
+        text = json.dumps(record, allow_nan=False)
+        last = _linked(last, text)
+        lines.append(json.dumps(json.loads(text) | {CHAIN: last}) + "\n")
+    files.publish_text(path, "".join(lines))
+
+
+def _linked(before: str, text: str) -> str:
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
 
 
 class Tail:
@@ -124,4 +180,5 @@ class Tail:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._end += len(whole)
-        return [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        records = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        return [{key: value for key, value in record.items() if key != CHAIN} for record in records]

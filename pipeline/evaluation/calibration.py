@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.evaluation.accuracies import Prediction
+from preprocessing import files
 
 BINS = 15
 MAX_TEMPERATURE = 20.0  # the temperature is sought between 1/20 and 20
 BISECTIONS = 40
+ROUNDING = 1e-9  # relative, of the exponential at either end
 
 
 def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
@@ -32,6 +35,17 @@ def temperature(logits_NK: Tensor, label_N: Tensor) -> float:
         else:
             low = middle
     return math.exp((low + high) / 2)
+
+
+def require_temperature(source: Path, calibration: dict[str, Any]) -> None:
+    """Raise IntegrityError if a stored temperature is not a number in the range in which one is sought."""
+    value = calibration.get("temperature", 1.0)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 1 / MAX_TEMPERATURE * (1 - ROUNDING) <= value <= MAX_TEMPERATURE * (1 + ROUNDING):
+        raise files.IntegrityError(
+            f"{source}: temperature {value!r} must be a number between {1 / MAX_TEMPERATURE:g} and "
+            f"{MAX_TEMPERATURE:g}. Put the original file back."
+        )
 
 
 def calibration_error(probability_NK: Tensor, label_N: Tensor) -> float:

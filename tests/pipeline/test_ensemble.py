@@ -14,7 +14,7 @@ from pipeline.evaluation import accuracies
 from pipeline.evaluation.metrics import metrics
 from pipeline.run_folder import Run
 from tests.conftest import write_file
-from tests.pipeline.conftest import SMALL, trained_run
+from tests.pipeline.conftest import SMALL, made_unfinished, trained_run
 
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> No
     """Its figures would be those of some epoch."""
     half = tmp_path / "half"
     shutil.copytree(runs / "none", half)
-    (half / "summary.json").unlink()
+    made_unfinished(half)
     with pytest.raises(ValueError, match=r"half is not finished .*; the same python -m pipeline.train command resumes"):
         ensemble.members([half, runs / "bn-masked"], CPU)
 

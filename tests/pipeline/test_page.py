@@ -15,6 +15,7 @@ import pytest
 from pipeline.pages.classes import PLAYED, confused_pairs
 from pipeline.pages.finished import read_run
 from tests.browser import loads, watched
+from tests.pipeline.conftest import made_old
 
 STUDY = {
     "trials": [
@@ -160,7 +161,7 @@ def test_a_run_that_a_page_cannot_show_is_named(runs: Path, tmp_path: Path) -> N
         "lost": ("summary.json", lambda summary: summary.pop("train"), "has lost its ledger.jsonl"),
     }
     for name, (file, change, words) in changes.items():
-        shutil.copytree(runs / "none", tmp_path / name)
+        made_old(shutil.copytree(runs / "none", tmp_path / name))
         values = json.loads((tmp_path / name / file).read_text())
         change(values)
         (tmp_path / name / file).write_text(json.dumps(values))

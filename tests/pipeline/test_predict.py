@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint, ensemble, predict, train
+from pipeline import adopt, ensemble, predict, train
 from pipeline.config import from_dict
 from pipeline.evaluation import accuracies
 from pipeline.run_folder import METADATA, Run
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
-from tests.pipeline.conftest import SMALL, exporter
+from tests.pipeline.conftest import SMALL, exporter, made_old, made_unfinished
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,7 @@ def test_they_become_one_file(together: Path, capsys: pytest.CaptureFixture[str]
     settings = together.parent / "none" / "config.json"
     config = json.loads(settings.read_text())
     settings.write_text(json.dumps(config | {"input": config["input"] | {"frames": 17}}))
+    adopt.adopt(settings.parent)
     assert predict.main([str(together), "--onnx", str(onnx)]) == 2
     assert f"the networks of {together} see 16 and 17 frames" in capsys.readouterr().err
 
@@ -199,10 +200,13 @@ def test_an_ensemble_of_other_weights_than_it_was_made_of_is_refused(
 ) -> None:
     """A run that learnt on; a run that is gone; a file that is none of ours."""
     folder = together.parent / "none"
-    pointer = json.loads((folder / checkpoint.POINTER).read_text())
-    (folder / checkpoint.POINTER).write_text(json.dumps(pointer | {"sha256": "0"}))
-    assert predict.main([str(together), "x.skeleton"]) == 2
-    assert f"{folder} was trained further after {together} was written" in capsys.readouterr().err
+    result = json.loads(together.read_text())
+    together.write_text(json.dumps(result | {"checkpoints": ["0", *result["checkpoints"][1:]]}))
+    assert predict.main([str(together), "x.skeleton"]) == 6
+    assert f"{together} was edited: its checksum differs" in capsys.readouterr().err
+    ensemble.adopt(together)
+    assert predict.main([str(together), "x.skeleton"]) == 6
+    assert f"{folder} was trained further, or replaced, after {together} was written" in capsys.readouterr().err
     shutil.rmtree(folder)
     assert predict.main([str(together), "x.skeleton"]) == 2
     assert f"{folder} is not a run folder" in capsys.readouterr().err
@@ -215,7 +219,7 @@ def test_a_run_without_metadata_says_how_to_get_one(runs: Path, tmp_path: Path) 
     """As runs of earlier versions are; and an unknown stage in the recipe is named."""
     old = tmp_path / "old"
     shutil.copytree(runs / "none", old)
-    kept = json.loads((old / METADATA).read_text())
+    kept = json.loads((made_old(old) / METADATA).read_text())
     (old / METADATA).unlink()
     with pytest.raises(ValueError, match="has no data.json; run its python -m pipeline.train command again"):
         predict.load(old)
@@ -252,7 +256,7 @@ def test_a_run_that_is_not_finished_says_so(
     """It is answered, by the weights it has."""
     half = tmp_path / "half"
     shutil.copytree(ntu_run, half)
-    (half / "summary.json").unlink()
+    made_unfinished(half)
     assert predict.main([str(half), str(paths(recordings, ntu_file)[0])]) == 0
     assert f"{half} is not finished, so its probabilities are not calibrated" in capsys.readouterr().out
 
@@ -278,7 +282,7 @@ def test_a_damaged_run_is_named(runs: Path, tmp_path: Path, capsys: pytest.Captu
             shutil.copytree(runs / "none", broken)
             (broken / name).write_text(content)
             assert predict.main([str(broken), "x.skeleton"]) == 6
-            assert f"error: {broken / name} is damaged (" in capsys.readouterr().err
+            assert f"error: {broken / name} " in capsys.readouterr().err
             shutil.rmtree(broken)
 
 
@@ -287,7 +291,7 @@ def test_settings_of_another_network_are_refused(
 ) -> None:
     """Weights that do not fit them; exit 6."""
     mixed = tmp_path / "mixed"
-    shutil.copytree(runs / "none", mixed)
+    made_old(shutil.copytree(runs / "none", mixed))
     config = json.loads((mixed / "config.json").read_text())
     config["model"]["width"] = 0.5
     (mixed / "config.json").write_text(json.dumps(config))

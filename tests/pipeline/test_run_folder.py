@@ -18,7 +18,7 @@ from pipeline.run_folder import Metadata, Run, totals, uneven
 from preprocessing import files, provenance
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import SMALL, made_old
 
 CPU = torch.device("cpu")
 
@@ -123,7 +123,7 @@ def test_metadata_are_those_of_the_file(runs: Path, data_file: Path) -> None:
 def test_the_network_of_an_older_run_without_metadata_is_built_from_its_data(runs: Path, tmp_path: Path) -> None:
     """And has the same weights; a device is asked for nothing else."""
     shutil.copytree(runs / "bn-loop", tmp_path / "old")
-    (tmp_path / "old" / "data.json").unlink()
+    (made_old(tmp_path / "old") / "data.json").unlink()
     old, new = Run(tmp_path / "old", CPU).network().state_dict(), Run(runs / "bn-loop", CPU).network().state_dict()
     assert all(torch.equal(old[name], x) for name, x in new.items())
 

@@ -13,6 +13,7 @@ from pipeline.run_folder import Run
 from preprocessing import files
 from preprocessing.hdf5 import open_file
 from tests.conftest import Answer
+from tests.pipeline.conftest import made_unfinished
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,8 @@ def test_a_damaged_model_is_named(model: Path) -> None:
     weights.write_bytes(content)
     for changed, words in (
         (json.dumps(json.loads(text) | {"format": "x/9"}), "has format 'x/9'"),
+        (json.dumps(json.loads(text) | {"format": share.UNSIGNED}), "has format 'skelnorm-model/1'"),
+        (text.replace("swing 0", "swing 9"), "was edited: its checksum differs"),
         ("{}", "is damaged"),
     ):
         facts.write_text(changed)
@@ -65,6 +68,8 @@ def test_a_damaged_model_is_named(model: Path) -> None:
             predict.load(model, CPU)
     config = json.loads(text)
     config["config"]["model"]["width"] = 0.5
+    config["format"] = share.UNSIGNED
+    config.pop("checksum")
     facts.write_text(json.dumps(config))
     with pytest.raises(files.IntegrityError, match=r"weights and model.json do not fit \(size mismatch"):
         predict.load(model, CPU)
@@ -77,7 +82,7 @@ def test_the_command_writes_no_folder_over_another(runs: Path, model: Path, tmp_
     assert "exists and is not an empty folder" in done.stderr
     half = tmp_path / "half"
     shutil.copytree(runs / "none", half)
-    (half / "summary.json").unlink()
+    made_unfinished(half)
     assert "is not finished" in answer(lambda: share.main([str(half), "--out", str(tmp_path / "x")])).stderr
     done = answer(lambda: share.main([str(runs / "none"), "--out", str(tmp_path / "x")]))
     assert done.returncode == 0

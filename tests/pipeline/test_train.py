@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import checkpoint
+from pipeline import adopt, checkpoint, integrity
 from pipeline.config import from_dict, parse
 from pipeline.data.augment import Draw
 from pipeline.data.order import epoch_batches
@@ -32,6 +32,7 @@ from pipeline.tracking import ledger
 from pipeline.train import Best, fit, main, setup
 from preprocessing import files
 from tests.conftest import Answer, write_file
+from tests.pipeline.conftest import made_old
 
 COMMAND = [sys.executable, "-m", "pipeline.train"]
 QUICK = ["--train.epochs", "4", "--train.eval-every", "2", "--train.batch-size", "16", "--input.frames", "16"]
@@ -90,11 +91,11 @@ def test_a_killed_run_resumes_bitwise(data_file: Path, finished: Path, tmp_path:
     command = [*COMMAND, *words_of(data_file, run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
+    while not (run / integrity.POINTER).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    entry = json.loads((run / checkpoint.POINTER).read_text())
+    entry = json.loads((run / integrity.POINTER).read_text())
     assert entry["epoch"] < 4
     assert train(data_file, run).returncode == 0
     assert [line["epoch"] for line in ledger.read(run)] == [1, 2, 3, 4]
@@ -140,7 +141,7 @@ def test_without_sync_two_ranks_do_not_train_as_one(data_file: Path, tmp_path: P
 
 
 def test_a_changed_checkpoint_is_refused(data_file: Path, finished: Path, tmp_path: Path, answer: Answer) -> None:
-    """One flipped bit: exit 2 and the file's name, never a silent wrong number."""
+    """One flipped bit: exit 6 and the file's name, never a silent wrong number."""
     run = tmp_path / "flipped"
     shutil.copytree(finished, run)
     path = next((run / "checkpoints").glob("*.pt"))
@@ -148,7 +149,7 @@ def test_a_changed_checkpoint_is_refused(data_file: Path, finished: Path, tmp_pa
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     result = answer(main, *words_of(data_file, run))
-    assert result.returncode == 2
+    assert result.returncode == 6
     assert "has changed since it was written" in result.stderr
 
 
@@ -194,7 +195,7 @@ def test_another_runs_folder_is_not_overwritten(data_file: Path, finished: Path,
 def test_a_run_from_before_a_setting_existed_is_still_its_own(data_file: Path, runs: Path, tmp_path: Path) -> None:
     """Settings that its config.json lacks count as defaults, and it gets its data.json; other values are rejected."""
     run = tmp_path / "old"
-    shutil.copytree(runs / "none", run)
+    made_old(shutil.copytree(runs / "none", run))
     stored = json.loads((run / "config.json").read_text())
     del stored["input"]["stream"], stored["model"]["width"]
     (run / "config.json").write_text(json.dumps(stored))
@@ -276,6 +277,7 @@ def test_a_finished_run_keeps_its_repair_and_does_without_its_ledger(finished: P
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"fix": {"remedy": "joint"}}))
     (run / "ledger.jsonl").unlink()
+    assert adopt.adopt(run) == ["summary.json", "ledger.jsonl"]
     config = json.loads((run / "config.json").read_text())
     words = [*COMMAND, *words_of(Path(config["data"]), run)]
     result = subprocess.run(words, capture_output=True, text=True, timeout=240)
@@ -321,11 +323,11 @@ def test_a_run_with_everything_switched_on_resumes_bitwise(data_file: Path, tmp_
     command = [*COMMAND, *words_of(data_file, run, *EVERYTHING)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (run / checkpoint.POINTER).exists() and time.monotonic() < deadline:
+    while not (run / integrity.POINTER).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert json.loads((run / checkpoint.POINTER).read_text())["epoch"] < 4
+    assert json.loads((run / integrity.POINTER).read_text())["epoch"] < 4
     assert train(data_file, run, *EVERYTHING).returncode == 0
     (_, theirs), (_, mine) = (checkpoint.load(tmp_path / name) for name in ("whole", "half"))
     for part in ("model", "average"):

@@ -1,7 +1,9 @@
 """journal.py: a record is on the disk or absent, a torn end is cut off, damage before the end is an error."""
 
 import errno
+import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from preprocessing import journal
 from preprocessing.files import IntegrityError
-from preprocessing.journal import Journal, Tail, read
+from preprocessing.journal import Journal, Tail, publish, read
 
 RECORDS = [{"epoch": 1, "name": "ü"}, {"epoch": 2, "loss": 0.1 + 0.2}, {"epoch": 3}]
 both = pytest.mark.parametrize("checksum", [False, True])
@@ -117,8 +119,9 @@ def test_a_record_is_on_the_disk_when_append_returns(
     assert synced[2:] == [(str(path), 18)] * sync
     with path.open("ab") as file:
         file.write(b"torn")
-    Journal(path, sync=sync)
-    assert synced[3:] == [(str(path), 18)] * sync
+    Journal(path, sync=sync)  # publishes the file without the torn line, which waits in any case
+    (name, size), (folder, _) = synced[-2:]
+    assert (Path(name).name.startswith(".j."), size, folder) == (True, 18, str(tmp_path))
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(small_disk: Callable[[int], Path]) -> None:
@@ -168,3 +171,69 @@ def test_a_line_that_the_kernel_takes_in_parts_is_whole(tmp_path: Path, monkeypa
         patched.setattr(journal, "open", Slow, raising=False)
         made.append({"epoch": 1})
     assert read(tmp_path / "j") == [{"epoch": 1}]
+
+
+def chained(path: Path, count: int = 4) -> list[bytes]:
+    """Lines of a chained journal of so many records."""
+    made = Journal(path, chain=True)
+    for number in range(count):
+        made.append({"epoch": number, "loss": number / 7})
+    return path.read_bytes().splitlines(keepends=True)
+
+
+EDITS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a number": lambda lines: [lines[0], lines[1].replace(b'"epoch": 1', b'"epoch": 7'), *lines[2:]],
+    "a line dropped": lambda lines: [lines[0], *lines[2:]],
+    "the first dropped": lambda lines: lines[1:],
+    "a line twice": lambda lines: [*lines[:2], *lines[1:]],
+    "lines swapped": lambda lines: [lines[0], lines[2], lines[1], lines[3]],
+    "a checksum removed": lambda lines: [*lines[:3], lines[3][: lines[3].index(b', "chain"')] + b"}\n"],
+    "a line appended": lambda lines: [*lines, b'{"epoch": 4}\n'],
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_chain_is_named(tmp_path: Path, edit: str) -> None:
+    """By the file and the line; opening it to append, too."""
+    lines = chained(tmp_path / "j")
+    (tmp_path / "j").write_bytes(b"".join(EDITS[edit](lines)))
+    for opened in (read, Journal):
+        with pytest.raises(IntegrityError, match=r"j: line \d, or one before it, was edited, dropped or inserted"):
+            opened(tmp_path / "j")
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_without_a_chain_edits_pass(tmp_path: Path, edit: str) -> None:
+    """Negative control of the test above: it is the chain that finds them."""
+    edited = [re.sub(rb', "chain": "\w+"', b"", line) for line in EDITS[edit](chained(tmp_path / "j"))]
+    (tmp_path / "j").write_bytes(b"".join(edited))
+    assert len(read(tmp_path / "j")) == len(edited)
+
+
+def test_a_chain_continues_after_lines_without_one(tmp_path: Path) -> None:
+    """A ledger of an older version: its lines count in the first new checksum."""
+    (tmp_path / "j").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    Journal(tmp_path / "j", chain=True).append({"epoch": 3})
+    assert [record["epoch"] for record in read(tmp_path / "j")] == [1, 2, 3]
+    content = (tmp_path / "j").read_text()
+    (tmp_path / "j").write_text(content.replace('{"epoch": 2}', '{"epoch": 5}'))
+    with pytest.raises(IntegrityError, match="line 3, or one before it"):
+        read(tmp_path / "j")
+
+
+def test_published_records_are_a_chained_journal(tmp_path: Path) -> None:
+    """The same bytes as appended ones."""
+    lines = chained(tmp_path / "j")
+    publish(tmp_path / "k", read(tmp_path / "j"))
+    assert (tmp_path / "k").read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path, number: str) -> None:
+    """JSON has none; Python's reader takes them."""
+    (tmp_path / "j").write_text(f'{{"epoch": 1}}\n{{"epoch": {number}}}\n')
+    assert json.loads(number) != 0
+    with pytest.raises(IntegrityError, match=rf"j: line 2 is damaged \({number} is not a finite number\)"):
+        read(tmp_path / "j")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Journal(tmp_path / "k").append({"loss": float("nan")})
