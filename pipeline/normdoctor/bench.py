@@ -36,6 +36,8 @@ class PassResult(NamedTuple):
     """Number of the batch that each score was measured in."""
     nonfinite: float
     """Share of the samples whose score is not finite, or whose output holds NaN or infinity (-inf masks a logit)."""
+    samples_per_score: float = 1.0
+    """More than 1 where the metric gives one score per batch."""
 
 
 class Bench:
@@ -82,7 +84,8 @@ class Bench:
                 positions.append(at if found.numel() == len(at) else at[:1])
                 members.append(torch.full_like(positions[-1], number))
         order = torch.cat(positions).argsort()
-        return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples))
+        each = samples / max(1, len(order))
+        return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples), each)
 
     def watch(self, batches: Batches, source: Collector) -> None:
         """Run a pass under the given statistics without scoring it; buffers stay as they were."""

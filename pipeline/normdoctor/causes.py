@@ -11,7 +11,7 @@ from .bench import Bench
 from .checks import CHECKS, REST, fired
 from .evidence import Evidence, Pass, Scores
 from .finding import Advice, Fired
-from .intervals import NO_DIFFERENCE, Difference, paired
+from .intervals import NO_DIFFERENCE, Difference
 from .remedies import RECALIBRATION, REMEDIES
 
 # Below this share of the gap, what is left is called unexplained; a check that explains this share of what a check it
@@ -64,6 +64,8 @@ class Suspicion:
     remedy: str
     now: str = ""
     next_training: str = ""
+    fails: bool = False
+    """True if training or evaluation ends with an error: then it comes before all causes."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,8 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
                 tried[name] = tried[remedy.simpler]
             continue
         tried[name] = {} if remedy.transductive else {"A": bench.on_train(source).score_N.nan_to_num(worst)}
-        helps = (
-            remedy.transductive or name == RECALIBRATION or paired(evidence.score["A"], tried[name]["A"]).significant
-        )
+        always = remedy.transductive or name == RECALIBRATION
+        helps = always or evidence.paired(evidence.score["A"], tried[name]["A"]).significant
         if helps and (on_eval := bench.on_eval(source)) is not None:
             tried[name]["C"] = on_eval.score_N.nan_to_num(worst)
     return tried
@@ -124,7 +125,6 @@ def prove(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Cause]:
     """
     proven: dict[str, Cause] = {}
     used: set[str] = set()
-    found = [*found, *unnamed(evidence, found, tried)]
     for one in found:
         if undoes_mode(one.remedy):
             if (cause := _mode_cause(evidence, one)) is not None:
@@ -177,21 +177,26 @@ def confirmed(evidence: Evidence, remedy: str, tried: Tried) -> bool:
 def _gain(evidence: Evidence, remedy: str, tried: Tried, name: Literal["A", "C"]) -> Difference:
     simpler = REMEDIES[remedy].simpler
     without = tried[simpler].get(name, evidence.score[name]) if simpler else evidence.score[name]
-    return paired(without, tried[remedy][name])
+    return evidence.paired(without, tried[remedy][name])
 
 
 def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]:
     """Return the finding `foreign` where a recalibration cures what no check explains; `stale` if momentum is too high.
 
-    It cures where it recovers EXPLAINED of the gap, or raises C significantly without a fall of A.
+    It cures where it recovers EXPLAINED of the gap, raises C significantly without a fall of A, or raises both where
+    there is no gap: statistics of small batches are too noisy to show one.
     """
     scores = tried.get(RECALIBRATION, {})
     fast = layer_checks.too_fast(evidence)
     explained = any(one.remedy == RECALIBRATION or (one.name in BATCH_SIZE and not fast) for one in found)
     if explained or not scores:
         return []
-    gain = paired(evidence.score["A"], scores["A"])
-    recovers = evidence.has_gap and gain.significant and gain.mean >= EXPLAINED * evidence.gap
+    gain = evidence.paired(evidence.score["A"], scores["A"])
+    if evidence.has_gap:
+        recovers = gain.significant and gain.mean >= EXPLAINED * evidence.gap
+    else:
+        on_eval = "C" not in scores or evidence.paired(evidence.score["C"], scores["C"]).significant
+        recovers = gain.significant and on_eval
     if not recovers and not _cures_evaluation(evidence, tried):
         return []
     if fast:
@@ -200,19 +205,19 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
 
 
 def suspicions(found: list[Fired], causes: list[Cause], evidence: Evidence, tried: Tried) -> list[Suspicion]:
-    """Return the findings that are no causes: facts, and those whose proof fails on the evaluation samples."""
+    """Return the findings that are no causes: failures first, facts, and those whose proof fails on eval samples."""
     known = {cause.check for cause in causes}
     result = []
     for one in found:
         failed = "" if one.remedy is None else _failed_proof(evidence, one.remedy, tried)
-        if one.name not in known and (one.is_fact or (failed and not causes)):
+        if one.name not in known and (one.is_fact or one.finding.fails or (failed and not causes)):
             result.append(_suspicion(one, failed))
-    return result
+    return sorted(result, key=lambda suspicion: not suspicion.fails)
 
 
 def _suspicion(one: Fired, failed: str) -> Suspicion:
     about = advice(one)
-    return Suspicion(one.name, one.evidence + failed, about.text, about.now, about.next_training)
+    return Suspicion(one.name, one.evidence + failed, about.text, about.now, about.next_training, one.finding.fails)
 
 
 def _failed_proof(evidence: Evidence, remedy: str, tried: Tried) -> str:
@@ -221,7 +226,7 @@ def _failed_proof(evidence: Evidence, remedy: str, tried: Tried) -> str:
         return ""
     if not helps(evidence, remedy, tried) or confirmed(evidence, remedy, tried):
         return ""
-    gain = paired(evidence.score["A"], tried[remedy]["A"])
+    gain = evidence.paired(evidence.score["A"], tried[remedy]["A"])
     after = evidence.shown(tried[remedy]["C"].double().mean().item())
     return (
         f" (its remedy gains {evidence.points(gain.mean)} on the training samples, but changes the evaluation score "
@@ -240,8 +245,8 @@ def generalization_losses(evidence: Evidence, tried: Tried) -> list[Generalizati
             losses.append(_loss(evidence, one, 0.0, NO_DIFFERENCE))
         elif one.remedy in tried and not evidence.has_gap:
             scores = tried[one.remedy]["C"]
-            gain = paired(evidence.score["C"], scores)
-            whole = paired(evidence.score["C"], evidence.score["D"])
+            gain = evidence.paired(evidence.score["C"], scores)
+            whole = evidence.paired(evidence.score["C"], evidence.score["D"])
             if gain.significant:
                 share = min(1.0, gain.mean / max(whole.mean, gain.mean))
                 losses.append(_loss(evidence, one, share, gain, scores.double().mean().item()))
@@ -253,7 +258,6 @@ def unexplained_share(evidence: Evidence, causes: list[Cause], found: list[Fired
     if not evidence.has_gap:
         return 0.0
     known = {cause.check for cause in causes}
-    found = [*found, *unnamed(evidence, found, tried)]
     remedies = [one.remedy for one in found if one.name in known and one.remedy in tried]
     means = [tried[remedy]["A"].double().mean().item() for remedy in remedies if remedy and "A" in tried[remedy]]
     best = max(means, default=evidence.mean("A"))
@@ -285,13 +289,13 @@ def _told(one: Fired) -> dict[str, str]:
 
 
 def _cause(evidence: Evidence, one: Fired, scores: Scores) -> Cause:
-    gain, gap = paired(evidence.score["A"], scores["A"]).mean, evidence.gap
+    gain, gap = evidence.paired(evidence.score["A"], scores["A"]).mean, evidence.gap
     if not evidence.has_gap and "C" in scores:
-        gain, gap = paired(evidence.score["C"], scores["C"]).mean, evidence.difference("C", "D").mean
+        gain, gap = evidence.paired(evidence.score["C"], scores["C"]).mean, evidence.difference("C", "D").mean
     share = gain / max(gap, gain, 1e-12)
     before, after = (evidence.score["C"], scores["C"]) if "C" in scores else (evidence.score["A"], scores["A"])
     means = before.double().mean().item(), after.double().mean().item()
-    interval = paired(before, after).interval
+    interval = evidence.paired(before, after).interval
     return Cause(one.name, share, share, before=means[0], after=means[1], interval=interval, **_told(one))
 
 

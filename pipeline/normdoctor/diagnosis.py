@@ -21,11 +21,11 @@ from .causes import (
     suspicions,
     try_remedies,
     unexplained_share,
+    unnamed,
 )
 from .checks import CHECKS, fired
 from .collector import Rows
 from .evidence import Evidence, Group, Groups, History, gaps
-from .intervals import paired
 from .layers import quantized_layers
 from .measure import gather
 from .moments import distance
@@ -78,8 +78,10 @@ class Diagnosis:
 
     @property
     def named(self) -> list[str]:
-        """Names of all that was found: causes, then suspicions, then the rest."""
-        entries: list[Cause | Suspicion | GeneralizationLoss] = [*self.causes, *self.suspicions, *self.rest]
+        """Names of all that was found: what fails with an error, causes, other suspicions, the rest."""
+        failing = [one for one in self.suspicions if one.fails]
+        others = [one for one in self.suspicions if not one.fails]
+        entries: list[Cause | Suspicion | GeneralizationLoss] = [*failing, *self.causes, *others, *self.rest]
         return [entry.check for entry in entries]
 
     def as_dict(self) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def diagnose(
         )
         tried = try_remedies(bench, evidence)
     found = fired(CHECKS, evidence)
+    found += unnamed(evidence, found, tried)
     own_words = next_training or {}
     causes = reworded(prove(evidence, found, tried), own_words)
     suspected = reworded(suspicions(found, causes, evidence, tried), own_words)
@@ -188,7 +191,8 @@ def _recalibration(evidence: Evidence, tried: Tried) -> dict[str, dict[str, Any]
     result: dict[str, dict[str, Any]] = {}
     for name, scores in tried.items():
         result[name] = {key: score.double().mean().item() for key, score in scores.items()}
-        result[name]["gain"] = {key: paired(evidence.score[key], score).interval for key, score in scores.items()}
+        gains = {key: evidence.paired(evidence.score[key], score) for key, score in scores.items()}
+        result[name]["gain"] = {key: gain.interval for key, gain in gains.items()}
     return result
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .memory import NOTED, Memory, by_own_batch, holding, in_mode, is_plain, memory_of
-from .sites import buffers_kept, has_formula, same_bits
+from .sites import buffers_kept, eagerly, has_formula, same_bits
 
 # An entry is a mean or a variance where an update moves it to within this share of a standard deviation, or of the
 # variance, of the input's.
@@ -90,7 +90,7 @@ def _first_calls(layers: set[nn.Module], forward: Forward) -> dict[nn.Module, _C
 
     handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             forward()
     finally:
         for handle in handles:

@@ -101,10 +101,16 @@ class Evidence:
     """-1 where the metric is a loss, whose scores are negated."""
     metric_note: str = ""
     """What the reader of the scores should know; empty: nothing."""
+    metric_is_doubtful: bool = False
+    """Whether a fault may not show in the scores: then normalization is not cleared of it."""
+    samples_per_score: float = 1.0
+    """More than 1 where the metric gives one score per batch."""
     worst: float = 0.0
     """Score of a sample whose score is not finite."""
     failure: str = ""
     """Error of torch when the model evaluates as found; empty: it does not fail."""
+    rejects_one: str = ""
+    """Layer that sees one value per channel in a training batch of one, which torch rejects; empty: none."""
     incomparable: str = ""
     """Why B and D cannot be compared; empty where they can."""
     train: Seen = field(default_factory=Seen)
@@ -127,7 +133,11 @@ class Evidence:
     def difference(self, a: Pass, b: Pass) -> Difference:
         """Return the mean of pass b - pass a over the same samples, with an interval that respects their batches."""
         batches = [self.batch[name] for name in (a, b) if name in self.batch]
-        return paired(self.score[a], self.score[b], batches=batches)
+        return self.paired(self.score[a], self.score[b], batches)
+
+    def paired(self, a_N: Tensor, b_N: Tensor, batches: Sequence[Tensor] = ()) -> Difference:
+        """Return the mean of b - a over the same samples, scored by this metric (see `intervals.paired`)."""
+        return paired(a_N, b_N, batches=batches, samples_per_score=self.samples_per_score)
 
     def costs_as_much(self, name: Pass) -> bool:
         """Return whether the statistics of pass `name` cost at least half of the gap B - A; True if not measured."""

@@ -43,6 +43,8 @@ class Finding:
     """Name of the remedy that would prove it, where it is not the check's own; None: only new training can."""
     is_fact: bool | None = None
     """Whether it is a fault even where nothing proves it; None: as the check says."""
+    fails: bool = False
+    """Whether training or evaluation ends with an error by it."""
     gain: Difference | None = None
     """Score at stake, where it was measured without a remedy."""
 

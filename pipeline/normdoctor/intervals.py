@@ -55,7 +55,9 @@ class Difference:
 NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, 0.0)
 
 
-def paired(a_N: Tensor, b_N: Tensor, seed: int = 0, batches: Sequence[Tensor] = ()) -> Difference:
+def paired(
+    a_N: Tensor, b_N: Tensor, seed: int = 0, batches: Sequence[Tensor] = (), samples_per_score: float = 1.0
+) -> Difference:
     """Compute b - a over the same samples, with its interval and threshold.
 
     Args:
@@ -63,6 +65,7 @@ def paired(a_N: Tensor, b_N: Tensor, seed: int = 0, batches: Sequence[Tensor] = 
         b_N: Score of the same samples, in the same order, in the other.
         seed: Seed of the bootstrap.
         batches: Number of each sample's batch (N,), for each pass in which samples share their batch's noise.
+        samples_per_score: Samples that each score is the mean of, where a metric gives one score per batch.
 
     Raises:
         ValueError: The passes differ in length.
@@ -72,19 +75,21 @@ def paired(a_N: Tensor, b_N: Tensor, seed: int = 0, batches: Sequence[Tensor] = 
         raise ValueError(f"passes of {len(a)} and {len(b)} samples cannot be paired: score the same samples in both")
     difference = b - a
     count = len(difference)
+    averaged = samples_per_score > 1 and count >= FEW_BATCHES
+    samples = count * samples_per_score if averaged else count
     scale = score_scale(b)
     mean = difference.mean().item()
     if not (difference != difference[0]).any():
-        return Difference(mean, mean, mean, max(MIN_DIFFERENCE * scale, FEW_SAMPLES * scale / count))
+        return Difference(mean, mean, mean, max(MIN_DIFFERENCE * scale, FEW_SAMPLES * scale / samples))
     draw = torch.Generator().manual_seed(seed)
     pick = torch.randint(count, (RESAMPLES, count), generator=draw)
     means = difference[pick].mean(1)
     ends = means.quantile(torch.tensor(ENDS, dtype=torch.float64))
-    wider = design_effect(difference, batches)
+    wider = small_sample_factor(count) if averaged else design_effect(difference, batches)
     low, high = (mean + wider * (ends - mean)).tolist()
     error = wider * means.std().item()
     return Difference(
-        mean, low, high, max(MIN_DIFFERENCE * scale, STANDARD_ERRORS * error, FEW_SAMPLES * scale / count)
+        mean, low, high, max(MIN_DIFFERENCE * scale, STANDARD_ERRORS * error, FEW_SAMPLES * scale / samples)
     )
 
 
@@ -103,6 +108,11 @@ def design_effect(values_N: Tensor, batches: Sequence[Tensor]) -> float:
     both = sum(squares) - (len(squares) - 1) * alone**2
     fewest = min(len(number_N.unique()) for number_N in numbers)
     return max(1.0, math.sqrt(max(both, *squares)) / alone * student_end(fewest - 1) / NORMAL_END)
+
+
+def small_sample_factor(count: int) -> float:
+    """Return how much wider an interval of a mean of `count` values is than the bootstrap's (Student's t)."""
+    return math.sqrt(count / (count - 1)) * student_end(count - 1) / NORMAL_END
 
 
 def standard_error(values_N: Tensor, number_N: Tensor | None = None) -> float:

@@ -26,6 +26,7 @@ TOO_FAST = 0.5
 # Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights: on 60 healthy
 # networks of NormBugs, at their full learning rate, the farthest layer is .14 deviations and a ratio of 1.1 away.
 MANY_WINDOWS = 8.0
+INITIAL = "initial values"
 AVERAGE_BUFFERS = "average the buffers with the weights (AveragedModel(use_buffers=True)), or call update_bn after it"
 HALF = (torch.float16, torch.bfloat16)
 
@@ -67,12 +68,13 @@ def precision(evidence: Evidence) -> Finding | None:
 
 def buffers(evidence: Evidence) -> Finding | None:
     """Running statistics that are impossible, or were never trained."""
-    bad, frozen = [], False
+    bad, frozen, untrained = [], False, True
     for name, layer in evidence.layers.items():
         if not evidence.calls.get(name):
             continue  # nothing ever passes through it
         if why := _unusable(layer):
             frozen = layer.momentum == 0
+            untrained = untrained and why == INITIAL and not layer.updates
             bad.append(f"{name} ({why}, {layer.updates} updates{', momentum 0' if frozen else ''})")
     later = (
         "momentum 0 freezes the statistics: set bn.momentum = 0.1"
@@ -80,7 +82,8 @@ def buffers(evidence: Evidence) -> Finding | None:
         else "load every buffer of a checkpoint (strict=True), and skip batches that are not finite"
     )
     text = f"running statistics are unusable in {listed(bad)}"
-    return Finding(text, Advice(RECOMPUTE, later)) if bad else None
+    # An untrained network has its initial statistics by right.
+    return Finding(text, Advice(RECOMPUTE, later), is_fact=evidence.costs or not untrained) if bad else None
 
 
 def _unusable(layer: Layer) -> str:
@@ -89,7 +92,7 @@ def _unusable(layer: Layer) -> str:
     if mean is None or variance is None:
         return ""
     if bool((mean == 0).all() and (variance == 1).all()):
-        return "initial values"
+        return INITIAL
     if not bool(torch.isfinite(mean).all() and torch.isfinite(variance).all()):
         return "not finite"
     return "negative variance" if bool((variance < 0).any()) else ""

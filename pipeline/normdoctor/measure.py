@@ -23,7 +23,7 @@ from .inputs import difference
 from .layers import Layer
 from .moments import Moments, mean_shift
 from .randomness import random_in_eval, with_dropout
-from .reproduce import reproduced
+from .reproduce import ONE_VALUE, rejects_one, reproduced
 from .samples import LIMIT, Samples, take
 from .scoring import read_metric
 from .sites import Site, Statistics, batch_norms, restore_buffers, statistics
@@ -33,8 +33,6 @@ from .sources import batch_statistics, running
 SMALL_BATCH, LARGER = 16, 4
 # Evaluation samples that the input shift of a group is measured on.
 GROUP_SAMPLES = 256
-# torch's error about one value per channel in training mode: then the model as found has no score.
-ONE_VALUE = "Expected more than 1 value per channel"
 # Difference between two batch sizes that does not matter.
 SAME_SIZE = 0.1
 
@@ -86,8 +84,11 @@ def gather(
         batch={name: passes[name].batch_N for name in (*by_batch.passes, "found_A", "found_C") if name in passes},
         sign=scoring.sign,
         metric_note=scoring.note,
+        metric_is_doubtful=scoring.is_doubtful,
         worst=worst,
+        samples_per_score=passes["A"].samples_per_score,
         failure=seen.failure,
+        rejects_one=rejects_one(bench),
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,

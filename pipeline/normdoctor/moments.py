@@ -7,7 +7,7 @@ means, never from E[x^2] - E[x]^2, which cancels in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -99,7 +99,12 @@ class Moments:
 
     @classmethod
     def of_instances(cls, x: Tensor, precision: Precision = MEASURED) -> Moments:
-        """Mean over the rows of x (B, C, ...) of each row's own mean and variance, without gradient."""
+        """Mean over the rows of x (B, C, ...) of each row's own mean and variance, without gradient.
+
+        Rows of one value have none of their own: nodes (N, C) of graphs are taken as one instance.
+        """
+        if x.dim() < 3:
+            return replace(cls.of(x, precision), averaged=True)
         x = x.detach()
         x = wide(x if precision.computed is None else x.to(precision.computed)).flatten(2)
         kept = precision.kept or x.dtype

@@ -17,7 +17,7 @@ from .batches import leaves
 from .bench import Bench
 from .collector import Collector, SiteMoments
 from .metrics import prediction
-from .sites import batch_norms, buffers_kept, same_bits
+from .sites import batch_norms, buffers_kept, eagerly, same_bits
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Samples on which dropout is seen to reach a batch norm, and samples it is then measured on.
@@ -102,7 +102,7 @@ def _traced(bench: Bench, batch: Any, seed: int) -> dict[str, tuple[list[Tensor]
         for name, module in bench.model.named_modules()
     ]
     try:
-        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+        with torch.random.fork_rng(), eagerly():
             torch.manual_seed(seed)
             output = bench.output(batch)
     finally:

@@ -14,9 +14,11 @@ from .collector import Collector, SiteMoments, union
 from .evidence import Pass
 from .layers import Layer
 from .moments import Moments
-from .sites import Site, Statistics
+from .sites import Site, Statistics, buffers_kept
 from .sources import POPULATION_SOURCES
 
+# torch's error about one value per channel in training mode: then the model as found has no score.
+ONE_VALUE = "Expected more than 1 value per channel"
 # Samples that are tried as the one that was left over.
 LEFT_OVER = 4
 
@@ -46,6 +48,30 @@ def reproduced(
     if dropped:
         passes["dropped"] = bench.on_train(POPULATION_SOURCES["joint"](population | dropped))
     return passes
+
+
+def rejects_one(bench: Bench) -> str:
+    """Return the layer that makes torch reject the loader's batch of one in training mode; empty where none does."""
+    train, model = bench.train, bench.model
+    if not train.sizes[1] or train.size == 1 or not train.apart:
+        return ""
+    _, batch = next(iter(train.composed([torch.tensor([0])])))
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.train()
+        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng():
+            bench.output(batch)
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            return ""
+    else:
+        return ""
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    seen = Collector(model)
+    bench.watch(train.composed([torch.tensor([0])]), seen)
+    return next((site[0] for site, found in seen.seen.population.items() if found.count == 1), "a layer")
 
 
 def after_lone(layers: Mapping[str, Layer], population: SiteMoments, single: SiteMoments) -> Statistics:

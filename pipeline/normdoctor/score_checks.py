@@ -37,7 +37,7 @@ def mode(evidence: Evidence) -> Finding | None:
         text += f" (as it is, it scores {found} on the training samples, and its output depends on the batch)"
     if evidence.failure:
         text += f"; as it is, evaluation fails: {evidence.failure}"
-    return Finding(text)
+    return Finding(text, fails=bool(evidence.failure))
 
 
 def correlated(evidence: Evidence) -> Finding | None:
@@ -103,14 +103,16 @@ def lone(evidence: Evidence) -> Finding | None:
     """A batch of one sample left over."""
     if evidence.sizes[1] == 0 or evidence.size == 1 or not evidence.layers:
         return None
+    text = f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}"
+    later = "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
+    if evidence.rejects_one:
+        text += f": torch rejects them in training mode ({evidence.rejects_one} sees one value per channel)"
+        return Finding(text, Advice(next_training=later), remedy=None, fails=True)
     # Statistics that one such batch cannot have left have another cause.
     remedy = OF_THE_CHECK if evidence.costs_as_much("lone") else None
     return Finding(
-        f"{evidence.sizes[1]} training batch(es) of one sample, the others of {evidence.size}: each updates the "
-        "running statistics with the same weight",
-        Advice(
-            RECOMPUTE, "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
-        ),
+        f"{text}: each updates the running statistics with the same weight",
+        Advice(RECOMPUTE, later),
         remedy,
         is_fact=evidence.costs and remedy is not None,
     )

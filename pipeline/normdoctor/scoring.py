@@ -30,6 +30,8 @@ class Scoring(NamedTuple):
     """Factor that makes higher scores better."""
     note: str = ""
     """What the reader of the scores should know; empty: nothing."""
+    is_doubtful: bool = False
+    """Whether a fault may not show in the scores."""
 
 
 def read_metric(bench: Bench, higher_is_better: bool | None) -> Scoring:
@@ -58,13 +60,16 @@ def read_metric(bench: Bench, higher_is_better: bool | None) -> Scoring:
     if higher_is_better is not None:
         contradicted = rises if higher_is_better else falls
         note = f"higher_is_better={higher_is_better} contradicts the scores: {means}" if contradicted else ""
-        return Scoring(stated.sign, note)
+        return Scoring(stated.sign, note, contradicted)
     if rises and not binary:
         return Scoring(-1.0, f"the metric falls as predictions improve ({means}): it is read as a loss")
     if rises:
-        return Scoring(note=f"the network scores worse than chance ({means}): check labels and metric")
+        return Scoring(
+            note=f"the network scores worse than chance ({means}): check labels and metric", is_doubtful=True
+        )
     if not falls and len(good) >= LEAST_SCORES:
-        return Scoring(note=f"the score is at chance by batch statistics too ({means}): no cause can show in it")
+        text = f"the score is at chance by batch statistics too ({means}): no cause can show in it"
+        return Scoring(note=text, is_doubtful=True)
     return Scoring()
 
 

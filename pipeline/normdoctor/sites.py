@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeGuard
 
@@ -137,7 +137,7 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
     for name, layer in layers.items():
         layer.__dict__["forward"] = partial(replaced, name, layer, layer.forward)
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             yield
     finally:
         for name, layer in layers.items():
@@ -146,6 +146,12 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
                 layer.__dict__["forward"] = own[name]
         for handle in handles:
             handle.remove()
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Return a context in which compiled parts of a model run eagerly; before torch 2.6 there is none."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from .finding import listed
 
 # What a sentence about a loss is about, where that is not generalization; it then opens the verdict.
 HEADINGS = {"inputs": "Data", "random": "Evaluation"}
+# Losses in which normalization has no part.
+UNRELATED = ("overfit",)
 
 
 def verdict(
@@ -31,24 +33,27 @@ def _findings(
     unexplained: float,
     quantized: list[str],
 ) -> str:
+    failures = "".join(f"Failure ({s.check}): {s.evidence}. " for s in suspicions if s.fails)
+    suspicions = [s for s in suspicions if not s.fails]
     also = "".join(f" Suspicion ({s.check}): {s.evidence}." for s in suspicions)
     if evidence.nonfinite_outputs:
         share = f"{100 * evidence.nonfinite_outputs:.0f} % of the training samples have outputs or scores that"
         also = f" {share} are not finite.{also}"
     if not evidence.layers:
-        return _without_layers(evidence, causes, quantized) + also
+        return failures + _without_layers(evidence, causes, quantized) + also
     if all(layer.running is None for layer in evidence.layers.values()):
         also += " No layer keeps running statistics: the model's output for a sample depends on its batch."
     if causes:
         left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
-        return f"{'; '.join(_cause_sentence(cause, evidence) for cause in causes)}.{left}{also}"
-    first = "".join(f"{_loss_sentence(loss, evidence)} " for loss in rest if loss.check in HEADINGS)
+        return f"{failures}{'; '.join(_cause_sentence(cause, evidence) for cause in causes)}.{left}{also}"
+    first = failures + "".join(f"{_loss_sentence(loss, evidence)} " for loss in rest if loss.check in HEADINGS)
     losses = "".join(f" {_loss_sentence(loss, evidence)}" for loss in rest if loss.check not in HEADINGS)
     if evidence.has_gap:
         return f"{first}{_gap_sentence(evidence, suspicions)}{losses}{also}"
     scores, threshold = _scores(evidence, "A", "B"), evidence.points(evidence.threshold)
     no_gap = f"the same training samples score {scores} (a gap counts from {threshold})."
-    if also:
+    # Blame is denied only where nothing fires that normalization may have a part in, and the score can show it.
+    if also or failures or evidence.metric_is_doubtful or any(loss.check not in UNRELATED for loss in rest):
         return f"{first}No significant normalization gap: {no_gap}{also}{losses}"
     return f"{first}The statistics of normalization are not to blame: {no_gap}{losses}"
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from pipeline.normdoctor import layer_checks, score_checks
 from pipeline.normdoctor.causes import (
+    GeneralizationLoss,
     generalization_losses,
     prove,
     suspicions,
     try_remedies,
     unexplained_share,
+    unnamed,
 )
 from pipeline.normdoctor.checks import CHECKS, REST, fired
 from pipeline.normdoctor.collector import Seen
@@ -170,11 +172,12 @@ def test_fresh_statistics_that_cure_name_the_cause(
 ) -> None:
     """From 80 % of the gap on, or by C alone where A does not fall; where no check explains it."""
     tried = {"joint": {"A": right(a), "C": right(c)}}
-    causes = prove(evidence(), found(*fired_), tried)
+    every = [*found(*fired_), *unnamed(evidence(), found(*fired_), tried)]
+    causes = prove(evidence(), every, tried)
     assert [cause.check for cause in causes] == named
     if named == ["foreign"]:
         assert "they belong to other data or other weights (norm: running mean 0.00" in causes[0].evidence
-        assert unexplained_share(evidence(), causes, found(*fired_), tried) == pytest.approx(1 - (a - 0.5) / 0.4)
+        assert unexplained_share(evidence(), causes, every, tried) == pytest.approx(1 - (a - 0.5) / 0.4)
 
 
 @pytest.mark.parametrize(("name", "check"), [("lone", "lone"), ("dropped", "dropout")])
@@ -195,6 +198,21 @@ def test_evaluation_that_fails_as_found_is_the_mode() -> None:
     finding = score_checks.mode(seen)
     assert finding is not None
     assert "as it is, evaluation fails: Expected more than 1 value" in finding.evidence
+    assert finding.fails
+    assert not score_checks.mode(evidence(training_modules=["norm"])).fails  # type: ignore[union-attr]
+
+
+def test_what_fails_with_an_error_comes_before_every_cause() -> None:
+    """A batch of one that torch rejects cannot have left bad statistics: it is the failure, and no cause."""
+    seen = evidence({"norm": layer(mean=1.0, updates=20)}, sizes=Counter({32: 9, 1: 1}), rejects_one="norm")
+    every = fired(CHECKS, seen)
+    causes = prove(seen, every, {"joint": {"A": right(0.9)}})
+    left = suspicions(every, causes, seen, {"joint": {"A": right(0.9)}})
+    assert [cause.check for cause in causes] == ["stale"]
+    assert [(one.check, one.fails) for one in left] == [("lone", True)]
+    text = verdict(seen, causes, left, [], 0.0, [])
+    assert text.startswith("Failure (lone): 1 training batch(es) of one sample, the others of 32: torch rejects them")
+    assert text.count("torch rejects them") == 1
 
 
 @pytest.mark.parametrize(("given", "reads"), [(0.9, True), (0.5, False)])
@@ -221,6 +239,10 @@ def test_normalization_is_cleared_only_where_nothing_fires_and_every_output_is_f
     text = verdict(evidence(score=scores, nonfinite_outputs=0.25), [], [], [], 0.0, [])
     assert "25 % of the training samples have outputs or scores that are not finite" in text
     assert "not to blame" not in text
+    assert "not to blame" not in verdict(evidence(score=scores, metric_is_doubtful=True), [], [], [], 0.0, [])
+    for check, cleared in (("inputs", False), ("shift", False), ("overfit", True)):
+        loss = GeneralizationLoss(check, 0.0, "seen", "", 0.5, 0.5, [0.0, 0.0])
+        assert ("not to blame" in verdict(clear, [], [], [loss], 0.0, [])) is cleared
 
 
 def test_facts_without_proof_are_suspicions_and_other_findings_are_dropped() -> None:
@@ -446,6 +468,15 @@ def test_unusable_buffers_are_named_with_the_reason(changed: dict[str, float], w
     )
 
 
+@pytest.mark.parametrize(("updates", "batch", "is_fact"), [(0, 0.5, False), (0, 0.9, True), (9, 0.5, True)])
+def test_an_untrained_network_has_its_initial_statistics_by_right(updates: int, batch: float, is_fact: bool) -> None:
+    """Unless they cost something, or training did update them."""
+    scores = {"A": right(0.5), "B": right(batch)}
+    finding = layer_checks.buffers(evidence({"norm": layer(updates=updates)}, score=scores))
+    assert finding is not None
+    assert finding.is_fact is is_fact
+
+
 def test_ranks_apart_by_a_tenth_of_a_deviation_are_named() -> None:
     """The farthest from the first rank."""
 
@@ -545,4 +576,13 @@ def test_statistics_of_the_last_batch_alone_are_named_by_their_effect() -> None:
     tried = {"joint": {"A": right(0.9), "C": right(0.9)}}
     for momentum, name in ((0.9, "stale"), (0.1, "foreign")):
         seen = evidence({"norm": layer(momentum=momentum)})
-        assert [cause.check for cause in prove(seen, [], tried)] == [name]
+        assert [cause.check for cause in prove(seen, unnamed(seen, [], tried), tried)] == [name]
+
+
+@pytest.mark.parametrize(("a", "c", "named"), [(0.8, 0.8, ["foreign"]), (0.8, 0.52, []), (0.52, 0.8, [])])
+def test_without_a_gap_fresh_statistics_must_raise_both(a: float, c: float, named: list[str]) -> None:
+    """Batch statistics of few samples score worse than the running ones that are to blame."""
+    seen = evidence(score={"A": right(0.5), "B": right(0.3), "C": right(0.5), "D": right(0.3)})
+    tried = {"joint": {"A": right(a), "C": right(c)}}
+    assert not seen.has_gap
+    assert [cause.check for cause in prove(seen, unnamed(seen, [], tried), tried)] == named

@@ -197,6 +197,14 @@ def test_given_statistics_reach_what_the_layer_adds() -> None:
         torch.testing.assert_close(model[0](x=X), model(X))
 
 
+def test_nodes_of_graphs_are_taken_as_one_instance() -> None:
+    """(N, C) has no value of its own per channel and row; an instance norm of graphs takes it."""
+    x = X[:, :, 0, 0]
+    found, every = Moments.of_instances(x), Moments.of(x)
+    assert torch.equal(found.variance_C, every.variance_C)
+    assert found.averaged
+
+
 def test_statistics_of_instances_are_the_mean_of_theirs() -> None:
     """As the running statistics of torch's instance norm learn them: means that differ add nothing to the variance."""
     layer = nn.InstanceNorm2d(3, track_running_stats=True, momentum=1.0)

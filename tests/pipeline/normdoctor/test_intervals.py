@@ -83,6 +83,18 @@ def test_the_threshold_is_the_largest_of_three() -> None:
     assert paired(torch.zeros(2), torch.ones(2)).threshold == 1.5
 
 
+def test_a_score_per_batch_stands_for_all_its_samples() -> None:
+    """30 scores of 30 samples each: 7 points count, as they do not for 30 samples; three scores say too little."""
+    draw = torch.Generator().manual_seed(0)
+    a = 0.5 + 0.05 * torch.randn(30, generator=draw).double()
+    b = a + 0.07 + 0.02 * torch.randn(30, generator=draw).double()
+    assert paired(a, b, samples_per_score=30).significant
+    assert not paired(a, b).significant
+    assert paired(a[:3], a[:3] + 0.07, samples_per_score=30).threshold == 1.0
+    narrow, wide = paired(a[:4], b[:4]), paired(a[:4], b[:4], samples_per_score=30)
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
 def noisy_batches(seed: int, own: float = 1.0, other: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """320 differences around 0 with noise of their own and of their batch in one pass, or in two; the batches."""
     draw = torch.Generator().manual_seed(seed)

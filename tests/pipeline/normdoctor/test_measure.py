@@ -144,6 +144,8 @@ def test_training_mode_that_fails_is_measured_in_eval_mode() -> None:
         assert evidence.failure.startswith("Expected more than 1 value per channel") is training
         assert {"A", "C"} <= set(evidence.score)
         assert "found_C" not in evidence.score
+        assert evidence.rejects_one == "pooled"
+    assert gather(Image().eval(), pictures(5), None)[1].rejects_one == ""
 
 
 def test_statistics_after_a_batch_of_one_are_updated_once_where_torch_accepts_it() -> None:

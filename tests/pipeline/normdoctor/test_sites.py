@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from pipeline.normdoctor.sites import (
     batch_norms,
     buffers_kept,
     by_moments_alone,
+    eagerly,
     output_by,
     restore_buffers,
     same_bits,
@@ -96,6 +98,13 @@ def test_frozen_layers_are_left_out_and_reused_ones_are_named_once() -> None:
     shared, frozen = nn.BatchNorm1d(2), Own(2)
     frozen.frozen = True
     assert list(batch_norms(nn.Sequential(shared, frozen, shared, nn.GroupNorm(1, 2)))) == ["0"]
+
+
+def test_before_torch_2_6_nothing_is_asked_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compiler has no stance there."""
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    with eagerly():
+        assert not hasattr(torch.compiler, "set_stance")
 
 
 def test_changed_buffers_are_named_and_restored() -> None:
