@@ -14,6 +14,7 @@ from .diagnosis import Diagnosis, diagnose
 from .evidence import History
 from .layers import decayed_scales
 from .masking import MaskedBatchNorm, convert, counting
+from .repair import load_repaired
 
 __all__ = [
     "Cause",
@@ -26,4 +27,5 @@ __all__ = [
     "counting",
     "decayed_scales",
     "diagnose",
+    "load_repaired",
 ]

@@ -105,7 +105,7 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
             continue
         source = remedy.statistics(evidence)
         if source is None:
-            if remedy.simpler:
+            if remedy.simpler and not remedy.is_optional:
                 tried[name] = tried[remedy.simpler]
             continue
         tried[name] = {} if remedy.transductive else {"A": bench.on_train(source).score_N.nan_to_num(worst)}
@@ -262,6 +262,16 @@ def unexplained_share(evidence: Evidence, causes: list[Cause], found: list[Fired
     means = [tried[remedy]["A"].double().mean().item() for remedy in remedies if remedy and "A" in tried[remedy]]
     best = max(means, default=evidence.mean("A"))
     return min(1.0, max(0.0, 1 - (best - evidence.mean("A")) / evidence.gap))
+
+
+def proven_remedy(evidence: Evidence, causes: list[Cause], found: list[Fired], tried: Tried) -> str | None:
+    """Return the remedy of the cause that explains most; that of the mode where it is the only cause.
+
+    Remedies replace statistics, so they do not add up.
+    """
+    remedies = {one.name: one.remedy for one in [*found, *unnamed(evidence, found, tried)]}
+    names = [remedies[cause.check] for cause in causes]
+    return next((name for name in names if not undoes_mode(name)), names[0] if names else None)
 
 
 def undoes_mode(remedy: str | None) -> bool:

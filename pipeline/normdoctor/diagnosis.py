@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -17,6 +17,7 @@ from .causes import (
     Tried,
     generalization_losses,
     prove,
+    proven_remedy,
     reworded,
     suspicions,
     try_remedies,
@@ -29,6 +30,7 @@ from .evidence import Evidence, Group, Groups, History, gaps
 from .layers import quantized_layers
 from .measure import gather
 from .moments import distance
+from .repair import Patient
 from .samples import LIMIT, random_state_kept
 from .sites import Site
 from .verdict import verdict
@@ -71,6 +73,8 @@ class Diagnosis:
     """Samples measured on, train and eval."""
     assumed: list[str]
     """What was assumed about the model, its batches and its metric, in short sentences."""
+    _remedy: str | None = field(default=None, repr=False)
+    _patient: Patient | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return the verdict and, in one line, what was assumed."""
@@ -84,10 +88,58 @@ class Diagnosis:
         entries: list[Cause | Suspicion | GeneralizationLoss] = [*failing, *self.causes, *others, *self.rest]
         return [entry.check for entry in entries]
 
+    @property
+    def remedy(self) -> str | None:
+        """Name of the remedy that is proven to recover most, a key of `recalibration`; None: none is proven."""
+        return self._remedy
+
+    def repaired(self, remedy: str | None = None) -> nn.Module:
+        """Return a copy of the model with the proven remedy in it, nothing retrained.
+
+        Its scores are those that `recalibration` promises for the remedy. It trains on, exports, and saves and loads by
+        its state dict: into the original network where only statistics differ, else by `load_repaired`. The diagnosis
+        keeps a copy of the model and one batch for this.
+
+        Args:
+            remedy: Name of a remedy in `recalibration`; None: the proven one (`Diagnosis.remedy`).
+
+        Returns:
+            The model in eval mode, on the device of the one that was diagnosed, without DDP, torch.compile or
+            AveragedModel around it.
+
+        Raises:
+            ValueError: No remedy is proven, the name is unknown, or the model cannot take this remedy.
+
+        Example:
+            >>> import torch, normdoctor
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+            >>> data = [(torch.randn(16, 4) + 3, torch.randint(2, (16,))) for _ in range(4)]
+            >>> diagnosis = normdoctor.diagnose(model.eval(), data)
+            >>> model = diagnosis.repaired() if diagnosis.remedy else model
+        """
+        if self._patient is None:
+            raise ValueError("This diagnosis was saved and loaded, without its model: call diagnose again.")
+        name = remedy or self._remedy
+        if name is None:
+            raise ValueError(
+                "Nothing to repair: no remedy is proven for this model. Check `Diagnosis.remedy` first, or name one of "
+                f"{', '.join(self.recalibration) or 'no remedies'}."
+            )
+        if name != self._remedy and name not in self.recalibration:
+            raise ValueError(
+                f"The remedy {name!r} was not tried on this model: choose one of {', '.join(self.recalibration)}."
+            )
+        with random_state_kept():
+            return self._patient.repaired(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out: what applies it to a batch may be any function."""
+        return {**vars(self), "_patient": None}
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if not name.startswith("_")},
             "causes": [vars(cause) for cause in self.causes],
             "suspicions": [vars(suspicion) for suspicion in self.suspicions],
             "rest": [{**vars(loss), "cumulative": loss.recovered} for loss in self.rest],
@@ -154,6 +206,7 @@ def diagnose(
             batches,
         )
         tried = try_remedies(bench, evidence)
+        patient = Patient.of(bench, evidence)
     found = fired(CHECKS, evidence)
     found += unnamed(evidence, found, tried)
     own_words = next_training or {}
@@ -184,6 +237,8 @@ def diagnose(
         checks=dict.fromkeys(CHECKS, "") | {one.name: one.evidence for one in found},
         samples={"train": len(evidence.score["A"]), "eval": len(evidence.score.get("C", ()))},
         assumed=evidence.assumed,
+        _remedy=proven_remedy(evidence, causes, found, tried),
+        _patient=patient,
     )
 
 

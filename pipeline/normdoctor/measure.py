@@ -295,6 +295,14 @@ def copied(model: nn.Module) -> nn.Module:
     return twin
 
 
+def as_given(twin: nn.Module) -> nn.Module:
+    """Give a copy's layers the types that they have in the model it was made from."""
+    for layer in twin.modules():
+        if type(layer) is _OneProcess:
+            layer.__class__ = SyncBatchNorm  # type: ignore[assignment]
+    return twin
+
+
 class _OneProcess(_BatchNorm):
     """SyncBatchNorm in one process: torch's own rejects CPU tensors in training mode."""
 

@@ -1,23 +1,35 @@
-"""REMEDIES: name -> record of a remedy: what to do in training, and the statistics that prove it on a trained model.
+"""REMEDIES: name -> record of a remedy: what to do in training, the statistics that prove it, and the repaired model.
 
 Nothing is retrained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from .collector import SiteMoments, union
 from .evidence import Evidence
 from .finding import RECOMPUTE, Advice
+from .forms import Form
 from .layers import EPS_SHARE, LARGER_EPS
+from .moments import Moments
 from .sites import Statistics
-from .sources import POPULATION_SOURCES, over_ranks, per_sample, running, with_eps
+from .sources import POPULATION_SOURCES, batch_statistics, merged_over_ranks, per_layer, per_sample, running, with_eps
 
 # Fresh statistics over the training samples, one set per layer.
 RECALIBRATION = "joint"
 # torch's default, and what a layer that eps drowns is tried with.
 DEFAULT_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repaired model differs in: its form, and the running statistics of each call."""
+
+    form: Form = Form()
+    moments: SiteMoments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,9 @@ class Remedy:
         label: What the model is normalized by, in a few words.
         advice: What to do now, and in training.
         statistics: The statistics to prove it by; None: they cannot be had for this model, or are those of `simpler`.
+        repair: How a model keeps these statistics; None: as for `statistics`.
         simpler: A remedy that this one contains: it is credited with what it adds.
+        is_optional: Whether it is left out, rather than given the scores of `simpler`, where `statistics` is None.
         transductive: Whether it reads the (unlabelled) evaluation samples; reported apart.
         undoes_mode: Whether it changes the mode that the model was passed in, and no statistics.
         is_guess: Whether it sets a value that nothing in the model suggests: it must recover nearly the whole gap.
@@ -37,10 +51,29 @@ class Remedy:
     label: str
     advice: Advice
     statistics: Callable[[Evidence], Statistics | None]
+    repair: Callable[[Evidence], Repair | None]
     simpler: str | None = None
+    is_optional: bool = False
     transductive: bool = False
     undoes_mode: bool = False
     is_guess: bool = False
+
+
+def _of_layers(layers: Mapping[str, Moments] | None) -> Repair | None:
+    """Return a repair with one set of statistics per layer."""
+    return None if layers is None else Repair(moments={(name, 0): found for name, found in layers.items()})
+
+
+def _of_calls(evidence: Evidence, table: SiteMoments, masked: bool = False) -> Repair:
+    """Return a repair with one set of statistics per call; a call that saw no rows takes its layer's union."""
+    whole = union(table)
+    calls = {name: calls for name, calls in evidence.calls.items() if calls > 1 and name in whole}
+    moments = {site: found if found.count else whole[site[0]] for site, found in table.items()}
+    return Repair(Form(calls=calls, masked=masked), moments)
+
+
+def _joint(evidence: Evidence) -> Repair | None:
+    return _of_layers(union(evidence.train.population))
 
 
 def _per_call(evidence: Evidence) -> Statistics | None:
@@ -53,25 +86,53 @@ def _masked(evidence: Evidence) -> Statistics | None:
     return POPULATION_SOURCES["per_call"](evidence.masked) if evidence.masked else None
 
 
-def _eps(evidence: Evidence) -> Statistics | None:
-    drowned = [
-        name for name, layer in evidence.layers.items() if layer.drowned_share >= EPS_SHARE and layer.eps > DEFAULT_EPS
-    ]
-    return with_eps(evidence.layers, dict.fromkeys(drowned, DEFAULT_EPS)) if drowned else None
+def _drowned(evidence: Evidence) -> dict[str, float]:
+    """Return the layers whose eps drowns their variances, and torch's default."""
+    layers = evidence.layers.items()
+    names = [name for name, one in layers if one.drowned_share >= EPS_SHARE and one.eps > DEFAULT_EPS]
+    return dict.fromkeys(names, DEFAULT_EPS)
 
 
-def _larger_eps(evidence: Evidence) -> Statistics | None:
-    thin = [name for name, layer in evidence.layers.items() if layer.is_thin]
-    return with_eps(evidence.layers, dict.fromkeys(thin, LARGER_EPS)) if thin else None
+def _thin(evidence: Evidence) -> dict[str, float]:
+    """Return the layers whose output a larger eps would change, and that eps."""
+    return {name: LARGER_EPS for name, layer in evidence.layers.items() if layer.is_thin}
+
+
+def _by_eps(choose: Callable[[Evidence], dict[str, float]]) -> dict[str, Any]:
+    """Return both functions of a remedy that sets eps."""
+
+    def statistics(evidence: Evidence) -> Statistics | None:
+        eps = choose(evidence)
+        return with_eps(evidence.layers, eps) if eps else None
+
+    def repair(evidence: Evidence) -> Repair | None:
+        eps = choose(evidence)
+        return Repair(Form(eps=eps)) if eps else None
+
+    return {"statistics": statistics, "repair": repair}
+
+
+def _ranks(evidence: Evidence) -> dict[str, Moments] | None:
+    return merged_over_ranks(evidence.layers, evidence.history.ranks)
 
 
 def _target(evidence: Evidence) -> Statistics | None:
     return POPULATION_SOURCES["per_call"](evidence.held_out.population) if evidence.held_out else None
 
 
+def _by_sample(evidence: Evidence) -> list[str]:
+    """Return the instance norms that keep running statistics."""
+    return [name for name, layer in evidence.layers.items() if layer.per_sample]
+
+
 def _own(evidence: Evidence) -> Statistics | None:
-    by_sample = {name for name, layer in evidence.layers.items() if layer.per_sample}
+    by_sample = _by_sample(evidence)
     return per_sample(evidence.layers, by_sample) if by_sample else None
+
+
+def _has_single_samples(evidence: Evidence) -> bool:
+    """Return whether batches hold one sample: the batch's statistics are then the sample's own."""
+    return evidence.size == 1 and not evidence.incomparable and bool(evidence.train.population)
 
 
 REMEDIES: dict[str, Remedy] = {
@@ -79,15 +140,19 @@ REMEDIES: dict[str, Remedy] = {
         "running",
         Advice("call model.eval() before evaluating, and model.train() after it"),
         lambda evidence: running(evidence.layers),
+        lambda evidence: Repair(),
         undoes_mode=True,
     ),
     RECALIBRATION: Remedy(
         "one set per layer",
         Advice(RECOMPUTE, "let the learning rate fall at the end of training"),
         lambda evidence: POPULATION_SOURCES["joint"](evidence.train.population),
+        _joint,
     ),
     "eps": Remedy(
-        "eps 1e-5", Advice("set bn.eps to that of training, or to 1e-5", "a smaller eps, or fewer dead channels"), _eps
+        "eps 1e-5",
+        Advice("set bn.eps to that of training, or to 1e-5", "a smaller eps, or fewer dead channels"),
+        **_by_eps(_drowned),
     ),
     "own": Remedy(
         "of each sample itself",
@@ -96,11 +161,24 @@ REMEDIES: dict[str, Remedy] = {
             "build instance norms without running statistics: evaluation then uses each sample's own, as training does",
         ),
         _own,
+        lambda evidence: Repair(Form(own=_by_sample(evidence))) if _by_sample(evidence) else None,
+    ),
+    "each_sample": Remedy(
+        "of each sample itself",
+        Advice(
+            "normalize each sample by its own statistics: nn.InstanceNorm2d with the batch norm's weight and bias "
+            "(Diagnosis.repaired)",
+            "use nn.InstanceNorm2d, or a norm of single samples (GroupNorm), where batches hold one sample",
+        ),
+        lambda evidence: batch_statistics if _has_single_samples(evidence) else None,
+        lambda evidence: Repair(Form(own=list(evidence.train.layers()))) if _has_single_samples(evidence) else None,
+        simpler=RECALIBRATION,
+        is_optional=True,
     ),
     "larger_eps": Remedy(
         "eps 1e-3",
         Advice("set bn.eps = 1e-3, with which the network was trained", "use one eps in training and evaluation"),
-        _larger_eps,
+        **_by_eps(_thin),
         is_guess=True,
     ),
     "ranks": Remedy(
@@ -109,7 +187,8 @@ REMEDIES: dict[str, Remedy] = {
             "merge the ranks' statistics",
             "merge the ranks' statistics before saving, or normalize over all ranks (SyncBatchNorm)",
         ),
-        lambda evidence: over_ranks(evidence.layers, evidence.history.ranks),
+        lambda evidence: None if (table := _ranks(evidence)) is None else per_layer(table),
+        lambda evidence: _of_layers(_ranks(evidence)),
     ),
     "per_call": Remedy(
         "one set per call",
@@ -119,6 +198,7 @@ REMEDIES: dict[str, Remedy] = {
             "without rows that are empty",
         ),
         _per_call,
+        lambda evidence: _of_calls(evidence, evidence.train.population),
         simpler="joint",
     ),
     "masked": Remedy(
@@ -128,6 +208,7 @@ REMEDIES: dict[str, Remedy] = {
             "leave padding and absent rows out of the statistics (a masked batch norm)",
         ),
         _masked,
+        lambda evidence: _of_calls(evidence, evidence.masked, masked=True) if evidence.masked else None,
         simpler="per_call",
     ),
     "target": Remedy(
@@ -137,6 +218,7 @@ REMEDIES: dict[str, Remedy] = {
             "normalize the input as the evaluation samples need it, by view, subject or device",
         ),
         _target,
+        lambda evidence: _of_calls(evidence, evidence.held_out.population) if evidence.held_out else None,
         transductive=True,
     ),
 }

@@ -121,7 +121,7 @@ def lone(evidence: Evidence) -> Finding | None:
 def small(evidence: Evidence) -> Finding | None:
     """Too few samples per training batch: its statistics are noise, and the score depends on its size."""
     large = evidence.score.get("large")
-    if large is None or len(large) != len(evidence.score["B"]):
+    if evidence.size == 1 and evidence.has_gap or large is None or len(large) != len(evidence.score["B"]):
         return _alone(evidence)
     gain = evidence.difference("B", "large")
     if abs(gain.mean) <= gain.threshold:
@@ -140,11 +140,11 @@ def small(evidence: Evidence) -> Finding | None:
 
 
 def _alone(evidence: Evidence) -> Finding | None:
-    """Batches of one, which cannot be composed anew: samples of different shapes, for example."""
+    """Batches of one: training normalizes each sample by its own statistics."""
     if evidence.size > 1 or not evidence.layers or not evidence.has_gap:
         return None
     text = "batches of one: training normalizes each sample by its own statistics, evaluation by those of all samples"
-    return Finding(text, Advice(next_training=LARGER_BATCHES))
+    return Finding(text, remedy="each_sample")
 
 
 def shift(evidence: Evidence) -> Finding | None:

@@ -75,8 +75,8 @@ def with_eps(layers: Mapping[str, Layer], eps: Mapping[str, float]) -> Statistic
     return source
 
 
-def over_ranks(layers: Mapping[str, Layer], states: Sequence[Mapping[str, Tensor]]) -> Statistics | None:
-    """The union of the ranks' running statistics (law of total variance), equal weight per rank.
+def merged_over_ranks(layers: Mapping[str, Layer], states: Sequence[Mapping[str, Tensor]]) -> dict[str, Moments] | None:
+    """Return the union of the ranks' running statistics (law of total variance), equal weight per rank.
 
     None where there are fewer than two ranks, or a layer lacks them.
     """
@@ -85,6 +85,9 @@ def over_ranks(layers: Mapping[str, Layer], states: Sequence[Mapping[str, Tensor
         for name in layers:
             if (own := running_moments(state, name)) is not None:
                 table[name] = table[name].merge(own) if name in table else own
-    if set(table) < set(layers) or not table:
-        return None
+    return table if table and set(table) >= set(layers) else None
+
+
+def per_layer(table: Mapping[str, Moments]) -> Statistics:
+    """One set of statistics per layer, from a table of layers."""
     return lambda site, x: (table[site[0]].mean_C.to(x.device), table[site[0]].variance_C.to(x.device))

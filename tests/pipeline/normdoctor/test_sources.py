@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.normdoctor.layers import Layer, decayed_scales, key_of
 from pipeline.normdoctor.moments import Moments
-from pipeline.normdoctor.sources import joint, over_ranks, per_call, running, with_eps
+from pipeline.normdoctor.sources import joint, merged_over_ranks, per_call, per_layer, running, with_eps
 
 X = torch.empty(0)
 
@@ -60,7 +60,7 @@ def test_another_eps_is_made_up_for_in_the_variance() -> None:
 
 def test_ranks_weigh_alike_and_their_means_count() -> None:
     """Means 0, 0 and 3 with variance 1: mean 1, variance 1 + 2."""
-    source = over_ranks({"norm": layer([1.0])}, [state(0, 1), state(0, 1), state(3, 1)])
+    source = per_layer(merged_over_ranks({"norm": layer([1.0])}, [state(0, 1), state(0, 1), state(3, 1)]))
     assert source is not None
     assert values(source(("norm", 0), X)) == pytest.approx((1.0, 3.0))
 
@@ -68,9 +68,9 @@ def test_ranks_weigh_alike_and_their_means_count() -> None:
 def test_one_rank_or_ranks_that_lack_a_layer_have_no_union() -> None:
     """None, rather than a part."""
     layers = {"norm": layer([1.0])}
-    assert over_ranks(layers, [state(0, 1)]) is None
-    assert over_ranks(layers | {"other": layer([1.0])}, [state(0, 1)] * 2) is None
-    assert over_ranks({}, [state(0, 1)] * 2) is None
+    assert merged_over_ranks(layers, [state(0, 1)]) is None
+    assert merged_over_ranks(layers | {"other": layer([1.0])}, [state(0, 1)] * 2) is None
+    assert merged_over_ranks({}, [state(0, 1)] * 2) is None
 
 
 def test_a_variance_below_ten_eps_is_drowned() -> None:
