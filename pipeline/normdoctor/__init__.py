@@ -14,14 +14,19 @@ from .diagnosis import Diagnosis, diagnose
 from .evidence import History
 from .layers import decayed_scales
 from .masking import MaskedBatchNorm, convert, counting
+from .monitor import Announcement, Measurement, Monitor, NormalizationWarning
 from .repair import load_repaired
 
 __all__ = [
+    "Announcement",
     "Cause",
     "Diagnosis",
     "GeneralizationLoss",
     "History",
     "MaskedBatchNorm",
+    "Measurement",
+    "Monitor",
+    "NormalizationWarning",
     "Suspicion",
     "convert",
     "counting",

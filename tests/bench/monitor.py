@@ -1,0 +1,244 @@
+"""Measure the monitor: the step at which planted faults are announced, false announcements, and its cost.
+
+    python tests/bench/monitor.py
+    python tests/bench/monitor.py --seeds 1 --only slow "momentum of Keras"
+
+Trains small networks on scikit-learn's digits, watched by `normdoctor.Monitor` at its defaults: eight planted faults,
+and eight healthy trainings. A fault is announced right where its name, or another name of the same thing, stands first.
+One JSON line per training in OUT/monitor.jsonl; the same command resumes, so change OUT when the monitor has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(HOME), str(HOME / "tests" / "bench")]
+
+from averages import NETWORKS  # noqa: E402 - the path is set above
+
+from pipeline.normdoctor import Monitor  # noqa: E402
+
+STEPS, BATCH, RATE = 400, 64, 0.05
+# Noise on the digits, and spread of their logarithmic contrast: without them, networks that small are right whatever
+# their statistics.
+NOISE, CONTRAST = 0.7, 0.7
+# An average over the steps from here on.
+AVERAGE_FROM = 50
+DECAY = 0.98
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training, and the names under which its fault may be announced; none where it is healthy."""
+
+    network: Callable[[], nn.Module]
+    names: tuple[str, ...] = ()
+    momentum: float | None = None
+    """Of the running statistics, where it is not torch's default."""
+    averaged: str = ""
+    """How weights are averaged, if they are; the average is watched."""
+    batch: int = BATCH
+    rate: float = RATE
+    optimizer: str = "sgd"
+    second_pass: bool = False
+    """Another forward pass per step, on inputs of another distribution, as in domain adaptation."""
+
+
+class Twice(nn.Module):
+    """One trunk on a picture and on another one, which is empty for the most part if `empty`."""
+
+    def __init__(self, empty: bool) -> None:
+        super().__init__()
+        self.empty, self.trunk = empty, NETWORKS["plain"]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        other = torch.zeros_like(x) if self.empty else x.flip(3)
+        return torch.maximum(self.trunk(x), self.trunk(other))
+
+
+def with_norm(norm: Callable[[int], nn.Module]) -> Callable[[], nn.Module]:
+    """Return a network with another norm."""
+
+    def build() -> nn.Module:
+        parts: list[nn.Module] = []
+        for inputs, outputs in ((1, 32), (32, 32), (32, 32)):
+            parts += [nn.Conv2d(inputs, outputs, 3, padding=1), norm(outputs), nn.ReLU()]
+        return nn.Sequential(*parts, nn.MaxPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+
+    return build
+
+
+def tracked(channels: int) -> nn.Module:
+    """Instance norm with running statistics."""
+    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+
+
+PLAIN, SEPARABLE = NETWORKS["plain"], NETWORKS["separable"]
+FAULTS: dict[str, Training] = {
+    "SWA, momentum 0": Training(PLAIN, ("buffers", "averaging"), momentum=0.0, averaged="equally"),
+    "momentum of Keras": Training(NETWORKS["dense"], ("stale",), momentum=0.99, batch=8),
+    "slow": Training(PLAIN, ("stale", "buffers"), momentum=0.001),
+    "reuse": Training(lambda: Twice(empty=True), ("reuse",)),
+    "second forward pass": Training(PLAIN, ("foreign", "stale"), second_pass=True),
+    "EMA, buffers of the last": Training(SEPARABLE, ("averaging",), averaged="exponentially", rate=0.2, batch=32),
+    "EMA of parameters alone": Training(PLAIN, ("buffers",), averaged="by hand"),
+    "tracked instance norm": Training(with_norm(tracked), ("instance",)),
+}
+HEALTHY: dict[str, Training] = {
+    "plain": Training(PLAIN),
+    "residual": Training(NETWORKS["residual"]),
+    "preactivated, Adam": Training(NETWORKS["preactivated"], rate=1e-3, optimizer="adam"),
+    "dense": Training(NETWORKS["dense"]),
+    "momentum 0.01": Training(PLAIN, momentum=0.01),
+    "batches of 8": Training(SEPARABLE, batch=8, rate=0.02),
+    "harmless reuse": Training(lambda: Twice(empty=False)),
+    "group norm": Training(with_norm(lambda channels: nn.GroupNorm(8, channels))),
+}
+
+
+def batches(training: Training, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of the first 1,437 digits (N, 1, 8, 8) without end."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x_N1HW, y_N = torch.from_numpy(x).float().reshape(-1, 1, 8, 8)[:1437] / 8 - 1, torch.from_numpy(y).long()[:1437]
+    draw = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(y_N), generator=draw)
+        for chosen in order[: len(order) // training.batch * training.batch].split(training.batch):
+            x_B1HW = x_N1HW[chosen]
+            contrast_B = torch.exp(CONTRAST * torch.randn(len(x_B1HW), 1, 1, 1, generator=draw))
+            noise_B1HW = NOISE * torch.randn(x_B1HW.shape, generator=draw)
+            yield contrast_B * (x_B1HW + noise_B1HW), y_N[chosen]
+
+
+def average_of(model: nn.Module, how: str) -> nn.Module | None:
+    """Return the model that averages the weights of another, or None."""
+    if how == "by hand":
+        return copy.deepcopy(model).eval()
+    if how == "equally":
+        return AveragedModel(model)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY)) if how else None
+
+
+def _follow(average: nn.Module, model: nn.Module) -> None:
+    if isinstance(average, AveragedModel):
+        average.update_parameters(model)
+        return
+    with torch.no_grad():
+        for own, new in zip(average.parameters(), model.parameters(), strict=True):
+            own.lerp_(new, 1 - DECAY)
+
+
+def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, Any]:
+    """Train, watched or not, and return what was announced and how long it took."""
+    torch.manual_seed(seed)
+    model = training.network()
+    for module in model.modules():
+        if training.momentum is not None and isinstance(module, _BatchNorm):
+            module.momentum = training.momentum
+    average = average_of(model, training.averaged)
+    if training.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), training.rate)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), training.rate, momentum=0.9)
+    monitor = Monitor(model if average is None else average) if watch else None
+    source = batches(training, seed)
+    begin = time.perf_counter()
+    for step in range(steps):
+        x, y = next(source)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x), y)
+        if training.second_pass:
+            loss = loss + functional.cross_entropy(model(3 * x + 2), y)
+        loss.backward()
+        optimizer.step()
+        if average is not None and step >= AVERAGE_FROM:
+            _follow(average, model)
+        if monitor is not None:
+            monitor.step((x, y))
+    return {"seconds": time.perf_counter() - begin} | ({} if monitor is None else _said(monitor))
+
+
+def _said(monitor: Monitor) -> dict[str, Any]:
+    said = monitor.announcement
+    return {
+        "own": monitor.seconds,
+        "measurements": [[m.step, round(m.seconds, 4), m.gap["normalization"]] for m in monitor.measurements],
+        "off": monitor.off,
+        "step": said and said.step,
+        "diagnosis_seconds": said and said.seconds,
+        "named": said.diagnosis.named if said else [],
+        "verdict": str(said)[:400] if said else "",
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the results as two Markdown tables."""
+    rows = ["| fault | announced at step | named first | diagnosis, s |", "|" + "---|" * 4]
+    for name in FAULTS:
+        mine = [line for line in lines if line["training"] == name]
+        at = ", ".join(str(line["step"] or "never") for line in mine)
+        first = ", ".join(dict.fromkeys((line["named"] or ["-"])[0] for line in mine))
+        took = [line["diagnosis_seconds"] for line in mine if line["step"]]
+        rows.append(f"| {name} | {at} | {first} | {statistics.mean(took) if took else 0:.1f} |")
+    rows += ["", "| healthy training | announced | measurements | monitor's share of the time, % |", "|" + "---|" * 4]
+    for name in HEALTHY:
+        mine = [line for line in lines if line["training"] == name]
+        said = sum(line["step"] is not None for line in mine)
+        shares = ", ".join(f"{100 * line['own'] / (line['seconds'] - line['own']):.1f}" for line in mine)
+        made = ", ".join(str(len(line["measurements"])) for line in mine)
+        rows.append(f"| {name} | {said} of {len(mine)} | {made} | {shares} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """See the top of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench-monitor"), help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of a training")
+    parser.add_argument("--only", nargs="+", choices=[*FAULTS, *HEALTHY], default=[*FAULTS, *HEALTHY], help="these")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    warnings.simplefilter("ignore")
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "monitor.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {(line["training"], line["seed"]) for line in lines}
+    with path.open("a") as file:
+        for name in [] if options.table else options.only:
+            for seed in range(options.seeds):
+                if (name, seed) in known:
+                    continue
+                line = {"training": name, "seed": seed}
+                line |= train((FAULTS | HEALTHY)[name], seed, options.steps, watch=True)
+                lines.append(line)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                print(name, seed, line["step"], line["named"], f"{line['seconds']:.1f} s", flush=True)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()

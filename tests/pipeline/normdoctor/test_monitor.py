@@ -1,0 +1,297 @@
+"""monitor: announcements, and a training whose numbers it does not change."""
+
+import copy
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline.normdoctor import Monitor, NormalizationWarning
+from tests.pipeline.normdoctor.planted import Batches, Small, data, norms
+
+ROOT = Path(__file__).parents[3]
+
+
+def endless(batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of samples drawn anew for each step."""
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    draw = torch.Generator().manual_seed(seed)
+    while True:
+        chosen = torch.randint(len(x), (64,), generator=draw)
+        yield x[chosen], y[chosen]
+
+
+def train(model: nn.Module, monitor: Monitor, steps: int, average: AveragedModel | None = None) -> None:
+    """Adam on batches of 64."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    model.train()
+    for _, (x, y) in zip(range(steps), endless(data(0)), strict=False):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if average is not None:
+            average.update_parameters(model)
+        monitor.step((x, y))
+
+
+def small(momentum: float = 0.1) -> nn.Module:
+    """A network with a momentum."""
+    torch.manual_seed(0)
+    model = Small()
+    for layer in norms(model):
+        layer.momentum = momentum
+    return model
+
+
+# --- announcements ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("momentum", "check"), [(0.0, "buffers"), (0.001, "stale")])
+def test_statistics_that_cannot_follow_are_announced_within_200_steps(momentum: float, check: str) -> None:
+    """Once, with the step, the cause and the remedy; unusual momenta are measured early, whatever a step takes."""
+    model = small(momentum)
+    monitor = Monitor(model)
+    with pytest.warns(NormalizationWarning) as caught:
+        train(model, monitor, 240)
+    assert len(caught) == 1
+    said = monitor.announcement
+    assert said is not None
+    assert said.step <= 200
+    assert said.diagnosis.causes[0].check == check
+    assert f"normdoctor at step {said.step}: " in str(caught[0].message)
+    assert f"Remedy: {said.diagnosis.causes[0].remedy}." in str(caught[0].message)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_healthy_training_is_not_announced() -> None:
+    """Measured every 20 steps."""
+    model = small()
+    monitor = Monitor(model, data(1), every=20)
+    train(model, monitor, 200)
+    assert monitor.announcement is None
+    assert len(monitor.measurements) >= 8
+    last = monitor.measurements[-1]
+    assert set(last.scores) == set("ABCD")
+    assert last.scores["A"] > 0.9
+    assert last.gap["normalization"] == last.scores["B"] - last.scores["A"] == last.cost.mean
+    assert last.gap["generalization"] == pytest.approx(last.scores["B"] - last.scores["D"])
+
+
+def test_swa_of_a_network_with_momentum_0_is_announced() -> None:
+    """The average is watched; while it averages nothing, nothing is measured."""
+    model = small(0.0)
+    average = AveragedModel(model)
+    monitor = Monitor(average, every=10)
+    train(model, monitor, 30)
+    assert not monitor.measurements
+    with pytest.warns(NormalizationWarning, match="buffers|averag"):
+        train(model, monitor, 100, average)
+    assert monitor.announcement is not None
+
+
+def test_the_scores_are_those_of_the_present_weights() -> None:
+    """Against a pass in eval mode and one in training mode, from outside; layers in eval mode are frozen."""
+    model = small()
+    monitor = Monitor(model, every=1)
+    x, y = data(3)[0]
+    for _ in range(3):
+        with torch.no_grad():
+            model.first.weight.normal_()
+            model.norm2.running_mean.normal_()
+        for _ in range(4):
+            monitor.step((x, y))
+        for name, mode in (("A", False), ("B", True)):
+            twin = copy.deepcopy(model).train(mode)
+            twin.norm2.train(mode and model.norm2.training)
+            right = (twin(x).argmax(1) == y).double().mean().item()
+            assert monitor.measurements[-1].scores[name] == pytest.approx(right)
+        model.norm2.eval()
+    assert len({one.scores["A"] for one in monitor.measurements}) == 3
+
+
+# --- nothing changes --------------------------------------------------------------------------------------------------
+
+
+def fit(watched: bool, kind: str) -> dict[str, Any]:
+    """Train with dropout, a shuffling loader and evaluation samples; return all that training leaves behind."""
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(0)
+    x, y = (torch.cat(parts) for parts in zip(*data(0), strict=True))
+    loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
+    held_out = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(1))
+    model: nn.Module = Small(dropout=0.3)
+    for layer in norms(model):
+        layer.momentum = 0.001  # so that it is diagnosed and announced too
+    trained = torch.compile(model, backend="eager") if kind == "compiled" else model
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    monitor = Monitor(trained, held_out, every=5) if watched else None
+    losses = []
+    for _ in range(4):
+        for batch in loader:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+                loss = nn.functional.cross_entropy(trained(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item() + random.random() + np.random.rand())  # noqa: NPY002
+            if monitor is not None:
+                monitor.step(batch)
+    if monitor is not None:
+        assert monitor.announcement is not None, str(monitor)
+    states = [torch.get_rng_state(), torch.tensor(held_out.generator.get_state())]
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return {
+        "losses": losses,
+        "tensors": [*model.state_dict().values(), *(p.grad for p in model.parameters()), *moments, *states],
+        "modes": [module.training for module in model.modules()],
+        "random": (random.getstate(), np.random.get_state()[1].tolist()),  # noqa: NPY002
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["plain", "autocast", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_no_number_of_the_training_changes_to_the_bit(kind: str) -> None:
+    """Losses, weights, buffers, gradients, moments of Adam, modes and every random state."""
+    alone, watched = fit(False, kind), fit(True, kind)
+    assert all(torch.equal(a, b) for a, b in zip(alone.pop("tensors"), watched.pop("tensors"), strict=True))
+    assert alone == watched
+
+
+def test_hooks_of_the_user_see_no_pass_of_the_monitor() -> None:
+    """They run once per step."""
+    model = small()
+    seen: list[int] = []
+    model.norm1.register_forward_hook(lambda *_: seen.append(1))
+    monitor = Monitor(model, every=5)
+    train(model, monitor, 20)
+    assert len(seen) == 20
+    assert len(monitor.measurements) >= 2
+
+
+# --- what it cannot do ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "reason"),
+    [
+        (nn.Sequential(nn.Linear(8, 3), nn.LayerNorm(3)), None, "no layer with statistics of batches"),
+        (small(), (torch.zeros(64, 5), torch.zeros(64, dtype=torch.long)), "no call of the model works"),
+        (nn.Sequential(nn.Linear(8, 4), nn.LazyBatchNorm1d()), None, "lazy layers have seen no batch yet"),
+    ],
+)
+def test_an_error_ends_the_monitoring_and_not_the_training(model: nn.Module, batch: Any, reason: str) -> None:
+    """With its reason, once."""
+    monitor = Monitor(model, every=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(8):
+            monitor.step(batch or data(0)[0])
+    assert reason in monitor.off
+    assert len(caught) == ("no layer" not in reason)
+    assert reason in str(monitor)
+
+
+def test_a_model_divided_among_ranks_is_left_alone() -> None:
+    """A forward pass on one rank would wait for the others."""
+    model = small()
+    model.first.weight.ds_id = 0  # as DeepSpeed marks what it divides
+    monitor = Monitor(model, every=1)
+    with pytest.warns(NormalizationWarning, match="divided among ranks"):
+        monitor.step(data(0)[0])
+    assert monitor.step(data(0)[0]) is None
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({"share": 0.0}, "share 0 is invalid"), ({"every": 0}, "every 0")])
+def test_settings_out_of_range_are_rejected(arguments: dict[str, Any], words: str) -> None:
+    """In one line."""
+    with pytest.raises(ValueError, match=words):
+        Monitor(small(), **arguments)
+
+
+def test_measurements_wait_until_their_share_of_the_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 10 ms on this clock, and a measurement nothing, so its cost is set by hand."""
+    now = [0.0]
+    monkeypatch.setattr("pipeline.normdoctor.monitor.time.perf_counter", lambda: now[0])
+    model = small().train()
+    for layer in norms(model):
+        layer.eval()  # frozen: no gap, which would be looked at again
+    monitor = Monitor(model)
+    measured = []
+    for step in range(1, 3000):
+        now[0] += 0.01
+        own = monitor.seconds
+        if monitor.step(data(0)[0]):
+            measured.append(step)
+            monitor._timer.own += 0.1
+            now[0] += 0.1
+        assert own <= 0.02 * max(now[0], 400 * 0.01) + 0.1
+    assert measured[0] == 103
+    assert measured[1:] == [505, 1005, 1505, 2004, 2504]
+
+
+@pytest.mark.slow
+def test_two_ranks_neither_wait_nor_differ(tmp_path: Path) -> None:
+    """DDP and SyncBatchNorm's layers on gloo, rank 0 measuring; weights equal those without the monitor."""
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS.replace("STORE", str(tmp_path)))
+    command = [sys.executable, str(script)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "announced on rank 0 alone" in done.stdout
+
+
+RANKS = """
+import sys, warnings
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+from pipeline.normdoctor import Monitor
+from tests.pipeline.normdoctor.planted import Small, data, norms
+
+def work(rank, watched):
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://STORE/store{watched}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = Small(dropout=0.2)
+    for layer in norms(model):
+        layer.momentum = 0.001
+    ddp = DDP(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(ddp, every=5)
+    for step in range(60):
+        x, y = data(rank)[step % 16]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(ddp(x), y).backward()
+        optimizer.step()
+        if watched:
+            monitor.step((x, y))
+    if watched and rank == 0:
+        assert monitor.announcement is not None
+        print("announced on rank 0 alone")
+    elif watched:
+        assert monitor.off == "rank 0 measures"
+    if rank == 0:
+        torch.save(model.state_dict(), f"STORE/{watched}.pt")
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    for watched in (0, 1):
+        mp.spawn(work, (watched,), nprocs=2)
+    a, b = (torch.load(f"STORE/{watched}.pt", weights_only=True) for watched in (0, 1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+"""
