@@ -3,6 +3,7 @@
     python -m pipeline.predict runs/stgcn S001C001P001R001A023.skeleton
     python -m pipeline.predict runs/stgcn recordings/ other.zip clips.h5 poses.npz --out answers.json
     cat CLIP.skeleton | python -m pipeline.predict runs/stgcn -
+    python -m pipeline.predict runs/stgcn crowd/ --per person
     python -m pipeline.predict runs/stgcn long.skeleton --window 2s --html page.html --out actions.csv
     python -m pipeline.predict runs/stgcn --onnx stgcn.onnx
     python -m pipeline.predict runs/together.json CLIP.skeleton    # what pipeline.ensemble --out has written
@@ -14,6 +15,7 @@
 Recordings are files, folders and zips of every format that preprocessing.build reads, data files, or - for standard
 input. Each is cleaned by the recipe that the network was trained on, which the run folder names; joints are matched by
 name. A recording that is far longer, or of another size or speed, than the training clips gets a warning.
+--per person and --per pair answer for each of several people.
 --window makes a timeline of a long recording: the action of each moment, or "none of these".
 Probabilities are softmax(logits / T), T fitted to the val clips at the end of the training; of several runs, of the
 weighted mean of their log-probabilities.
@@ -27,7 +29,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -39,12 +41,13 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
-from pipeline import distributed, distribution, ensemble, export, recordings, share, timeline
+from pipeline import distributed, distribution, ensemble, export, people, recordings, share, timeline
 from pipeline.config import Config
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.calibration import require_temperature
 from pipeline.pages import timeline as timeline_page
+from pipeline.people import Per
 from pipeline.run_folder import Metadata, Run
 from pipeline.stream import Stream
 from preprocessing import exits, files, ntu
@@ -59,7 +62,7 @@ from preprocessing.stages.bodies import every_joint
 SHOWN = 5
 BATCH = 32
 
-# A path or the bytes of one .skeleton, a parsed clip, or joints (T, V, 3) or (T, M, V, 3) in metres.
+# A path or the bytes of one .skeleton, a parsed clip, or joints (T, V, C) or (T, M, V, C) in the unit of the training.
 Recording = str | Path | bytes | RawClip | np.ndarray
 
 
@@ -120,7 +123,8 @@ class Predictor:
     def __call__(self, recording: Recording) -> Answer:
         """Return the answer for one recording. SkeletonError names its fault, ValueError joints that do not match.
 
-        Arrays and parsed clips carry no joint names: they must have the joints of the training data, in its order.
+        Arrays and parsed clips carry no joint names: they must have the joints of the training data, in its order. In
+        arrays, a joint at zero or NaN, or with score 0, is absent.
         """
         return self.answer([self.clean(recording)])[0]
 
@@ -134,16 +138,25 @@ class Predictor:
             raise ValueError(
                 f"{name} has {joints} joints; {self.source} was trained on {len(self.metadata.joint_names)}"
             )
-        return recordings.cleaned(name, raw, self.stages, str(self.source))
+        stages = self.stages
+        if isinstance(recording, np.ndarray):
+            scored = recording.shape[-1] > self.metadata.channels
+            bodies = recording.shape[1] if recording.ndim == 4 else 1
+            stages = recordings.stages_for_array(bodies, scored, self.metadata)
+        return recordings.cleaned(name, raw, stages, str(self.source))
 
     def _read(self, recording: Recording) -> tuple[str, RawClip]:
         if isinstance(recording, RawClip):
             return "clip", recording
         if isinstance(recording, np.ndarray):
-            if recording.ndim not in (3, 4) or recording.shape[-1] != 3:
-                raise ValueError(f"an array must be (T, V, 3) or (T, M, V, 3), got {recording.shape}")
-            joints_TMV3 = recording[:, None] if recording.ndim == 3 else recording
-            return "array", array_tracks(joints_TMV3.astype(np.float32), None)
+            channels = self.metadata.channels
+            if recording.ndim not in (3, 4) or recording.shape[-1] not in (channels, channels + 1):
+                raise ValueError(
+                    f"An array has shape {recording.shape}: must be (T, V, {channels}) or (T, M, V, {channels}); a "
+                    "further value per joint is its score."
+                )
+            x_TMVC = recording[:, None] if recording.ndim == 3 else recording
+            return "array", array_tracks(x_TMVC.astype(np.float32), None, channels)
         if self.metadata.joint_names != list(ntu.JOINT_NAMES):
             mine = f"{len(self.metadata.joint_names)} ({', '.join(self.metadata.joint_names[:3])}, ...)"
             theirs = f"the Kinect's {len(ntu.JOINT_NAMES)} ({', '.join(ntu.JOINT_NAMES[:3])}, ...)"
@@ -295,6 +308,8 @@ class Options:
     """Format of the recordings, as --format of preprocessing.build; empty: recognised by their content."""
     layout: str = ""
     """Layout of their joints, as --layout of preprocessing.build; empty: as they say."""
+    per: Per = "clip"
+    """clip: one answer per recording; person: one per person in it; pair: one per two people who share a frame."""
     window: str = ""
     """Length of the windows of a timeline, such as 2s; auto: the median length of the training clips; empty: one answer
     per recording. Windows of 0.6 to 1.5 times this length are tried."""
@@ -341,16 +356,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _timelines(predictor: Predictor, options: Options, arguments: list[str] | None) -> int:
     """Answer recordings moment by moment."""
     windows = timeline.windows_of(options.window, options.stride, predictor)
-    reading = Reading(format=options.format, layout=options.layout, labelled=False)
     lines: list[timeline.Timeline] = []
     faults = []
     for path in options.clips:
         try:
-            for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
+            for one in _each(path, predictor, options):
                 if one.raw is None:
                     faults.append(one.fault)
                     continue
-                name = key_of(path, one.name)
+                name = key_of(path, one)
                 lines.append(timeline.timeline(predictor, name, one.raw, one.stages, one.fps, windows))
         except files.IntegrityError:
             raise
@@ -369,6 +383,13 @@ def _timelines(predictor: Predictor, options: Options, arguments: list[str] | No
         when = f"{row['start']:7.2f} {row['end']:7.2f} s"
         print(f"{row['recording']}  {when}  {100 * row['probability']:5.1f} %  {row['label']}")
     return exits.USAGE if faults else 0
+
+
+def _each(path: Path, predictor: Predictor, options: Options) -> Iterator[recordings.Recording]:
+    """Yield the recordings of a path, or the people in them."""
+    reading = Reading(format=options.format, layout=options.layout, labelled=False)
+    for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
+        yield from people.split(one, options.per)
 
 
 def _write_timelines(lines: Sequence[timeline.Timeline], windows: timeline.Windows, path: Path) -> None:
@@ -396,18 +417,21 @@ def _clean_all(predictor: Predictor, options: Options) -> tuple[dict[str, Clip],
     """Finished clips by name, and how many recordings could not be used: each costs only itself."""
     cleaned: dict[str, Clip] = {}
     faults = []
-    reading = Reading(format=options.format, layout=options.layout, labelled=False)
     for path in options.clips:
         try:
-            if path.suffix == SUFFIX and predictor.metadata.joint_names == list(ntu.JOINT_NAMES):
+            if (
+                options.per == "clip"
+                and path.suffix == SUFFIX
+                and predictor.metadata.joint_names == list(ntu.JOINT_NAMES)
+            ):
                 cleaned[str(path)] = predictor.clean(path)
                 continue
-            for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
+            for one in _each(path, predictor, options):
                 if one.raw is None:
                     faults.append(one.fault)
                     continue
                 try:
-                    cleaned[key_of(path, one.name)] = one.clip(str(predictor.source))
+                    cleaned[key_of(path, one)] = one.clip(str(predictor.source))
                 except SkeletonError as error:
                     faults.append(str(error))
         except (SkeletonError, SourceError) as error:
@@ -421,9 +445,10 @@ def _clean_all(predictor: Predictor, options: Options) -> tuple[dict[str, Clip],
     return cleaned, len(faults)
 
 
-def key_of(path: Path, name: str) -> str:
+def key_of(path: Path, recording: recordings.Recording) -> str:
     """Return the name of a recording in answers: its path, with the clip's name where that says more."""
-    return str(path) if name == path.stem else f"{path}:{name}"
+    where = str(path) if recording.name == path.stem else f"{path}:{recording.name}"
+    return where + recording.part
 
 
 def _write(predictor: Predictor, answers: dict[str, Answer], path: Path) -> None:

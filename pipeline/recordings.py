@@ -17,10 +17,12 @@ import numpy as np
 from pipeline.data import BODIES
 from pipeline.evaluation.matching import SELECTING, match, matched_joints
 from pipeline.run_folder import Metadata
+from preprocessing import exits
 from preprocessing.hdf5 import clip_present, clip_rows, clip_tracked, open_file
 from preprocessing.preview import centred
 from preprocessing.skeleton import RawClip, SkeletonError, Track
 from preprocessing.sources import ClipSource, Reading, open_sources
+from preprocessing.sources.tracks import selecting
 from preprocessing.stages import Clip, Stage, apply
 
 STDIN = Path("-")
@@ -41,6 +43,8 @@ class Recording(NamedTuple):
     fault: str = ""
     finished: Clip | None = None
     """The clip itself, of a data file."""
+    part: str = ""
+    """The person or pair that this is cut to; empty for the whole recording."""
 
     def clip(self, network: str) -> Clip:
         """Return the cleaned clip; SkeletonError if it cannot be cleaned. `network`: its name for messages."""
@@ -48,7 +52,7 @@ class Recording(NamedTuple):
             return self.finished
         if self.raw is None:
             raise SkeletonError(self.name, 0, "unreadable", self.fault)
-        return cleaned(self.name, self.raw, self.stages, network)
+        return cleaned(self.name + self.part, self.raw, self.stages, network)
 
 
 def recordings(path: Path, metadata: Metadata, network: str, reading: Reading | None = None) -> Iterator[Recording]:
@@ -71,7 +75,7 @@ def recordings(path: Path, metadata: Metadata, network: str, reading: Reading | 
             except ValueError as error:
                 raise ValueError(str(error).replace(str(spooled), "standard input")) from None
         return
-    if path.is_file() and path.open("rb").read(len(HDF5)) == HDF5:
+    if _is_data_file(path):
         yield from _of_file(path, metadata, network)
         return
     source = open_sources([path], reading or Reading(labelled=False))
@@ -93,6 +97,17 @@ def recordings(path: Path, metadata: Metadata, network: str, reading: Reading | 
             yield Recording(entry.name, None, fault=str(error))
 
 
+def _is_data_file(path: Path) -> bool:
+    """Return whether a path is an HDF5 file; ValueError if it cannot be read."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(HDF5)) == HDF5
+    except OSError as error:
+        raise ValueError(exits.describe(error)) from None
+
+
 def cleaned(name: str, raw: RawClip, stages: Sequence[Stage], network: str) -> Clip:
     """Apply stages to a raw clip.
 
@@ -111,19 +126,35 @@ def cleaned(name: str, raw: RawClip, stages: Sequence[Stage], network: str) -> C
 
 
 def stages_for(source: ClipSource, metadata: Metadata) -> tuple[Stage, ...]:
-    """Return the stages of the training data, behind those that the format of the source needs and they lack.
+    """Return the stages of the training data, behind those that the format of the source needs and they lack."""
+    if source.kinect:
+        return _behind(source.stages, metadata, None)
+    return _behind(source.stages, metadata, float(centred(source)))
+
+
+def stages_for_array(bodies: int, scored: bool, metadata: Metadata) -> tuple[Stage, ...]:
+    """Return the stages of the training data for an array with so many bodies, with or without scores."""
+    return _behind(selecting(bodies, scored, Reading(), copies=False), metadata, -1.0)
+
+
+def _behind(needed: Sequence[Stage], metadata: Metadata, origin: float | None) -> tuple[Stage, ...]:
+    """Return the stages of the training data behind `needed` ones that they lack.
 
     A build records stage `absent` only if it marked a joint. Clips to predict may have gaps that the training data had
     not, so the stage is added as the build had it.
+
+    Args:
+        needed: Stages that the recording needs.
+        metadata: Metadata of the training data.
+        origin: Joint at which the recording is centred, -1 if at none; None: it comes from the sensor, without gaps.
     """
     own = metadata.stages()
     names = {stage.name for stage in own}
     marking = tuple(stage for stage in own if stage.name == "absent")
-    if not marking and not source.kinect:
+    if not marking and origin is not None:
         centre = next((stage.parameters["joint"] for stage in own if stage.name == "centre"), -1.0)
-        origin = float(centred(source))
         marking = (Stage("absent", {"zeros": 1, "nan": 1, "origin": origin if origin >= 0 else centre}),)
-    needed = tuple(stage for stage in source.stages if stage.name not in names)
+    needed = tuple(stage for stage in needed if stage.name not in names)
     return (*marking, *needed, *(stage for stage in own if stage.name != "absent"))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.recordings import cleaned
+from pipeline.recordings import cleaned, stages_for_array
 from pipeline.timeline import LEAST, NONE
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.tracks import array_tracks
@@ -62,7 +62,7 @@ class Stream:
         self.mean_K: np.ndarray | None = None
 
     def push(self, frame: np.ndarray) -> Moment | None:
-        """Take the next frame, (V, C) or (M, V, C); zeros where nobody is. Return an answer when one is due.
+        """Take the next frame, (V, C) or (M, V, C); zeros or NaN where nothing is. Return an answer when one is due.
 
         Raises:
             ValueError: The frame has another shape than the training data.
@@ -87,9 +87,11 @@ class Stream:
 
     def _answer(self) -> Moment:
         seconds = self.count / self.fps
-        raw = array_tracks(np.stack(self.frames), None)
+        x_TMVC = np.stack(self.frames)
+        raw = array_tracks(x_TMVC, None)
+        stages = stages_for_array(x_TMVC.shape[1], False, self.predictor.metadata)
         try:
-            clip = cleaned("stream", raw, self.predictor.stages, str(self.predictor.source))
+            clip = cleaned("stream", raw, stages, str(self.predictor.source))
         except SkeletonError as error:
             if error.reason == "body-count":
                 raise

@@ -29,6 +29,7 @@ from preprocessing.overwrite import ExistsError, check_existing, check_place
 from preprocessing.preview import centred, sentinel, units
 from preprocessing.skeleton import tokenize
 from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
+from preprocessing.sources.array_files import is_unpacked
 from preprocessing.splits import CountError, coverage
 from preprocessing.stages import RECIPES, Decision, Landmarks, describe, recipe
 from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
@@ -149,6 +150,11 @@ def build(options: Options, console: Console) -> Manifest:
     _check(options)
     reading = options.reading()
     source = open_sources(options.sources, reading)
+    if options.engine == "ray" and any(is_unpacked(entry.place) for entry in source.entries[:1]):
+        raise SourceError(
+            "--engine ray cannot read the compressed arrays of an npz, which are unpacked on this machine alone; save"
+            " it with numpy.savez, or use --engine processes"
+        )
     try:
         check_bones(source.bones, len(source.joint_names))
         unit, warning = units(source, options.unit)
@@ -436,7 +442,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _disk_error(error: OSError, out: Path) -> str:
     """Return the message; for a full disk with the space that was needed, or at least the space that is left."""
     if not exits.no_space(error):
-        return str(error)
+        return exits.describe(error)
     left = "" if "needed" in str(error) else f"; {shutil.disk_usage(out.parent).free / 1e6:.1f} MB are left"
     return f"{error}{left}. {out} is unchanged; free some space and run the same command to resume"
 

@@ -49,8 +49,9 @@ class SourceReader(NamedTuple):
 
     accepts: Callable[[Tree], bool]
     open: Callable[[list[Tree], Reading], ClipSource]
-    several: bool  # whether several paths can be read as one source
-    suffixes: tuple[str, ...]  # of its files in a folder or zip; empty if it is always one file
+    takes: frozenset[str]  # those of DEPENDENT that it uses
+    suffixes: tuple[str, ...] = ()  # of its files in a folder or zip; empty if it is always one file
+    several: bool = True  # whether several paths can be read as one source
 
     @property
     def about(self) -> str:
@@ -59,25 +60,27 @@ class SourceReader(NamedTuple):
         return " ".join(document.partition("\n\n")[0].split())
 
 
+DEPENDENT = ("labels", "layout", "channels", "bodies")
+"""Options that not every format uses."""
+LABELLED = frozenset(("labels",))
+POSES = LABELLED | {"layout", "bodies"}
 SOURCES: dict[str, SourceReader] = {
-    "skeletons": SourceReader(
-        skeleton_files.accepts, skeleton_files.open_skeletons, several=True, suffixes=(".skeleton",)
-    ),
-    "ctr": SourceReader(ctr.accepts, ctr.open_ctr, several=False, suffixes=()),
+    "skeletons": SourceReader(skeleton_files.accepts, skeleton_files.open_skeletons, LABELLED, (".skeleton",)),
+    "ctr": SourceReader(ctr.accepts, ctr.open_ctr, frozenset(), (), several=False),
     "keypoints": SourceReader(
-        keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, several=False, suffixes=()
+        keypoint_arrays.accepts, keypoint_arrays.open_keypoint_arrays, POSES | {"channels"}, (), several=False
     ),
-    "arrays": SourceReader(arrays.accepts, arrays.open_arrays, several=False, suffixes=()),
-    "stgcn": SourceReader(stgcn.accepts, stgcn.open_stgcn, several=True, suffixes=(".npy", ".pkl")),
-    "pyskl": SourceReader(pyskl.accepts, pyskl.open_pyskl, several=False, suffixes=()),
-    "ucla": SourceReader(ucla.accepts, ucla.open_ucla, several=True, suffixes=(".json",)),
-    "openpose": SourceReader(openpose.accepts, openpose.open_openpose, several=True, suffixes=(".json",)),
-    "kinetics": SourceReader(kinetics.accepts, kinetics.open_kinetics, several=True, suffixes=(".json",)),
-    "coco": SourceReader(coco.accepts, coco.open_coco, several=True, suffixes=(".json",)),
-    "mediapipe": SourceReader(mediapipe.accepts, mediapipe.open_mediapipe, several=True, suffixes=(".json",)),
-    "utd-mhad": SourceReader(utd_mhad.accepts, utd_mhad.open_utd_mhad, several=True, suffixes=(".mat",)),
-    "bvh": SourceReader(bvh.accepts, bvh.open_bvh, several=True, suffixes=(".bvh",)),
-    "tables": SourceReader(tables.accepts, tables.open_tables, several=True, suffixes=(".csv", ".tsv")),
+    "arrays": SourceReader(arrays.accepts, arrays.open_arrays, POSES - LABELLED | {"channels"}, (), several=False),
+    "stgcn": SourceReader(stgcn.accepts, stgcn.open_stgcn, POSES | {"channels"}, (".npy", ".pkl")),
+    "pyskl": SourceReader(pyskl.accepts, pyskl.open_pyskl, POSES | {"channels"}, (), several=False),
+    "ucla": SourceReader(ucla.accepts, ucla.open_ucla, LABELLED | {"layout"}, (".json",)),
+    "openpose": SourceReader(openpose.accepts, openpose.open_openpose, POSES, (".json",)),
+    "kinetics": SourceReader(kinetics.accepts, kinetics.open_kinetics, POSES, (".json",)),
+    "coco": SourceReader(coco.accepts, coco.open_coco, POSES, (".json",)),
+    "mediapipe": SourceReader(mediapipe.accepts, mediapipe.open_mediapipe, POSES, (".json",)),
+    "utd-mhad": SourceReader(utd_mhad.accepts, utd_mhad.open_utd_mhad, LABELLED | {"layout"}, (".mat",)),
+    "bvh": SourceReader(bvh.accepts, bvh.open_bvh, LABELLED, (".bvh",)),
+    "tables": SourceReader(tables.accepts, tables.open_tables, POSES, (".csv", ".tsv")),
 }
 """Format, as `--format` takes it -> reader; the first that accepts a path reads it."""
 
@@ -114,6 +117,9 @@ def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSou
             raise SourceError(f"{path} has format {name} and {paths[0]} has {names[0]}; build them separately")
         if len(paths) > 1 and not SOURCES[name].several:
             raise SourceError(f"{path} has format {name} and must be the only source; build the others separately")
+    unused = [key for key in DEPENDENT if getattr(reading, key) and key not in SOURCES[names[0]].takes]
+    if unused:
+        raise SourceError(f"--{unused[0]} is not used by format {names[0]}, which {paths[0]} has; leave it out")
     try:
         source = SOURCES[names[0]].open(trees, reading)
         source = replace(source, notes=[*source.notes, *other_files(trees, names[0], reading)])

@@ -21,6 +21,7 @@ from preprocessing.sources.entries import SourceError
 
 SMALL = 1 << 20  # bytes up to which an array is read at once
 BLOCK = 4 << 20
+OPEN_FILES = "/proc/self/fd"  # of this process and its forks
 _LOCAL = 30  # bytes of a zip member's local header before its name
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, zlib.error, SyntaxError)
 
@@ -60,7 +61,7 @@ class Rows(NamedTuple):
                 ):
                     content += more
         except OSError as error:
-            raise SkeletonError(name, 0, "unreadable", f"{error}") from None
+            raise SkeletonError(name, 0, "unreadable", f"{self.path}: {error.strerror or error}") from None
         if len(content) != size:
             raise SkeletonError(name, 0, "unreadable", f"{self.path} ends before its last row")
         return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])
@@ -117,6 +118,11 @@ def memory(array: np.ndarray | Rows) -> np.ndarray:
     return array.read(0, array.shape[0]) if isinstance(array, Rows) else array
 
 
+def is_unpacked(place: Any) -> bool:
+    """Return whether the place of a clip names rows of a compressed array, which only this machine can read."""
+    return isinstance(place, tuple) and any(isinstance(one, Rows) and one.path.startswith(OPEN_FILES) for one in place)
+
+
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
@@ -171,7 +177,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
             target.write(block)
     target.flush()
     _UNPACKED.append(target)
-    return f"/proc/self/fd/{target.fileno()}"
+    return f"{OPEN_FILES}/{target.fileno()}"
 
 
 _UNPACKED: list[Any] = []

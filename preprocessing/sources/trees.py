@@ -71,7 +71,7 @@ def read_file(path: str, name: str) -> bytes:
             while part := file.read(MAX_BYTES + 1 - len(got)):
                 got += part
     except OSError as error:
-        raise SkeletonError(name, 0, "unreadable", str(error)) from None
+        raise SkeletonError(name, 0, "unreadable", f"{path}: {error.strerror or error}") from None
     check_size(name, len(got))
     return got
 

@@ -77,7 +77,8 @@ class Packed(NamedTuple):
         try:
             content = self._expand()
         except (OSError, IsalError, struct.error) as error:  # type: ignore[misc]  # its stub is not of a class
-            raise SkeletonError(self.name, 0, "unreadable", str(error)) from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise SkeletonError(self.name, 0, "unreadable", f"{self.path}: {reason}") from None
         if len(content) != self.size or isal_zlib.crc32(content) != self.crc:
             raise SkeletonError(self.name, 0, "unreadable", "the zip member does not match its size and CRC-32")
         return content

@@ -18,7 +18,8 @@ from preprocessing.stages.bodies import Body, Result, Scene, StageError, dense, 
 from preprocessing.stages.recipes import OPTIONAL, RECIPES, Landmarks, Stage, describe, recipe
 
 __all__ = [
-    "OPTIONAL", "RECIPES", "STAGES", "Clip", "Decision", "Landmarks", "Stage", "apply", "describe", "recipe", "run",
+    "OPTIONAL", "RECIPES", "STAGES", "Clip", "Decision", "Landmarks", "Scene", "Stage", "apply", "describe", "recipe",
+    "run",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pipeline.evaluation import accuracies
 from pipeline.run_folder import METADATA, Run
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import SkeletonError, parse
+from preprocessing.sources.tracks import array_tracks
 from tests.pipeline.conftest import SMALL, exporter, made_old, made_unfinished
 
 
@@ -243,11 +244,32 @@ def test_the_command_answers_and_a_damaged_recording_costs_only_itself(
     assert answers[str(good)]["probabilities"] == pytest.approx(predict.load(ntu_run)(good).probabilities)
 
 
-def test_more_bodies_than_the_network_sees_cost_only_their_clip(runs: Path) -> None:
-    """The training's recipe has no rule that chooses among them, as with an array file."""
+def test_of_more_bodies_than_a_network_sees_those_that_move_most_stay(runs: Path) -> None:
+    """Also where the training data came without a rule; parsed clips need one."""
     predictor = predict.load(runs / "bn-masked")
-    with pytest.raises(SkeletonError, match="array:0: body-count: 3 bodies are left and a network sees 2"):
-        predictor(np.ones((20, 3, 10, 3), np.float32))
+    joints = np.random.default_rng(0).normal(size=(20, 3, 10, 3)).astype(np.float32)
+    joints[:, 1] *= 0.1
+    answer = predictor(joints)
+    assert (answer.bodies, [(one.body, one.rule) for one in answer.decisions]) == (2, [(1, "people-motion")])
+    assert answer.probabilities == predictor(joints[:, [0, 2]]).probabilities
+    with pytest.raises(SkeletonError, match="clip:0: body-count: 3 bodies are left and a network sees 2"):
+        predictor(array_tracks(joints, None))
+
+
+def test_an_array_may_have_absent_joints_and_scores(runs: Path) -> None:
+    """NaN, zero and score 0 mean the same; another width is rejected."""
+    predictor = predict.load(runs / "bn-masked")
+    joints = np.random.default_rng(0).normal(size=(20, 10, 3)).astype(np.float32)
+    score = np.ones((20, 10, 1), np.float32)
+    hole = np.zeros((20, 10), bool)
+    hole[3:6, 4] = True
+    score[hole] = 0
+    scored = predictor(np.concatenate([joints, score], axis=2))
+    for value in (0, np.nan):
+        joints[hole] = value
+        assert predictor(joints).probabilities == pytest.approx(scored.probabilities, abs=1e-6)
+    with pytest.raises(ValueError, match=r"An array has shape \(20, 10, 2\): must be \(T, V, 3\) or \(T, M, V, 3\)"):
+        predictor(joints[..., :2])
 
 
 def test_a_run_that_is_not_finished_says_so(

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocessing.build import main as build
 from preprocessing.sources import Reading, SourceError, open_sources
+from preprocessing.sources.array_files import is_unpacked
 from preprocessing.stages import apply
 
 
@@ -242,3 +244,17 @@ def test_a_file_larger_than_the_memory_is_read_in_a_fraction_of_it(tmp_path: Pat
     total, megabytes = map(float, answer.stdout.split())
     assert total == x.size
     assert megabytes < 20, "the array has 57 MiB"
+
+
+def test_rows_of_a_compressed_array_are_known_to_lie_on_this_machine_alone(tmp_path: Path) -> None:
+    x = np.ones((6000, 1, 20, 3), np.float32)
+    for save_as, alone in ((np.savez, False), (np.savez_compressed, True)):
+        save_as(tmp_path / "a.npz", X=x, ptr=np.arange(0, 6001, 60), label=np.arange(100) % 3)
+        assert is_unpacked(open_sources([tmp_path / "a.npz"]).entries[0].place) is alone
+    out = str(tmp_path / "a.h5")
+    assert build([str(tmp_path / "a.npz"), "--out", out, "--engine", "ray"]) == 2
+
+
+def test_an_option_that_the_format_does_not_use_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--labels is not used by format arrays, which .*a.npz has; leave it out"):
+        open_sources([save(tmp_path / "a.npz")], Reading(labels=tmp_path / "labels.csv"))
