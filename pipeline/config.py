@@ -83,8 +83,8 @@ class Config:
     fast_start: bool = False
     """Skip the check of the data file's sha256."""
     init: Path | None = None
-    """Run folder whose weights the training starts from (fine-tuning). Classes and joints are matched by name; what
-    does not fit starts anew, and init.json in the run folder lists it."""
+    """Run folder, or folder of pipeline.share, whose weights the training starts from (fine-tuning). Classes and joints
+    are matched by name; what does not fit starts anew, and init.json in the run folder lists it."""
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     norm: NormConfig = field(default_factory=NormConfig)

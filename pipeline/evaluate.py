@@ -37,7 +37,7 @@ from pipeline.normdoctor.evidence import gaps
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.normdoctor.sources import batch_statistics
 from pipeline.pages import evaluation as pages
-from pipeline.predict import Predictor
+from pipeline.predict import Network, Predictor
 from pipeline.run_folder import CONFIG, Run
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile, open_file
@@ -60,6 +60,8 @@ class Options:
     """Split protocol of the file; empty: the run's, if the file has it, else the file's default."""
     split: Split = "test"
     """Clips to evaluate on; all: every clip of the file."""
+    test_clips: int = 1
+    """Crop windows per clip whose probabilities are averaged into a second figure, as train.test-clips."""
     html: Path | None = None
     """HTML page to write the figures to."""
     out: Path | None = None
@@ -68,7 +70,9 @@ class Options:
     """Skip the check of the data file's sha256."""
 
 
-def evaluate(predictor: Predictor, file: SkeletonFile, protocol: str = "", split: Split = "test") -> dict[str, Any]:
+def evaluate(
+    predictor: Predictor, file: SkeletonFile, protocol: str = "", split: Split = "test", test_clips: int = 1
+) -> dict[str, Any]:
     """Return the figures of a trained network on a data file.
 
     Args:
@@ -76,9 +80,11 @@ def evaluate(predictor: Predictor, file: SkeletonFile, protocol: str = "", split
         file: The data file.
         protocol: Split protocol; empty: the run's, if the file has it, else the file's default.
         split: Part of the protocol, or all.
+        test_clips: Crop windows per clip; more than one add the figures `several_clips`.
 
     Raises:
-        ValueError: The file does not fit the network, or the split has no clips that it knows.
+        ValueError: The file does not fit the network, the split has no clips that it knows, or the network was not
+            trained on crop windows.
     """
     network = str(predictor.source)
     if len(predictor.networks) > 1:
@@ -87,6 +93,7 @@ def evaluate(predictor: Predictor, file: SkeletonFile, protocol: str = "", split
     protocol = protocol or _protocol(predictor, file)
     index_N = _clips(found, protocol, split)
     one, clips = predictor.networks[0], Clips(found.file, predictor.device)
+    several = _several(one, clips, index_N, test_clips)
     sources = [None, batch_statistics] if batch_norms(one.model) else [None]
     size = one.config.train.batch_size
     seen = accuracies.predict_each(one.model, clips, index_N, one.config.input.frames, size, sources)
@@ -105,12 +112,27 @@ def evaluate(predictor: Predictor, file: SkeletonFile, protocol: str = "", split
         "class_names": list(found.file.class_names),
         "notes": found.notes,
         "metrics": metrics(seen[0].logits_NK, seen[0].label_N),
+        **({"several_clips": several} if several else {}),
         "among_shared": among(seen[0], classes_C.to(seen[0].label_N.device)),
         "accuracies": four,
         "gap": gaps(four) if "B" in four and "A" in four else {},
         "calibration": _calibration(predictor, seen[0]),
         "confusion": confusion(seen[0].logits_NK, seen[0].label_N).tolist(),
     }
+
+
+def _several(one: Network, clips: Clips, index_N: Tensor, count: int) -> dict[str, Any]:
+    """Return the metrics of the mean probabilities over `count` crop windows per clip; empty for one."""
+    if count == 1:
+        return {}
+    shortest = one.config.augment.crop
+    if count < 1 or shortest == 1:
+        why = "must be at least 1" if count < 1 else "the network was trained without crop windows (augment.crop is 1)"
+        raise ValueError(f"--test-clips {count}: {why}. Leave it at 1.")
+    windows = accuracies.crops(shortest, count)
+    size = one.config.train.batch_size
+    voted = accuracies.predict_crops(one.model, clips, index_N, one.config.input.frames, size, windows)
+    return {"clips": count, **metrics(voted.logits_NK, voted.label_N)}
 
 
 def known_classes(found: Match) -> list[str]:
@@ -185,11 +207,13 @@ def describe(result: dict[str, Any]) -> list[str]:
         f"mean class {100 * scores['mean_class']:.1f} %",
         "  ".join(f"{name} {100 * four[name]:.1f}" for name in "ABCD" if name in four) + " %",
     ]
+    if several := result.get("several_clips"):
+        lines.insert(2, f"with {several['clips']} crop windows per clip: top-1 {100 * several['top1']:.1f} %")
     if 1 < len(result["shared_classes"]) < len(result["class_names"]):
         lines[1] += f"  (among the file's classes only: {100 * result['among_shared']:.1f} %)"
     if result["gap"]:
         gap = result["gap"]
-        lines[2] += (
+        lines[-1] += (
             f": normalization gap {100 * gap['normalization']:+.1f}, generalization "
             f"{100 * gap['generalization']:+.1f} points"
         )
@@ -220,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         predictor = predict.load(options.run)
         file = open_file(options.data, fast_start=options.fast_start)
-        result = evaluate(predictor, file, options.protocol, options.split)
+        result = evaluate(predictor, file, options.protocol, options.split, options.test_clips)
         if (options.run / CONFIG).is_file() and (
             leak := trained_on(Run(options.run), file, result["protocol"], options.split)
         ):

@@ -16,12 +16,12 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import checkpoint, integrity, network
 from pipeline.config import Config, as_dict, from_dict
@@ -110,6 +110,23 @@ def load(folder: Path, device: torch.device) -> tuple[Config, Metadata, nn.Modul
         ) from None
     checkpoint.require_valid(model.state_dict(), folder)
     return config, metadata, model.eval(), facts["summary"]
+
+
+class Start(NamedTuple):
+    """A model folder as the start of a training: what `transfer.fill` takes of a run folder."""
+
+    folder: Path
+    config: Config
+    metadata: Metadata
+    weights: dict[str, Tensor]
+    pointer: dict[str, Any]
+
+
+def start(folder: Path) -> Start:
+    """Return a model folder as the start of a training. Raises as `load` does."""
+    config, metadata, model, _ = load(folder, torch.device("cpu"))
+    pointer = {"epoch": config.train.epochs, "sha256": files.sha256_file(folder / WEIGHTS)}
+    return Start(folder, config, metadata, model.state_dict(), pointer)
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import distributed, network, optim
+from pipeline import distributed, network, optim, share
 from pipeline.config import Config
 from pipeline.data import Bones
 from pipeline.evaluation.matching import joint_places, places, stages_note
@@ -71,7 +71,8 @@ def start(config: Config, run: Run, model: nn.Module) -> None:
     """
     assert config.init is not None
     if not run.pointer:
-        record = fill(config, model, Metadata.of(run.data), Run(config.init))
+        source = share.start(config.init) if share.is_model(config.init) else Run(config.init)
+        record = fill(config, model, Metadata.of(run.data), source)
         if distributed.rank() == 0:  # the folder may not exist yet: publishing makes it
             run.write_start(record)
             print(describe(record), file=sys.stderr)
@@ -81,7 +82,7 @@ def start(config: Config, run: Run, model: nn.Module) -> None:
         freeze_trunk(model, record["new"])
 
 
-def fill(config: Config, model: nn.Module, mine: Metadata, source: Run) -> dict[str, Any]:
+def fill(config: Config, model: nn.Module, mine: Metadata, source: Run | share.Start) -> dict[str, Any]:
     """Copy what fits from another run's weights into the network; return what was taken and what is new.
 
     Returns:

@@ -104,3 +104,17 @@ def test_an_ensemble_is_no_run(runs: Path, data_file: Path) -> None:
     )
     with pytest.raises(ValueError, match="combines 2 runs: name one run folder"):
         evaluate.evaluate(both, open_file(data_file))
+
+
+def test_crop_windows_need_a_network_that_knows_them(runs: Path, data_file: Path) -> None:
+    """A network that was trained on crops gets a second figure; any other is rejected."""
+    predictor, file = predict.load(runs / "bn-masked"), open_file(data_file)
+    with pytest.raises(ValueError, match=r"--test-clips 3: the network was trained without crop windows"):
+        evaluate.evaluate(predictor, file, test_clips=3)
+    one = predictor.networks[0]
+    augment = dataclasses.replace(one.config.augment, crop=0.5)
+    predictor.networks = [one._replace(config=dataclasses.replace(one.config, augment=augment))]
+    result = evaluate.evaluate(predictor, file, test_clips=3)
+    assert result["several_clips"]["clips"] == 3
+    assert "with 3 crop windows per clip: top-1" in evaluate.describe(result)[2]
+    assert "several_clips" not in evaluate.evaluate(predictor, file)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import network, optim, train, transfer
+from pipeline import network, optim, share, train, transfer
 from pipeline.config import Config, from_dict
 from pipeline.models import MODELS
 from pipeline.norms import INPUTS
@@ -177,3 +177,23 @@ def test_metadata_of_files_with_other_stages_make_a_note(data_file: Path, tmp_pa
     assert transfer.fill(config, model, mine, source)["notes"] == [
         "clips after centre (joint joint0) here, after no stage there"
     ]
+
+
+def test_a_model_folder_is_a_start_like_its_run(data_file: Path, tmp_path: Path) -> None:
+    """The same weights are taken, and recorded with their hash."""
+    run = source_run(tmp_path, data_file)
+    share.share(run, tmp_path / "model")
+    config = settings(tmp_path / "named.h5", tmp_path / "target", init=tmp_path / "model")
+    mine = Metadata.of(open_file(tmp_path / "named.h5"))
+    models = [network.build(config, mine, CPU) for _ in range(2)]
+    records = [
+        transfer.fill(config, model, mine, start)
+        for model, start in zip(models, (run, share.start(tmp_path / "model")), strict=True)
+    ]
+    assert records[0]["taken"] == records[1]["taken"] == list(models[0].state_dict())
+    assert records[1]["run"] == str(tmp_path / "model")
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name]), name
+    Run.claim(config)
+    train.run(config)
+    assert Run(config.out, CPU).start["sha256"] == records[1]["sha256"]
