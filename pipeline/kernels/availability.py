@@ -1,6 +1,7 @@
-"""Conditions under which the Triton kernels of `pipeline.kernels` replace torch operations.
+"""Conditions under which the kernels of `pipeline.kernels` replace torch operations.
 
-Triton comes only with torch's GPU builds, so a module of kernels is imported where it is first used.
+Triton comes only with torch's GPU builds, and Numba takes half a second to load, so a module of kernels is imported
+where it is first used.
 """
 
 from __future__ import annotations
@@ -29,6 +30,22 @@ def use_kernels(x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
         and not unavailable_reason()
+    )
+
+
+def pools_on_cpu(x: Tensor) -> bool:
+    """Return whether `pooled_norm` processes features x: (B, C, T, V), channels_last, bf16 or fp32, on a CPU.
+
+    Compiled code keeps torch's operations, which the compiler fuses with their neighbours.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.dim() == 4
+        and min(x.shape[2:]) >= 2
+        and x.numel() > x.shape[1]
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data import BODIES
-from pipeline.norms import Norm
+from pipeline.norms import BatchNorm, Norm
 
 Trunk = Callable[[Tensor, int], Tensor]  # x_BCTV and the slot whose statistics to use -> features of B rows
 Pool = Callable[[Tensor, Tensor | None], Tensor]  # features (N, M, ...), present_NM or None: all -> (N, ...)
@@ -123,6 +123,19 @@ class SlotNorms(nn.ModuleList):
         """Normalize x (B, C, ...) by the statistics of a slot."""
         layer: nn.Module = self[slot]
         result: Tensor = layer(x)
+        return result
+
+    def pooled(self, x: Tensor, slot: int, window: tuple[int, int], activation: nn.Module) -> Tensor:
+        """Normalize x (B, C, T, V), take the maximum over each window, and activate.
+
+        ReLU behind the max-pool: numbers and gradients are equal (it is monotone), on a quarter of the elements.
+        """
+        layer: Any = self[slot]
+        fusible = isinstance(layer, BatchNorm) and isinstance(activation, nn.ReLU) and window == (2, 2)
+        if fusible and layer.pools(x):
+            fused: Tensor = layer.pooled(x)
+            return fused
+        result: Tensor = activation(torch.max_pool2d(self(x, slot), window))
         return result
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.data import BODIES
@@ -54,11 +55,10 @@ class Cnn(nn.Module):
 
     def trunk(self, x_BCTV: Tensor, slot: int) -> Tensor:
         """Return features of B bodies, (B, 128, T // 8, max(1, V // 8)) at width 1."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            # ReLU behind the max-pool: numbers and gradients are equal (it is monotone), on a quarter of the elements.
-            # A skeleton of few joints keeps its last one.
-            window = (2, min(2, x_BCTV.shape[-1]))
-            x_BCTV = self.activation(torch.max_pool2d(norm(convolution(x_BCTV), slot), window))
+        norms: Iterable[Any] = self.norms
+        for convolution, norm in zip(self.convolutions, norms, strict=True):
+            window = (2, min(2, x_BCTV.shape[-1]))  # a skeleton of few joints keeps its last one
+            x_BCTV = norm.pooled(convolution(x_BCTV), slot, window, self.activation)
         return x_BCTV
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:

@@ -48,6 +48,26 @@ class BatchNorm(BatchStatistics):
         self.num_batches_tracked.add_(1)
         return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
 
+    def pools(self, x: Tensor) -> bool:
+        """Return whether `pooled` computes what this layer, a 2x2 max-pool and a ReLU do, and nobody watches the layer.
+
+        Evaluation by other statistics replaces `forward`, and hooks wait for its output.
+        """
+        watched = "forward" in self.__dict__ or self._forward_hooks or self._forward_pre_hooks or self._backward_hooks
+        differentiates = torch.is_grad_enabled() and x.requires_grad
+        return availability.pools_on_cpu(x) and not watched and (self.training or not differentiates)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return relu(max_pool2d(self(x), 2)) in one pass over x (B, C, T, V), where `pools` holds."""
+        from pipeline.kernels import pooled_norm
+
+        if not self.training:
+            return pooled_norm.by_moments(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        ranks = pooled_norm.Ranks(_pool_narrow, _total_narrow) if self.synchronizes else pooled_norm.ALONE
+        y, mean, variance, count = pooled_norm.by_own_moments(x, self.weight, self.bias, self.eps, ranks)
+        self.update_running_statistics(mean, variance * (count / (count - 1)))
+        return y
+
     def normalize_by(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
         """Return the output for x (B, C, ...) by these statistics, without gradient through them."""
         mean_C, variance_C = mean_C.to(self.running_mean), variance_C.to(self.running_var)
@@ -69,6 +89,16 @@ def _own_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
         count = torch.tensor(x.numel() // x.shape[1], dtype=wide, device=x.device)
         return mean.to(wide), variance.to(wide), count
+
+
+# In float32, as in `forward`: a rank without rows takes that way, and both must exchange the same tensors.
+def _pool_narrow(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, variance, count = pool_over_ranks(mean.float(), variance.float(), count.float())
+    return mean.double(), variance.double(), count.double()
+
+
+def _total_narrow(sums: Tensor) -> Tensor:
+    return distributed.total(sums.float()).double()
 
 
 class _OverRanks(torch.autograd.Function):

@@ -17,14 +17,20 @@ from pipeline import distributed
 from pipeline.norms import NormConfig, norm_factory
 
 
-def outcome(settings: dict[str, Any], x: Tensor, w: Tensor, present: Tensor | None) -> dict[str, Tensor]:
+def outcome(
+    settings: dict[str, Any], x: Tensor, w: Tensor, present: Tensor | None, pooled: bool = False
+) -> dict[str, Tensor]:
     """Forward and backward of a fresh layer in the precision of x: output, gradients (of x by row), buffers."""
     norm = norm_factory(NormConfig(**settings))
     layer = norm(x.shape[1]) if present is None else norm.input(x.shape[1], x.shape[3], x.shape[4])
     assert layer is not None
     layer.to(x.dtype).train()
     x = x.clone().requires_grad_()
-    y = layer(x) if present is None else layer(x, present)
+    if pooled:
+        x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+        y = layer.pooled(x) if layer.pools(x) else torch.relu(torch.max_pool2d(layer(x), 2))
+    else:
+        y = layer(x) if present is None else layer(x, present)
     (y * w).sum().backward()
     result = {"y": y.detach(), "x_grad": x.grad}
     gradients = {f"{name}_grad": p.grad for name, p in layer.named_parameters() if p.requires_grad}
@@ -40,7 +46,7 @@ def main(folder: Path) -> None:
     for name, case in torch.load(folder / "cases.pt", weights_only=True).items():
         x, w = (case[key].split(case["rows"])[rank] for key in "xw")
         present = case["present"].split(case["rows"])[rank] if "present" in case else None
-        results[name] = outcome(case["settings"], x, w, present)
+        results[name] = outcome(case["settings"], x, w, present, "pooled" in case)
     torch.save(results, folder / f"rank{rank}.pt")
     distributed.leave()
 

@@ -708,8 +708,12 @@ def rank_cases() -> dict[str, dict[str, Any]]:
         seen = torch.rand(16, 2, 4, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.9, 0.2])[:, None]
         x = torch.where(seen[:, None, :, :, None].movedim(2, -1), coordinates(16).float(), 0.0)
         cases[f"input {name}"] = {"settings": {"input": name}, "rows": [5, 11], "x": x, "present": seen}
+    for name, rows in {"uneven": [5, 11], "even": [8, 8], "empty": [16, 0]}.items():
+        cases[f"pooled {name}"] = {"settings": {}, "rows": rows, "x": clips(16), "pooled": True}
     draw = torch.Generator().manual_seed(7)
-    cases = {name: case | {"w": torch.randn(case["x"].shape, generator=draw)} for name, case in cases.items()}
+    for case in cases.values():
+        windows = case["x"][..., ::2, ::2][..., :4, :2] if "pooled" in case else case["x"]
+        case["w"] = torch.randn(windows.shape, generator=draw)
     return {
         f"{name} {str(dtype)[6:]}": case | {key: case[key].to(dtype) for key in "xw"}
         for name, case in cases.items()
@@ -735,7 +739,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[s
 def error(two_ranks: list[dict[str, dict[str, Tensor]]], name: str, key: str) -> float:
     """Largest error against one big batch in float64, in units of the tensor's largest value (at least 1)."""
     case, ranks = CASES[name], [rank[name] for rank in two_ranks]
-    one = outcome(case["settings"], case["x"].double(), case["w"].double(), case.get("present"))[key]
+    doubled = case["x"].double(), case["w"].double()
+    one = outcome(case["settings"], *doubled, case.get("present"), "pooled" in case)[key]
     if "running" in key:
         assert torch.equal(ranks[0][key], ranks[1][key]), "ranks differ"
     two = torch.cat([rank[key] for rank in ranks]) if key in ("y", "x_grad") else ranks[0][key]
@@ -779,6 +784,15 @@ def test_batch_norms_parameter_gradients_equal_one_big_batch_in_float32(
     """For the twin itself the promise is 1e-6 for every gradient, in the layer's place behind a convolution."""
     name = f"bn {rows} float32"
     assert {"weight_grad", "bias_grad"} <= set(two_ranks[0][name])
+    assert max(error(two_ranks, name, key) for key in two_ranks[0][name]) <= 1e-6
+
+
+@pytest.mark.parametrize("rows", ["uneven", "even", "empty"])
+def test_norm_max_pool_and_relu_in_one_pass_equal_one_big_batch(
+    two_ranks: list[dict[str, dict[str, Tensor]]], rows: str
+) -> None:
+    """A rank without rows goes torch's way, and exchanges the same tensors."""
+    name = f"pooled {rows} float32"
     assert max(error(two_ranks, name, key) for key in two_ranks[0][name]) <= 1e-6
 
 
