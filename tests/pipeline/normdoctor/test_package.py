@@ -1,6 +1,8 @@
 """The package stands alone: its folder, copied elsewhere under another name, diagnoses without the repository."""
 
 import ast
+import importlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -57,10 +59,23 @@ def imported(source: str) -> set[str]:
     return packages
 
 
+# Modules behind an extra, which nothing else of the package imports.
+EXTRAS = {"lightning.py": {"lightning", "pytorch_lightning"}, "transformers.py": {"transformers"}}
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_modules_import_torch_numpy_and_the_standard_library(path: Path) -> None:
-    """Everything else of ours by relative imports."""
-    assert imported(path.read_text()) <= {"torch", "numpy", *sys.stdlib_module_names}
+    """Everything else of ours by relative imports; a module behind an extra imports its package too."""
+    assert imported(path.read_text()) <= {"torch", "numpy", *sys.stdlib_module_names, *EXTRAS.get(path.name, ())}
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers"])
+def test_a_missing_framework_is_one_line_that_says_what_to_install(name: str) -> None:
+    """Where the package is not installed."""
+    if importlib.util.find_spec(name) is not None:
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ImportError, match=rf"is missing: pip install 'skelnorm-normdoctor\[{name}\]'"):
+        importlib.import_module(f"pipeline.normdoctor.{name}")
 
 
 def test_the_search_finds_a_foreign_import() -> None:
