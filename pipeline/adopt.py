@@ -29,7 +29,8 @@ import tyro
 from pipeline import integrity
 from pipeline.integrity import CHECKPOINTS, CONFIG, PARTS, POINTER
 from pipeline.tracking import ledger
-from preprocessing import exits, files, journal
+from preprocessing import exits, files, journal, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.provenance import version
 
 
@@ -175,7 +176,7 @@ def _require_usable(run: Any, state: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.adopt`; returns the exit code."""
-    options = tyro.cli(Options, prog="python -m pipeline.adopt", description=__doc__, args=arguments)
+    options = read_options(Options, "pipeline.adopt", __doc__, arguments)
     try:
         changed = adopt(options.run)
     except (ValueError, OSError, exits.Fault, KeyboardInterrupt) as error:
@@ -185,4 +186,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

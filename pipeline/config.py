@@ -7,22 +7,39 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipeline import settings
-from pipeline.data.augment import AugmentConfig
-from pipeline.data.clips import InputConfig
+from pipeline import preset_list, settings
+from pipeline.data.config import AugmentConfig, InputConfig
 from pipeline.models import ModelConfig
 from pipeline.norms import NormConfig
-from pipeline.optim import OptimConfig
+from pipeline.schedule import OptimConfig
 from pipeline.settings import Range
+from preprocessing import arguments
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = preset_list.PRESETS
+MODULE = "pipeline.train"
+DRY_RUN = "--dry-run"
+LIST = "skelnorm presets lists them"
+# Short name of an option -> its name. The other commands have the same short names.
+ALIASES = {
+    "--epochs": "--train.epochs",
+    "--batch-size": "--train.batch-size",
+    "--seed": "--train.seed",
+    "--lr": "--optim.lr",
+    "--frames": "--input.frames",
+    "--protocol": "--input.protocol",
+    "--model": "--model.name",
+    "--norm": "--norm.kind",
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,21 @@ def as_dict(config: Config) -> dict[str, Any]:
     return plain | {"data": str(config.data), "out": str(config.out), "init": start}
 
 
+def as_toml(values: dict[str, Any]) -> str:
+    """Return nested settings as TOML, which `preset` reads again; what is None is left out."""
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict | None)]
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += ["", f"[{key}]", as_toml(value)]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def from_dict(values: dict[str, Any]) -> Config:
     """Make settings from plain values; ValueError names an unknown key and the nearest known one."""
     return settings.build(Config, values)
@@ -120,9 +152,11 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def preset(name: str) -> dict[str, Any]:
     """Return the values of a preset by name, or of a TOML file by path; `extends` names a preset to start from."""
-    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else preset_list.PRESETS / f"{name}.toml"
+    if name.endswith(".toml") and not path.is_file():
+        raise ValueError(f"{path} does not exist: name a preset ({', '.join(preset_list.names())}) or a TOML file.")
     if not path.is_file():
-        known = sorted(p.stem for p in PRESETS.glob("*.toml"))
+        known = preset_list.names()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"no preset {name!r}{hint}; choose one of {', '.join(known)}, or the path of a .toml file")
@@ -141,27 +175,46 @@ def preset(name: str) -> dict[str, Any]:
     return merged
 
 
-def parse(arguments: list[str], description: str = "") -> Config:
+def parse(words: Sequence[str] | None = None, description: str = "") -> Config:
     """Make settings from a command line, whose first word names the preset.
+
+    Args:
+        words: Words of the command line; None: those of this process.
+        description: Text of the help; empty: the docstring of pipeline.train.
 
     Raises:
         ValueError: The preset, the data file or the run folder is not usable; the message has the remedy.
     """
-    if not arguments or arguments[0].startswith("-"):
-        name, rest = "default", arguments
-        if not {"-h", "--help"} & set(arguments):
-            raise ValueError("name a preset first: python -m pipeline.train default --data FILE.h5 --out RUN")
-    else:
-        name, rest = arguments[0], arguments[1:]
+    program = arguments.program_name(MODULE)
+    words = [word for word in (sys.argv[1:] if words is None else words) if word != DRY_RUN]
+    asked = set(words) & {*arguments.HELP, arguments.HELP_ALL}
+    named = words and not words[0].startswith("-")
+    if asked:
+        description = description or arguments.docstring(MODULE)
+        if not named and arguments.HELP_ALL not in asked:
+            from pipeline import train_help
+
+            print(train_help.text(program, description))
+            sys.exit(0)
+    elif not named:
+        raise ValueError(f"name a preset first: {program} default --data FILE.h5 --out RUN ({LIST})")
+    name, rest = (words[0], words[1:]) if named else ("default", words)
     missing = {"data": tyro.MISSING, "out": tyro.MISSING}
-    config: Config = tyro.cli(
+    config = arguments.parse(
         Config,
-        args=rest,
+        MODULE,
+        description,
+        rest,
+        program=f"{program} {name}",
+        aliases=ALIASES,
         default=from_dict(missing | preset(name)),
-        prog=f"python -m pipeline.train {name}",
-        description=description,
         registry=settings.command_line(),
     )
+    if config.data.is_dir():
+        raise ValueError(
+            f"--data {config.data} is a folder: must be an HDF5 file. Build one with python -m preprocessing.build "
+            f"{config.data} --out {config.data.name or 'clips'}.h5"
+        )
     if not config.data.is_file():
         raise ValueError(
             f"{config.data} does not exist; build it with python -m preprocessing.build SOURCE --out {config.data}"

@@ -16,12 +16,16 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from pipeline.options import Ensemble, read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.ensemble"))  # before torch loads
 
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -199,21 +203,9 @@ def _cells(entry: dict[str, Any]) -> list[str]:
     return [f"{100 * entry[part]['top1']:.1f}" if part in entry else "" for part in ("val", "test")]
 
 
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the command."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN...")]
-    """Run folders of pipeline.train, on the same data and protocol."""
-    weights: tuple[float, ...] = ()
-    """One number per run; none: chosen on val."""
-    out: Path | None = None
-    """File .json with the figures, which pipeline.predict takes like a run."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.ensemble`; returns the exit code."""
-    options = tyro.cli(Options, prog="python -m pipeline.ensemble", description=__doc__, args=arguments)
+    options: Ensemble = read_options("pipeline.ensemble", arguments)
     try:
         files.require_suffix("--out", options.out, ".json")
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
@@ -228,4 +220,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

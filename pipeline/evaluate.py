@@ -15,13 +15,17 @@ not fit, 6 damaged file.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
+
+from pipeline.options import Evaluate, Split, read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.evaluate"))  # before torch loads
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
@@ -44,30 +48,7 @@ from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.pages import Provenance
 
 FOLDER = "evaluations"
-Split = Literal["train", "val", "test", "all"]
 SHIFT = 0.05  # D - C, a fraction, from which the difference is reported
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train, or folder of pipeline.share."""
-    data: Path
-    """HDF5 file made by preprocessing.build."""
-    protocol: str = ""
-    """Split protocol of the file; empty: the run's, if the file has it, else the file's default."""
-    split: Split = "test"
-    """Clips to evaluate on; all: every clip of the file."""
-    test_clips: int = 1
-    """Crop windows per clip whose probabilities are averaged into a second figure, as train.test-clips."""
-    html: Path | None = None
-    """HTML page to write the figures to."""
-    out: Path | None = None
-    """File .json to write the figures to; default: RUN/evaluations/FILE-PROTOCOL-SPLIT.json."""
-    fast_start: bool = False
-    """Skip the check of the data file's sha256."""
 
 
 def evaluate(
@@ -233,7 +214,7 @@ def describe(result: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.evaluate`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(Options, prog="python -m pipeline.evaluate", description=__doc__, args=arguments)
+    options: Evaluate = read_options("pipeline.evaluate", arguments)
     try:
         files.require_suffix("--html", options.html, ".html")
         files.require_suffix("--out", options.out, ".json")
@@ -264,10 +245,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _default_out(options: Options, result: dict[str, Any]) -> Path:
+def _default_out(options: Evaluate, result: dict[str, Any]) -> Path:
     folder = options.run if options.run.is_dir() else options.run.parent
     return folder / FOLDER / f"{options.data.stem}-{result['protocol']}-{result['split']}.json"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -9,32 +9,19 @@ data file is read for the clips that the page shows.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from pipeline.options import Page, read_options
 from pipeline.pages.finished import read_run, with_distinct_names
 from pipeline.pages.runs import page
 from pipeline.run_folder import Run
-from preprocessing import exits, files
+from preprocessing import exits, files, startup
 from preprocessing.pages import Provenance
 
 
 def main() -> int:
     """Entry of `python -m pipeline.page`; returns the exit code."""
-
-    def command(
-        runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="Finished run folders.")],
-        out: Annotated[Path, tyro.conf.arg(help="The page to write.")],
-        study: Annotated[
-            Path | None, tyro.conf.arg(help="Folder of tuning.search or tuning.study, shown as a table.")
-        ] = None,
-    ) -> tuple[tuple[Path, ...], Path, Path | None]:
-        """Arguments: finished run folders; the page to write; a study folder whose table to show."""
-        return runs, out, study
-
-    folders, out, study = tyro.cli(command, prog="python -m pipeline.page", description=__doc__)
+    options: Page = read_options("pipeline.page")
+    folders, out, study = options.runs, options.out, options.study
     try:
         files.require_suffix("--out", out, ".html")
         runs = with_distinct_names([read_run(folder) for folder in folders], folders)
@@ -54,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 
+from pipeline.options import Per as Per
 from pipeline.recordings import CHOOSING, Recording
 from preprocessing.skeleton import RawClip, SkeletonError, Track
 from preprocessing.stages import Scene, Stage, run
-
-Per = Literal["clip", "person", "pair"]
 
 
 def split(recording: Recording, per: Per) -> Iterator[Recording]:

@@ -30,13 +30,17 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from pipeline.options import Predict, read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.predict"))  # before torch loads
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
@@ -47,7 +51,6 @@ from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.calibration import require_temperature
 from pipeline.pages import timeline as timeline_page
-from pipeline.people import Per
 from pipeline.run_folder import Metadata, Run
 from pipeline.stream import Stream
 from preprocessing import exits, files, ntu
@@ -296,37 +299,9 @@ def _marks(cleaned: Sequence[Clip]) -> np.ndarray | None:
     return np.concatenate([marks_MTV.reshape(-1, marks_MTV.shape[2]) for marks_MTV in marks])
 
 
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train, folder of pipeline.share, or file of pipeline.ensemble."""
-    clips: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORDING...")] = ()
-    """Recordings: files, folders, zips, data files, or - for standard input."""
-    format: str = ""
-    """Format of the recordings, as --format of preprocessing.build; empty: recognised by their content."""
-    layout: str = ""
-    """Layout of their joints, as --layout of preprocessing.build; empty: as they say."""
-    per: Per = "clip"
-    """clip: one answer per recording; person: one per person in it; pair: one per two people who share a frame."""
-    window: str = ""
-    """Length of the windows of a timeline, such as 2s; auto: the median length of the training clips; empty: one answer
-    per recording. Windows of 0.6 to 1.5 times this length are tried."""
-    stride: str = "0.25s"
-    """Seconds between two windows of a timeline."""
-    html: Path | None = None
-    """File .html: write the timeline as a page where the skeleton moves over coloured segments."""
-    onnx: Path | None = None
-    """File .onnx: write the network, or several as one, and check it against torch with onnxruntime, on the first of
-    these recordings (at most 32) or on noise."""
-    out: Path | None = None
-    """File .json: write the answers. A timeline can be written as .csv as well."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.predict`; returns the exit code."""
-    options = tyro.cli(Options, prog="python -m pipeline.predict", description=__doc__, args=arguments)
+    options: Predict = read_options("pipeline.predict", arguments)
     try:
         if not options.clips and options.onnx is None:
             raise ValueError("name recordings to answer, or --onnx PATH: python -m pipeline.predict RUN CLIP.skeleton")
@@ -353,7 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exits.USAGE if faults else 0
 
 
-def _timelines(predictor: Predictor, options: Options, arguments: list[str] | None) -> int:
+def _timelines(predictor: Predictor, options: Predict, arguments: list[str] | None) -> int:
     """Answer recordings moment by moment."""
     windows = timeline.windows_of(options.window, options.stride, predictor)
     lines: list[timeline.Timeline] = []
@@ -385,7 +360,7 @@ def _timelines(predictor: Predictor, options: Options, arguments: list[str] | No
     return exits.USAGE if faults else 0
 
 
-def _each(path: Path, predictor: Predictor, options: Options) -> Iterator[recordings.Recording]:
+def _each(path: Path, predictor: Predictor, options: Predict) -> Iterator[recordings.Recording]:
     """Yield the recordings of a path, or the people in them."""
     reading = Reading(format=options.format, layout=options.layout, labelled=False)
     for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
@@ -413,7 +388,7 @@ def _write_timelines(lines: Sequence[timeline.Timeline], windows: timeline.Windo
     files.publish_text(path, text.getvalue())
 
 
-def _clean_all(predictor: Predictor, options: Options) -> tuple[dict[str, Clip], int]:
+def _clean_all(predictor: Predictor, options: Predict) -> tuple[dict[str, Clip], int]:
     """Finished clips by name, and how many recordings could not be used: each costs only itself."""
     cleaned: dict[str, Clip] = {}
     faults = []
@@ -517,4 +492,4 @@ def _export(predictor: Predictor, cleaned: list[Clip], path: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

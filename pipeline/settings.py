@@ -14,9 +14,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -92,6 +94,26 @@ def declared(cls: Any) -> dict[str, Any]:
 def _declared(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def documented(cls: Any) -> dict[str, str]:
+    """Name of each field -> the text below it, in one line."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        text = ast.get_docstring(ast.Module([after], [])) if isinstance(after, ast.Expr) else None
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and text:
+            found[before.target.id] = " ".join(text.split())
+    return found
+
+
+def allowed(kind: Any) -> str:
+    """Return the names that a field's type allows, separated by commas; empty if it is no choice."""
+    for marker in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
+        if isinstance(marker, Choice):
+            return ", ".join(marker.names)
+    return ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
 
 
 def check(instance: Any, prefix: str) -> None:

@@ -14,13 +14,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from pipeline.options import Share, read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.share"))  # before torch loads
 
 import safetensors.torch
 import torch
-import tyro
 from torch import Tensor, nn
 
 from pipeline import checkpoint, integrity, network
@@ -32,16 +36,6 @@ from preprocessing.provenance import record
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 FORMAT, UNSIGNED = "skelnorm-model/2", "skelnorm-model/1"
 """Format that is written; that of versions before 0.2, which has no checksum, is read as well."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Finished run folder of pipeline.train."""
-    out: Path
-    """Folder of the model; it must not exist, or be empty."""
 
 
 def share(run: Run, out: Path) -> None:
@@ -220,7 +214,7 @@ def _percent(value: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry of `python -m pipeline.share`; returns the exit code."""
-    options = tyro.cli(Options, prog="python -m pipeline.share", description=__doc__, args=arguments)
+    options: Share = read_options("pipeline.share", arguments)
     try:
         share(Run(options.run, torch.device("cpu")), options.out)
     except (ValueError, OSError, KeyboardInterrupt) as error:
@@ -231,4 +225,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

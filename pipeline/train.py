@@ -21,6 +21,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+from pipeline.options import read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.train"))  # before torch loads
+
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -28,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import checkpoint, distributed, network, optim, preflight, transfer
-from pipeline.config import Config, parse
+from pipeline import checkpoint, distributed, dry_run, network, optim, preflight, transfer
+from pipeline.config import DRY_RUN, Config, parse
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
@@ -193,7 +199,11 @@ def main() -> int:
     """Run `python -m pipeline.train`; returns the exit code."""
     with lifetime.interruptible():
         try:
-            work(parse(sys.argv[1:], str(__doc__)))
+            config = parse()
+            if DRY_RUN in sys.argv[1:]:
+                print(dry_run.report(config))
+            else:
+                work(config)
         except BaseException as error:
             if not exits.expected(error):
                 raise
@@ -217,4 +227,4 @@ if __name__ == "__main__":
     # Ranks are started by name: they must find this module under its own name, not as __main__.
     from pipeline.train import main as imported_main
 
-    sys.exit(imported_main())
+    sys.exit(startup.run(imported_main))

@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from preprocessing import engines, exits
+from preprocessing import engines, exits, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.balance import balance_notes
 from preprocessing.bones import check_bones
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
@@ -410,9 +411,7 @@ def _stop(number: int, _: object) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = tyro.cli(
-        Options, prog="python -m preprocessing.build", description=EXAMPLES.format(formats=formats()), args=arguments
-    )
+    options = read_options(Options, "preprocessing.build", EXAMPLES.format(formats=formats()), arguments)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         manifest = build(options, Console(stderr=True))
@@ -448,4 +447,4 @@ def _disk_error(error: OSError, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

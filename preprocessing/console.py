@@ -1,7 +1,7 @@
 """Console script `skelnorm`: every command under one name.
 
     skelnorm build raw --out clips.h5
-    skelnorm train --data clips.h5 --out runs/first
+    skelnorm train default --data clips.h5 --out runs/first
     skelnorm doctor runs/first
 
 `skelnorm COMMAND --help` explains a command. `skelnorm NAME` is `python -m MODULE`, except that a package of the
@@ -17,16 +17,19 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from preprocessing import exits, provenance
+from preprocessing import exits, provenance, startup
 
 
 class Command(NamedTuple):
-    """A command: the module whose `main` runs it, and its purpose."""
+    """A command: the module whose `main` runs it, its purpose, and who reads its arguments before torch loads."""
 
     module: str
     purpose: str
+    reader: str = ""
+    """Module whose function `read_options` takes the name of the command's module; empty: the module is light."""
 
 
+OPTIONS = "pipeline.options"
 COMMANDS = {
     "build": Command("preprocessing.build", "recordings -> one HDF5 file"),
     "verify": Command("preprocessing.verify", "re-check a built file"),
@@ -34,14 +37,15 @@ COMMANDS = {
     "view": Command("preprocessing.view", "watch clips, the recording beside the built file"),
     "export": Command("preprocessing.export", "convert a built file for other programs"),
     "synthetic": Command("preprocessing.synthetic", "write made-up recordings to try everything on"),
-    "train": Command("pipeline.train", "train one network"),
-    "evaluate": Command("pipeline.evaluate", "evaluate a trained run on another file or split"),
-    "doctor": Command("pipeline.doctor.__main__", "why batch norms evaluate badly: prove it, repair it"),
-    "predict": Command("pipeline.predict", "name the action in recordings"),
-    "share": Command("pipeline.share", "write a trained run as a model folder to give away"),
-    "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips"),
+    "train": Command("pipeline.train", "train one network", OPTIONS),
+    "presets": Command("pipeline.preset_list", "the presets of train, one line each"),
+    "evaluate": Command("pipeline.evaluate", "evaluate a trained run on another file or split", OPTIONS),
+    "doctor": Command("pipeline.doctor.__main__", "why batch norms evaluate badly: prove it, repair it", OPTIONS),
+    "predict": Command("pipeline.predict", "name the action in recordings", OPTIONS),
+    "share": Command("pipeline.share", "write a trained run as a model folder to give away", OPTIONS),
+    "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips", OPTIONS),
     "adopt": Command("pipeline.adopt", "accept an edited run folder as it is"),
-    "page": Command("pipeline.page", "one report over several runs"),
+    "page": Command("pipeline.page", "one report over several runs", OPTIONS),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),
@@ -52,7 +56,10 @@ NOT = ("not installed", "none (not a checkout)")
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `skelnorm WORDS...` and return the exit code of its command."""
-    words = sys.argv[1:] if words is None else list(words)
+    return startup.run(lambda: _main(sys.argv[1:] if words is None else list(words)))
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else exits.USAGE
@@ -63,10 +70,14 @@ def main(words: Sequence[str] | None = None) -> int:
     if command is None:
         return exits.report(ValueError(unknown(words[0])))
     sys.argv = [f"skelnorm {words[0]}", *words[1:]]
-    try:
-        return int(importlib.import_module(command.module).main() or 0)
-    except KeyboardInterrupt as error:  # while modules are imported; a command reports its own
-        return exits.report(error)
+    startup.early(lambda: _read(command))
+    main_of_command = importlib.import_module(command.module).main
+    return startup.run(main_of_command)
+
+
+def _read(command: Command) -> None:
+    if command.reader:
+        importlib.import_module(command.reader).read_options(command.module.removesuffix(".__main__"))
 
 
 def overview() -> str:

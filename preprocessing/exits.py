@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, OUT_OF_MEMORY, INTERRUPTED = 2, 3, 4, 5, 6, 7, 8, 130
+CLOSED = 141  # the reader of standard output is gone, as after `| head`
 # torch raises a RuntimeError where an allocation fails, on a CPU and on a GPU.
 MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
 
@@ -55,6 +56,8 @@ def code(error: BaseException) -> int:
         return NO_SPACE
     if out_of_memory(error):
         return OUT_OF_MEMORY
+    if isinstance(error, BrokenPipeError):
+        return CLOSED
     return int(getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else USAGE))
 
 
@@ -92,12 +95,15 @@ def _free(path: str) -> str:
 
 
 def report(error: BaseException, interrupted: str = "interrupted") -> int:
-    """Print an error to stderr in one line and return its exit code.
+    """Print an error to stderr in one line and return its exit code. Nothing is printed where the reader is gone.
 
     Args:
         error: The error; its message is printed.
         interrupted: Text to print for an error without a message, such as KeyboardInterrupt.
     """
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is flushed at exit
+        return CLOSED
     if isinstance(error, Terminated):
         interrupted = interrupted.replace("interrupted", "terminated (SIGTERM)", 1)
     print(f"error: {describe(error) or interrupted}", file=sys.stderr, flush=True)

@@ -15,7 +15,8 @@ from numpy.lib import format as npy
 from rich.console import Console
 from rich.progress import track
 
-from preprocessing import exits, ntu
+from preprocessing import exits, ntu, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.export_pyskl import export_pyskl
 from preprocessing.files import publish, require_space, require_suffix
 from preprocessing.gaps import bridged_rows
@@ -183,7 +184,7 @@ def run(options: Options, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = tyro.cli(Options, prog="python -m preprocessing.export", description=DESCRIPTION, args=arguments)
+    options = read_options(Options, "preprocessing.export", DESCRIPTION, arguments)
     try:
         print(f"{options.out}: {run(options, Console(stderr=True))}")
         return 0
@@ -192,4 +193,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -14,7 +14,8 @@ import tyro
 from rich.console import Console
 from rich.progress import track as progress
 
-from preprocessing import exits
+from preprocessing import exits, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.files import publish_text, require_suffix
 from preprocessing.gaps import absent_shares
 from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, clip_tracked, open_file
@@ -284,7 +285,7 @@ def _lines(survey: Survey) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(Options, prog="python -m preprocessing.inspect", description=DESCRIPTION, args=arguments)
+    options = read_options(Options, "preprocessing.inspect", DESCRIPTION, arguments)
     console = Console(stderr=True)
     try:
         if not options.sources:
@@ -304,4 +305,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -20,7 +20,8 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from preprocessing import exits
+from preprocessing import exits, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.files import publish_bytes, publish_json
 from preprocessing.ntu import CLASS_NAMES
 from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
@@ -204,7 +205,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = tyro.cli(Options, prog="python -m preprocessing.synthetic", description=DESCRIPTION, args=arguments)
+    options = read_options(Options, "preprocessing.synthetic", DESCRIPTION, arguments)
     try:
         if options.clips < 1 or options.seed < 0:
             raise ValueError(f"--clips {options.clips} must be at least 1, --seed {options.seed} at least 0")
@@ -222,4 +223,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from preprocessing import exits, hdf5
+from preprocessing import exits, hdf5, startup
+from preprocessing.arguments import parse as read_options
 
 DESCRIPTION = """Check every array of a built file against its sha256, and all numbers against each other.
 
@@ -31,7 +32,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = tyro.cli(Options, prog="python -m preprocessing.verify", description=DESCRIPTION, args=arguments)
+    options = read_options(Options, "preprocessing.verify", DESCRIPTION, arguments)
     if not options.file.is_file():
         print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
         return exits.USAGE
@@ -47,4 +48,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

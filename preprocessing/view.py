@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from preprocessing import exits
+from preprocessing import exits, startup
+from preprocessing.arguments import parse as read_options
 from preprocessing.files import publish_text, require_suffix
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import read_manifest
@@ -177,7 +178,7 @@ def page(file: SkeletonFile, clips: list[ClipMotion], provenance: Provenance) ->
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(Options, prog="python -m preprocessing.view", description=DESCRIPTION, args=arguments)
+    options = read_options(Options, "preprocessing.view", DESCRIPTION, arguments)
     try:
         require_suffix("--out", options.out, ".html")
         if not 1 <= max(options.most, len(options.clip)) <= MOST or options.most < 1:
@@ -194,4 +195,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import from_dict
-from pipeline.models.bodies import PERSONS
-from pipeline.norms import NORMS
+from pipeline.norms import NORMS, PERSONS_MODES
 from pipeline.tracking.metric_names import flat
 from tuning.re_evaluations import RE_EVALUATIONS
 from tuning.space import nested
@@ -159,8 +158,8 @@ def _norms() -> Arms:
 
 def _persons() -> Arms:
     """BatchNorm in every persons mode at the default momentum, against the loop; LayerNorm in each as a control."""
-    arms = {f"bn, {persons}": Arm({"norm.kind": "bn", "norm.persons": persons}) for persons in PERSONS}
-    arms |= {f"gn1, {persons}": Arm({"norm.kind": "gn1", "norm.persons": persons}) for persons in PERSONS}
+    arms = {f"bn, {persons}": Arm({"norm.kind": "bn", "norm.persons": persons}) for persons in PERSONS_MODES}
+    arms |= {f"gn1, {persons}": Arm({"norm.kind": "gn1", "norm.persons": persons}) for persons in PERSONS_MODES}
     return Arms("bn, loop", arms)
 
 

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from pipeline.tracking.metric_names import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
-from preprocessing import files
+from preprocessing import arguments, files, startup
 from tuning.space import SPACE, LogUniform
 
 NAME = "skelnorm: what normalization does"
@@ -126,7 +124,7 @@ def save(made: Any) -> str:
 def main() -> int:
     """Run `python -m tuning.dashboard`; return the exit code."""
     try:
-        settings = tyro.cli(Dashboard, prog="python -m tuning.dashboard", description=__doc__)
+        settings = arguments.parse(Dashboard, "tuning.dashboard", __doc__)
         made = workspace(settings.entity, settings.project)
         if settings.spec is not None:
             files.publish_json(settings.spec, spec(made))
@@ -143,4 +141,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -9,12 +9,10 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import tyro
-
 from pipeline import settings
-from pipeline.data.clips import InputConfig
+from pipeline.data.config import InputConfig
 from pipeline.settings import Range
-from preprocessing import exits
+from preprocessing import arguments, exits
 from preprocessing.hdf5 import open_file
 from tuning.engine import Asha, EngineError, Resources, TaskSource, run_all
 from tuning.ledger import StudyLedger, Task
@@ -130,18 +128,12 @@ class Experiment(ABC):
 
 def parse(cls: type[E], description: str | None) -> E:
     """Return the settings of the command line; wrong options end the process with a message and exit code 2."""
-    program = f"python -m {cls.__module__}"
-    words = [_current_option(word) for word in sys.argv[1:]]
-    return tyro.cli(cls, prog=program, description=description, args=words, registry=settings.command_line())
+    registry = settings.command_line()
+    return arguments.parse(cls, cls.__module__, description, aliases=OLD_OPTIONS, registry=registry)
 
 
 def _key(option: str) -> str:
     return option.removeprefix("--").replace("-", "_")
-
-
-def _current_option(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return OLD_OPTIONS.get(name.replace("_", "-"), name) + equals + value
 
 
 def report_resumed(done: int, under_way: int) -> None:

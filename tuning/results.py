@@ -65,12 +65,15 @@ def is_ranked(outcome: Outcome) -> bool:
 
 def search_rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """Return one row per trial of a search, best first; None for a setting that was not drawn or a missing metric."""
-    return [_search_row(outcome) for outcome in best_first(outcomes)]
+    listed = best_first(outcomes)
+    drawn = dict.fromkeys(name for outcome in listed for name in outcome.task.settings)
+    names = [*SPACE, *(name for name in drawn if name not in SPACE)]
+    return [_search_row(outcome, names) for outcome in listed]
 
 
-def _search_row(outcome: Outcome) -> dict[str, Any]:
+def _search_row(outcome: Outcome, names: Iterable[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": outcome.task.name, "outcome": outcome.outcome}
-    row |= {name: outcome.task.settings.get(name) for name in SPACE}
+    row |= {name: outcome.task.settings.get(name) for name in names}
     row |= {name: outcome.last.get(name) for name in EPOCH_METRICS}
     return row | {"attempts": outcome.attempts, "error": outcome.cause}
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline.settings import Range
-from preprocessing import exits, files
-from tuning import page, results
+from preprocessing import exits, files, startup
 from tuning.engine import Asha, Resources
 from tuning.experiment import (
     ERRORS,
@@ -33,8 +32,10 @@ from tuning.experiment import (
 )
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter, describe
-from tuning.tpe import TpeSource
 from tuning.trial_spec import TrialSpec
+
+if TYPE_CHECKING:
+    from tuning.tpe import TpeSource
 
 BEST = 5  # trials that are printed at the end
 
@@ -92,6 +93,8 @@ def run_search(settings: Search) -> list[Outcome]:
         EngineError: Ray cannot be used.
         LockedError: Another process is running this study.
     """
+    from tuning import page, results  # loads optuna and scipy
+
     with files.lock(settings.out / "lock"):
         identity = {"seed": settings.seed, "epochs": settings.epochs, "frames": settings.frames}
         ledger = study_ledger(settings, "search", identity)
@@ -108,6 +111,8 @@ def run_search(settings: Search) -> list[Outcome]:
 
 def tpe_source(settings: Search, ledger: StudyLedger, reporter: ProgressReporter) -> TpeSource:
     """Return the source of a search's tasks."""
+    from tuning.tpe import TpeSource
+
     budget = duration_seconds(settings.budget, "--budget")
     return TpeSource(settings.trials, settings.seed, settings.ranks_per_trial, budget, settings.spec, ledger, reporter)
 
@@ -119,6 +124,8 @@ def main() -> int:
         outcomes = run_search(settings)
     except ERRORS as error:
         return exits.report(error, INTERRUPTED)
+    from tuning import results
+
     finished = [outcome for outcome in results.best_first(outcomes) if results.is_ranked(outcome)]
     print(f"{len(finished)} of {len(outcomes)} trials finished; {settings.out / 'results.json'}")
     for outcome in finished[:BEST]:
@@ -130,4 +137,4 @@ if __name__ == "__main__":
     # Ray pickles classes by their module's name, which must be tuning.search, not __main__.
     from tuning.search import main as imported_main
 
-    sys.exit(imported_main())
+    sys.exit(startup.run(imported_main))

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.data.order import ORDERS
-from pipeline.models.bodies import PERSONS
-from pipeline.norms import INPUTS, NORMS
+from pipeline.norms import INPUTS, NORMS, PERSONS_MODES
 
 Drawn = Mapping[str, Any]  # settings drawn so far
 
@@ -68,7 +66,7 @@ def _has_running_statistics(drawn: Drawn) -> bool:
 
 SPACE: dict[str, Categorical | LogUniform] = {
     "norm.kind": Categorical(tuple(NORMS)),
-    "norm.persons": Categorical(tuple(PERSONS)),
+    "norm.persons": Categorical(PERSONS_MODES),
     "norm.input": Categorical(INPUTS),
     "norm.momentum": LogUniform(0.003, 0.5, when=_has_running_statistics),
     "norm.recalibrate": Categorical(("never", "each"), when=_has_running_statistics),
@@ -83,7 +81,6 @@ SPACE: dict[str, Categorical | LogUniform] = {
     "optim.weight_decay": Categorical((0.0, 1e-4, 1e-2)),
     "norm.decay": Categorical((False, True), when=lambda drawn: drawn["optim.weight_decay"] > 0),
     "model.dropout": Categorical((0.0, 0.2, 0.5, 0.7)),
-    "input.order": Categorical(ORDERS),
 }
 
 

@@ -15,21 +15,22 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import TrainConfig
 from pipeline.settings import Range
-from preprocessing import exits, files
-from tuning import page, results
-from tuning.arms import Arms, read_arms
+from preprocessing import exits, files, startup
 from tuning.engine import Resources
 from tuning.experiment import ERRORS, INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, Task
 from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
+
+if TYPE_CHECKING:
+    from tuning.arms import Arms
 
 WIDTH = 160  # characters of the table where stdout is not a terminal
 
@@ -101,6 +102,9 @@ def run_study(settings: Study) -> StudyResult:
         EngineError: Ray cannot be used.
         LockedError: Another process is running this study.
     """
+    from tuning import page, results  # loads scipy
+    from tuning.arms import read_arms
+
     with files.lock(settings.out / "lock"):
         arms = read_arms(settings.arms)
         tasks = list_tasks(arms, settings.seeds)
@@ -121,6 +125,8 @@ def run_study(settings: Study) -> StudyResult:
 
 def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
     """Print the leaderboard."""
+    from tuning.results import plus_minus
+
     table = Table("arm", "n", "train", "val", eval_split, "effect", "95 %", "p (Holm)", "A", "B", "C", "D")
     for row in arms:
         if not row["n"]:
@@ -130,7 +136,7 @@ def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
         table.add_row(
             row["arm"],
             str(row["n"]),
-            *(results.plus_minus(row[name], row[f"{name}_std"]) for name in ("train", "val", eval_split)),
+            *(plus_minus(row[name], row[f"{name}_std"]) for name in ("train", "val", eval_split)),
             "" if effect is None else f"{100 * effect:+.1f}",
             "" if interval is None else f"{100 * interval[0]:+.1f} .. {100 * interval[1]:+.1f}",
             "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
@@ -156,4 +162,4 @@ if __name__ == "__main__":
     # Ray pickles classes by their module's name, which must be tuning.study, not __main__.
     from tuning.study import main as imported_main
 
-    sys.exit(imported_main())
+    sys.exit(startup.run(imported_main))

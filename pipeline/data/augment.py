@@ -7,48 +7,14 @@ Shapes: N clips, M bodies, T frames, V joints; x_NCTVM in metres about the origi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline import settings
-from pipeline.settings import Range
+from pipeline.data.config import AugmentConfig
 
 _MASK = (1 << 64) - 1
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training clips; all off by default."""
-
-    crop: Annotated[float, Range(gt=0, le=1)] = 1.0
-    """Smallest share of a clip's frames that is kept, at a random place; 1: the whole clip (CTR-GCN: 0.5)."""
-    rotate: Annotated[float, Range(ge=0)] = 0.0
-    """Largest rotation about each of the three axes, radians (CTR-GCN: 0.3)."""
-    yaw: Annotated[float, Range(ge=0)] = 0.0
-    """Largest further rotation about the vertical axis, radians: another place of the camera."""
-    scale: Annotated[float, Range(ge=0, lt=1)] = 0.0
-    """Largest change of size, as a share: another size of the person."""
-    shear: Annotated[float, Range(ge=0)] = 0.0
-    """Largest off-diagonal entry of a shear matrix."""
-    noise: Annotated[float, Range(ge=0)] = 0.0
-    """Standard deviation of the noise of each coordinate, metres."""
-    joint_drop: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Probability that a joint is absent, in all frames and both bodies of a clip."""
-    mirror: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Probability that left and right are exchanged (needs joint names with "left" and "right" in the data file)."""
-    swap: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Probability that the two bodies change slots."""
-
-    def __post_init__(self) -> None:
-        settings.check(self, "augment.")
-
-    @property
-    def on(self) -> bool:
-        """Return whether anything is changed."""
-        return any(getattr(self, f.name) != f.default for f in fields(self))
 
 
 class Draw(NamedTuple):

@@ -4,45 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import settings
 from pipeline.data import BODIES
-from pipeline.data.order import Order
-from pipeline.data.streams import STREAMS
-from pipeline.settings import Choice, Range
+from pipeline.data.config import InputConfig as InputConfig
 from preprocessing.gaps import bridged_rows
 from preprocessing.hdf5 import SkeletonFile, first_rows
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """The part of the file that is used, and how a clip becomes a tensor."""
-
-    protocol: str = ""
-    """Split protocol of the file; empty: the file's default."""
-    frames: Annotated[int, Range(ge=2, why="a clip needs two frames")] = 64
-    """Frames T that every clip is resampled to."""
-    fit: Literal["train", "train+val"] = "train"
-    """Split to train on: train, or train+val once all choices are made."""
-    stream: Annotated[str, Choice(STREAMS, joined="+")] = "joint"
-    """Input of the network: joint (coordinates), bone (each joint minus its parent), joint_motion, bone_motion
-    (difference to the next frame), partner (each joint minus the other person's root), distance (from each joint to all
-    of its body), partner_distance (to all of the other person's); all (the first four side by side), pair (all and
-    partner); or several joined by +, as in all+distance."""
-    sample: Literal["each", "balanced"] = "each"
-    """Training clips of an epoch: each clip once, or balanced: as many clips, each class equally often. Clips of rare
-    classes then repeat, with other augmentation each time."""
-    order: Order = "reshuffle"
-    """Order of training clips: reshuffle per epoch, once (one shuffle for all epochs), class or subject (sorted)."""
-
-    def __post_init__(self) -> None:
-        settings.check(self, "input.")
 
 
 class Batch(NamedTuple):

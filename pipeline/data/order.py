@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
 from torch import Tensor
 
-Order = Literal["reshuffle", "once", "class", "subject"]
-ORDERS: tuple[str, ...] = get_args(Order)
+from pipeline.data.config import ORDERS as ORDERS
 
 
 def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:

@@ -14,20 +14,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-FOUR = ("joint", "bone", "joint_motion", "bone_motion")
-DISTANCES = ("distance", "partner_distance")
-# Name -> its parts: three channels each, one channel per joint for distances.
-STREAMS = {name: (name,) for name in (*FOUR, "partner", *DISTANCES)} | {"all": FOUR, "pair": (*FOUR, "partner")}
-
-
-def parts_of(name: str) -> tuple[str, ...]:
-    """Return the parts of a stream, or of several joined by +. ValueError for a name that is not in STREAMS."""
-    for word in name.split("+"):
-        if word not in STREAMS:
-            raise ValueError(
-                f"input.stream {word!r} is unknown; choose one of {', '.join(STREAMS)}, or join several: all+distance"
-            )
-    return tuple(dict.fromkeys(part for word in name.split("+") for part in STREAMS[word]))
+from pipeline.data.config import DISTANCES, parts_of
+from pipeline.data.config import STREAMS as STREAMS
 
 
 class Stream(nn.Module):

@@ -8,6 +8,15 @@ a run folder, `repair` writes the repaired one, `probes` trains copies on reques
 is the report.
 """
 
-from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, History, Suspicion, decayed_scales, diagnose
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from preprocessing.public import lazy_names
+
+if TYPE_CHECKING:
+    from pipeline.normdoctor import Cause, Diagnosis, GeneralizationLoss, History, Suspicion, decayed_scales, diagnose
 
 __all__ = ["Cause", "Diagnosis", "GeneralizationLoss", "History", "Suspicion", "decayed_scales", "diagnose"]
+
+__getattr__, __dir__ = lazy_names("pipeline", {"normdoctor": tuple(__all__)})

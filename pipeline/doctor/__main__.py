@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
+
+from pipeline.options import Doctor, read_options
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("pipeline.doctor"))  # before torch loads
 
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -36,29 +39,6 @@ from pipeline.run_folder import Run
 from pipeline.tracking.follower import record_diagnosis
 from preprocessing import exits, files
 from preprocessing.pages import Provenance
-
-
-@dataclass(frozen=True)
-class Command:
-    """Arguments of the command."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    split: Literal["auto", "val", "test"] = "auto"
-    """Split to evaluate on; auto: val where it was held out, else test."""
-    fix: bool = False
-    """Write the repaired run."""
-    out: Path | None = None
-    """Folder of the repaired run; default: RUN-fixed."""
-    probe_lr: int = 0
-    """Epochs at a tenth of the last learning rate, to test whether it was too high; 0: none."""
-    fine_tune: int = 0
-    """Epochs of each trained remedy (statistics frozen, layer swapped, input rescaled, nothing changed); 0: none. Use
-    about 20: after 5, weights have not adapted to a new norm."""
-    html: Path | None = None
-    """HTML page to write the diagnosis to."""
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Record the verdict on W&B too, as a run of its own beside the training's; doctor.json holds it in any case."""
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
@@ -85,7 +65,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
 
 def main() -> int:
     """Run `python -m pipeline.doctor` and return the exit code."""
-    command = tyro.cli(Command, prog="python -m pipeline.doctor", description=__doc__)
+    command: Doctor = read_options("pipeline.doctor")
     console = Console()
     try:
         files.require_suffix("--html", command.html, ".html")
@@ -142,4 +122,4 @@ def described(fix: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(startup.run(main))

@@ -2,7 +2,7 @@
 
 To add a model: one file here and one entry in MODELS. Its constructor takes a Plan (plan.py): the norm factory, the
 persons mode and the sizes of the data. Its forward takes x_NCTVM and present_NMT and returns logits_NK. Its LAYERS name
-the parts of each layer, from the input to the last one, for fine-tuning.
+the parts of each layer, from the input to the last one, for fine-tuning. torch is imported with the first network.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
-from typing import Annotated
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline import settings
-from pipeline.models.cnn import Cnn
-from pipeline.models.ctrgcn import CtrGcn
-from pipeline.models.hcn import Hcn
-from pipeline.models.plan import Bones, Plan
-from pipeline.models.stgcn import StGcn
+from pipeline.data import Bones
+from pipeline.models.plan import Plan
 from pipeline.norms import NormConfig, norm_factory
 from pipeline.settings import Choice, Range
+from preprocessing.public import LazyTable
 
-MODELS: dict[str, Callable[[Plan], nn.Module]] = {"cnn": Cnn, "hcn": Hcn, "stgcn": StGcn, "ctrgcn": CtrGcn}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODELS: LazyTable[Callable[[Plan], nn.Module]] = LazyTable(
+    "pipeline.models", {"cnn": "cnn:Cnn", "hcn": "hcn:Hcn", "stgcn": "stgcn:StGcn", "ctrgcn": "ctrgcn:CtrGcn"}
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def compile_trunk(model: nn.Module) -> None:
     Which bodies are present is known only on the device, so a graph of the whole network would break there, and parts
     of it would be compiled again for each batch. Evaluation stays eager: it hooks layers, which compiled code ignores.
     """
+    import torch
+
     eager = type(model).trunk  # type: ignore[attr-defined]
     compiled = torch.compile(eager)
 

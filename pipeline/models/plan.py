@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.data import Bones
-from pipeline.norms import Norm
+
+if TYPE_CHECKING:
+    from pipeline.norms import Norm
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,26 @@
 
 To add a norm: one file here with its layer and its Kind, and one entry in NORMS. Tests, the search space and the arms
 of studies follow from the registry. Shared parts: `kind` (Kind), `factory` (the Norm that a model receives), `batch`
-(statistics of the batch), `weights` (standardized weights), `input` (norm of the coordinates).
+(statistics of the batch), `weights` (standardized weights), `input` (norm of the coordinates). torch is imported with
+the first entry that is read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from torch import nn
+from typing import TYPE_CHECKING, Annotated
 
 from pipeline import settings
-from pipeline.norms.batch_instance import BIN
-from pipeline.norms.batch_renorm import BATCH_RENORM
-from pipeline.norms.bn import BN, SYNC_BN, BatchNorm
-from pipeline.norms.dynamic_tanh import DYT
-from pipeline.norms.evonorm import EVONORM_B0, EVONORM_S0
-from pipeline.norms.factory import Norm
-from pipeline.norms.filter_response import FRN_TLU
-from pipeline.norms.frozen_batch import FROZEN_BN
-from pipeline.norms.ghost_batch import GHOST_BN
-from pipeline.norms.group import GN, GN1, WS_GN
-from pipeline.norms.identity import NONE
-from pipeline.norms.input import INPUTS
-from pipeline.norms.instance import IN
-from pipeline.norms.kind import Kind
-from pipeline.norms.layer import LN
-from pipeline.norms.normalizer_free import NF, clip_gradients
-from pipeline.norms.rms import RMS
 from pipeline.settings import Choice, Range
+from preprocessing.public import LazyTable, lazy_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.norms.bn import BatchNorm
+    from pipeline.norms.factory import Norm
+    from pipeline.norms.kind import Kind
+    from pipeline.norms.normalizer_free import clip_gradients
 
 __all__ = [
     "INPUTS",
@@ -46,27 +37,36 @@ __all__ = [
     "norm_parameters",
 ]
 
-NORMS: dict[str, Kind] = {
-    "none": NONE,
-    "bn": BN,
-    "sync_bn": SYNC_BN,
-    "ghost_bn": GHOST_BN,
-    "batch_renorm": BATCH_RENORM,
-    "frozen_bn": FROZEN_BN,
-    "ln": LN,
-    "gn": GN,
-    "gn1": GN1,
-    "in": IN,
-    "rms": RMS,
-    "ws_gn": WS_GN,
-    "evonorm_s0": EVONORM_S0,
-    "evonorm_b0": EVONORM_B0,
-    "frn_tlu": FRN_TLU,
-    "dyt": DYT,
-    "nf": NF,
-    "bin": BIN,
-}
+NORMS: LazyTable[Kind] = LazyTable(
+    "pipeline.norms",
+    {
+        "none": "identity:NONE",
+        "bn": "bn:BN",
+        "sync_bn": "bn:SYNC_BN",
+        "ghost_bn": "ghost_batch:GHOST_BN",
+        "batch_renorm": "batch_renorm:BATCH_RENORM",
+        "frozen_bn": "frozen_batch:FROZEN_BN",
+        "ln": "layer:LN",
+        "gn": "group:GN",
+        "gn1": "group:GN1",
+        "in": "instance:IN",
+        "rms": "rms:RMS",
+        "ws_gn": "group:WS_GN",
+        "evonorm_s0": "evonorm:EVONORM_S0",
+        "evonorm_b0": "evonorm:EVONORM_B0",
+        "frn_tlu": "filter_response:FRN_TLU",
+        "dyt": "dynamic_tanh:DYT",
+        "nf": "normalizer_free:NF",
+        "bin": "batch_instance:BIN",
+    },
+)
 
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"bn": ("BatchNorm",), "factory": ("Norm",), "kind": ("Kind",), "normalizer_free": ("clip_gradients",)},
+)
+
+INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
 MOMENTUM_ZERO = "at 0 the running statistics would keep their initial values"
 RECALIBRATE = ("never", "final", "each")
 PERSONS_MODES = (
@@ -119,7 +119,7 @@ class NormConfig:
 
     def __post_init__(self) -> None:
         settings.check(self, "norm.")
-        if NORMS[self.kind].synchronized and not self.sync:
+        if not self.sync and NORMS[self.kind].synchronized:
             raise ValueError(
                 f"norm.kind {self.kind} with norm.sync off contradicts itself; for statistics per rank use norm.kind bn"
             )
@@ -127,10 +127,14 @@ class NormConfig:
 
 def norm_factory(config: NormConfig) -> Norm:
     """Return the kind bound to its settings; called with a number of channels it makes a layer."""
+    from pipeline.norms.factory import Norm
+
     return Norm(NORMS[config.kind], config)
 
 
 def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return scales, shifts, gains and thresholds: parameters of at most one dimension, without biases of layers."""
+    from torch import nn
+
     biases = {id(m.bias) for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
     return [p for p in model.parameters() if p.dim() <= 1 and id(p) not in biases]

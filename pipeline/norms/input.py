@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from pipeline.norms.bn import BatchNorm
 
-INPUTS = ("none", "c", "c_masked", "vc", "vc_masked", "mvc", "mvc_masked")
-
 
 class InputBatchNorm(BatchNorm):
     """BatchNorm over present rows: a single row, which has no variance, is normalized by the running statistics."""

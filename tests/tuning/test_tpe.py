@@ -85,11 +85,11 @@ def test_no_trial_starts_after_the_budget(data_file: Path, tmp_path: Path) -> No
 
 
 def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
-    """If only class order is good, most draws after a resume have it; of random draws a third would."""
+    """If only one dropout is good, most draws after a resume have it; of random draws a quarter would."""
     first = source(data_file, tmp_path, trials=40)
     for task in iter(first.next, None):
-        first.on_end(outcome(task, 0.9 if task.settings["input.order"] == "class" else 0.1))
+        first.on_end(outcome(task, 0.9 if task.settings["model.dropout"] == 0.2 else 0.1))
     again = source(data_file, tmp_path, trials=60)
-    orders = [task.settings["input.order"] for task in iter(again.next, None)]
-    assert len(orders) == 20
-    assert orders.count("class") >= 12
+    drawn = [task.settings["model.dropout"] for task in iter(again.next, None)]
+    assert len(drawn) == 20
+    assert drawn.count(0.2) >= 10
