@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -30,6 +31,7 @@ from .evidence import Evidence, Group, Groups, History, gaps
 from .layers import quantized_layers
 from .measure import gather
 from .moments import distance
+from .page import first_screen, rendered
 from .repair import Patient
 from .samples import LIMIT, random_state_kept
 from .sites import Site
@@ -73,6 +75,7 @@ class Diagnosis:
     """Samples measured on, train and eval."""
     assumed: list[str]
     """What was assumed about the model, its batches and its metric, in short sentences."""
+    _is_share: bool = field(default=True, repr=False)
     _remedy: str | None = field(default=None, repr=False)
     _patient: Patient | None = field(default=None, repr=False, compare=False)
 
@@ -87,6 +90,31 @@ class Diagnosis:
         others = [one for one in self.suspicions if not one.fails]
         entries: list[Cause | Suspicion | GeneralizationLoss] = [*failing, *self.causes, *others, *self.rest]
         return [entry.check for entry in entries]
+
+    def _repr_html_(self) -> str:
+        """Return the page's first screen, as a notebook shows it."""
+        return first_screen(self)
+
+    def page(self, path: str | Path) -> Path:
+        """Write the diagnosis as a page: one file, without scripts, that needs no network.
+
+        Args:
+            path: File to write, such as doctor.html; one of this name is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: jinja2 is missing (extra `page`).
+        """
+        text = rendered(self)
+        Path(path).write_text(text, encoding="utf-8")
+        return Path(path)
+
+    @property
+    def is_share(self) -> bool:
+        """True if scores are fractions, as those of accuracy are."""
+        return self._is_share
 
     @property
     def remedy(self) -> str | None:
@@ -237,6 +265,7 @@ def diagnose(
         checks=dict.fromkeys(CHECKS, "") | {one.name: one.evidence for one in found},
         samples={"train": len(evidence.score["A"]), "eval": len(evidence.score.get("C", ()))},
         assumed=evidence.assumed,
+        _is_share=evidence.is_share,
         _remedy=proven_remedy(evidence, causes, found, tried),
         _patient=patient,
     )

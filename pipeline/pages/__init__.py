@@ -5,10 +5,12 @@ The layout, the tables and the skeleton player are those of `preprocessing.pages
 """
 
 from functools import partial
+from pathlib import Path
 
 from preprocessing.pages import render as _render
 
-render = partial(_render, package="pipeline.pages")
+# The doctor's templates by their folder: its package would import torch.
+render = partial(_render, package="pipeline.pages", folder=Path(__file__).parents[1] / "normdoctor" / "templates")
 """Fill a template of this package, see `preprocessing.pages.render`."""
 
 TERMS = (

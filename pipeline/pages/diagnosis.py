@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.normdoctor.checks import CHECKS, REST
 from pipeline.normdoctor.moments import RATIO_LIMIT, SHIFT_LIMIT
+from pipeline.normdoctor.page import Words, checked, headline, setting
 from pipeline.normdoctor.remedies import REMEDIES
 from pipeline.pages import TERMS, figures, render
 from pipeline.pages.figures import BLUE, GREY, Bar, Dot, Key, Line, Rows, move
@@ -33,12 +33,13 @@ def page(name: str, doctor: dict[str, Any], provenance: Provenance) -> str:
         provenance: For the footer.
     """
     sites = doctor["layers"]
+    fired, silent = checked(doctor)
     return render(
         "diagnosis.html",
         provenance,
         kind="doctor",
         title=f"{name}: {headline(doctor)}",
-        subtitle=setting(doctor),
+        subtitle=setting(doctor, words(doctor)),
         verdict=doctor["verdict"],
         boxes=boxes(doctor),
         trainings=trainings(doctor),
@@ -47,35 +48,15 @@ def page(name: str, doctor: dict[str, Any], provenance: Provenance) -> str:
         drifts=[drift_figure(sites, "shift"), drift_figure(sites, "ratio")] if sites else [],
         layers=layers_table(sites) if sites else None,
         groups=groups_table(doctor) if any(doctor["groups"].values()) else None,
-        fired=[(check, about(check), words) for check, words in doctor["checks"].items() if words],
-        silent=[(check, about(check)) for check, words in doctor["checks"].items() if not words],
+        fired=fired,
+        silent=silent,
         terms=TERMS + LAYER_TERMS,
     )
 
 
-def headline(doctor: dict[str, Any]) -> str:
-    """Return the main result in a few words."""
-    gap = 100 * doctor["gap"].get("own_batches", doctor["gap"]["normalization"])
-    if doctor["causes"]:
-        first = doctor["causes"][0]
-        share = f", {100 * first['recovered']:.0f} % of a normalization gap of {gap:.1f} points"
-        return first["check"] + ("" if first["check"] == "mode" else share)
-    if gap > 100 * doctor["threshold"]:
-        suspected = ", ".join(entry["check"] for entry in doctor["suspicions"])
-        return f"{gap:.1f} points of normalization gap, {f'suspected: {suspected}' if suspected else 'unexplained'}"
-    return "no normalization gap" if doctor["layers"] else "no batch norm"
-
-
-def setting(doctor: dict[str, Any]) -> str:
-    """Return the measured clips and the gap with its interval in one line."""
-    low, high = (100 * bound for bound in doctor["intervals"]["normalization"])
-    clips = doctor["samples"]
-    evaluated = f"{clips['eval']} {doctor['judged']}" if clips["eval"] else "no evaluation"
-    gap = 100 * doctor["gap"]["normalization"]
-    return (
-        f"{clips['train']} training and {evaluated} clips; normalization gap {gap:.1f} points "
-        f"(95 % interval {low:.1f} to {high:.1f}; it counts above {100 * doctor['threshold']:.1f})"
-    )
+def words(doctor: dict[str, Any]) -> Words:
+    """Return how scores and samples are written: as accuracies of clips."""
+    return Words(samples="clips", evaluation=doctor["judged"])
 
 
 def boxes(doctor: dict[str, Any]) -> list[Box]:
@@ -238,8 +219,3 @@ def groups_table(doctor: dict[str, Any]) -> Table:
         for group, (clips, accuracy, moved) in table.items()
     )
     return Table("Evaluation clips by group", columns, rows)
-
-
-def about(check: str) -> str:
-    """Return what a check looks for."""
-    return (CHECKS | REST)[check].label

@@ -83,10 +83,12 @@ def test_headlines(changes: dict[str, Any], title: str) -> None:
 
 
 def test_the_setting_says_what_was_measured() -> None:
-    assert diagnosis.setting(PLAIN) == (
+    assert diagnosis.setting(PLAIN, diagnosis.words(PLAIN)) == (
         "9 training and 4 val clips; normalization gap 30.0 points (95 % interval 25.0 to 35.0; it counts above 5.0)"
     )
-    assert diagnosis.setting(PLAIN | {"samples": {"train": 9, "eval": 0}}).startswith("9 training and no evaluation")
+    assert diagnosis.setting(PLAIN | {"samples": {"train": 9, "eval": 0}}, diagnosis.words(PLAIN)).startswith(
+        "9 training and no evaluation"
+    )
 
 
 def test_boxes_of_findings() -> None:
