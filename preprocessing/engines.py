@@ -32,6 +32,8 @@ LARGE = 31 << 20  # bytes, just below the largest threshold of the C library
 class EngineError(RuntimeError):
     """The engine cannot be used; the message has one line."""
 
+    exit_code = exits.USAGE
+
 
 class WorkerDied(EngineError):
     """A worker died before it finished its task, on a cluster several times."""

@@ -14,11 +14,15 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from preprocessing import exits
 from preprocessing.engines import EngineError, knock
+from tuning import ray_session
 from tuning.attempt import EPOCH_METRICS, Attempt
 from tuning.ledger import Outcome, Task
 from tuning.trial import RESULT
@@ -27,9 +31,6 @@ from tuning.trial_spec import TrialSpec
 ATTEMPTS = 2  # per trial
 REDUCTION = 3  # ASHA's reduction factor: one trial of so many goes on from a rung to the next
 STARTS = 3  # attempts to start Ray
-# A socket's path has at most SOCKET characters; Ray itself appends as many as this one has:
-SOCKET = 107
-SOCKET_OF_RAY = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store"
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class TaskSource(Protocol):
         """Receive the outcome of a task that has ended."""
 
 
-def connect(address: str | None) -> None:
-    """Start Ray on loopback with a fresh token, or join a cluster. No dashboard, no usage reports.
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Start a private Ray on loopback, or join a cluster; leave it at the end. No dashboard, no usage reports.
 
     Args:
         address: Address of a cluster, or `auto`; None starts Ray on this machine.
@@ -87,42 +89,65 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # Ray's state is never read back
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can be resumed
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # makes verbose=0 silent: the source reports
-    if address is None:
-        if os.environ.get("RAY_ADDRESS"):
-            unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
-            print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
-        # Batch systems set long scratch folders, too long for the sockets that Ray and the trials create there.
-        if len(os.environ.get("TMPDIR", "")) > SOCKET - len(SOCKET_OF_RAY):
-            os.environ["TMPDIR"] = "/tmp"  # noqa: S108
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    with _own_ray() if address is None else _cluster(address):
+        # The source reports failed trials.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        yield
+
+
+@contextmanager
+def _own_ray() -> Iterator[None]:
+    if os.environ.get("RAY_ADDRESS"):
+        unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
+        print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
+    session, switches = ray_session.SessionFolder(), ray_session.LOOPBACK | ray_session.NO_METRICS
+    try:
+        with ray_session.private_environment(session.path / "tmp", **switches):
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            import ray
+            from ray._private import ray_constants
+
+            with ray_session.on_loopback(ray_constants):
+                _start(ray, session.path / "r")  # which Ray lets everybody write to
+                try:
+                    yield
+                finally:
+                    ray.shutdown()
+    finally:
+        session.remove()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[None]:
     import ray
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the source reports failed trials
-    if address is None:
-        _start(ray)
-        return
     # Workers on all nodes import these packages; a submitted job has uploaded them already.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     packages = [str(Path(__file__).parents[1] / name) for name in ("preprocessing", "pipeline", "tuning")]
-    try:
-        knock(address)
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR,
-            runtime_env=None if submitted else {"py_modules": packages},
-        )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address, error) from None
+    with ray_session.private_environment():
+        try:
+            knock(address)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR,
+                runtime_env=None if submitted else {"py_modules": packages},
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address, error) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _start(ray: Any) -> None:
+def _start(ray: Any, folder: Path) -> None:
     """Start Ray, up to STARTS times: its processes must be up within 30 s, which a busy machine can miss."""
     for left in reversed(range(STARTS)):
         try:
             # Without "local" Ray joins the cluster that was last started here, and waits minutes if it is gone.
             ray.init(
-                address="local", include_dashboard=False, _node_ip_address="127.0.0.1",
+                address="local", include_dashboard=False, _temp_dir=str(folder),
                 log_to_driver=False, logging_level=logging.ERROR,
             )  # fmt: skip
             return
@@ -156,16 +181,12 @@ def run_all(
 
     Raises:
         EngineError: Ray cannot be used.
-        KeyboardInterrupt: The user pressed Ctrl-C.
+        KeyboardInterrupt: The user pressed Ctrl-C; Terminated, a kind of it, after SIGTERM.
     """
-    connect(address)
-    import ray
-    from ray import tune
-
     live = _Live(source)
-    scratch = tempfile.mkdtemp(prefix="skelnorm-ray-")
-    before = signal.signal(signal.SIGINT, live.interrupt)
-    try:
+    with connected(address), tempfile.TemporaryDirectory(prefix="skelnorm-tune-") as scratch, live.interruptible():
+        from ray import tune
+
         tuner = tune.Tuner(
             tune.with_resources(_trainable(), lambda config: _placement(config, resources)),
             param_space={"folder": str(trials.resolve()), "limit": resources.time_limit},
@@ -188,10 +209,6 @@ def run_all(
         )
         tuner.fit()
         live.raise_if_interrupted()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _scheduler(asha: Asha | None) -> Any:
@@ -225,17 +242,28 @@ class _Live:
         self.source = source
         self.tasks: dict[str, Task] = {}
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
-        self.interrupted = False
+        self.signal = 0
 
-    def interrupt(self, *_: Any) -> None:
-        """Handle Ctrl-C: note it and raise. Python ignores exceptions in finalizers, and Ray has many of them."""
-        self.interrupted = True
-        self.raise_if_interrupted()
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the search; Ray has set a handler of its own."""
+        before = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_IGN if self.signal else handler)
+
+    def interrupt(self, number: int = signal.SIGINT, _: Any = None) -> None:
+        """Note the first signal and raise. Python ignores exceptions in finalizers, and Ray has many of them."""
+        if not self.signal:
+            self.signal = number
+            self.raise_if_interrupted()
 
     def raise_if_interrupted(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed, even if a finalizer swallowed it."""
-        if self.interrupted:
-            raise KeyboardInterrupt
+        """Raise KeyboardInterrupt (Terminated for SIGTERM) after a signal, even if a finalizer swallowed it."""
+        if self.signal:
+            raise exits.Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
     def __deepcopy__(self, memo: Any) -> _Live:
         return self

@@ -12,15 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pipeline import settings
 from pipeline.data.config import InputConfig
 from pipeline.settings import Range
-from preprocessing import arguments, exits
+from preprocessing import arguments
 from preprocessing.hdf5 import open_file
-from tuning.engine import Asha, EngineError, Resources, TaskSource, run_all
+from tuning.engine import Asha, Resources, TaskSource, run_all
 from tuning.ledger import StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.trial_spec import TrialSpec
 
-# What the commands answer with one line and an exit code.
-ERRORS = (ValueError, OSError, exits.Fault, EngineError, KeyboardInterrupt)
 INTERRUPTED = "interrupted; the same command resumes it"
 AtLeast1 = Annotated[int, Range(ge=1)]
 # Names of options in older versions, when a rank was called a worker; they keep working.

@@ -8,7 +8,7 @@
 The same command resumes a search, also after a kill: finished trials are not repeated, those that were under way
 continue from their checkpoint. Trials are ranked by accuracy on held-out training subjects; the test split is not read.
 Writes STUDY/results.json, results.csv and report.html; STUDY/ledger.jsonl is the record.
-Exit codes: 0 ok, 2 wrong settings, 3 every trial failed, 6 damaged file, 130 interrupted.
+Exit codes: 0 ok, 2 wrong settings, 3 every trial failed, 6 damaged file, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pipeline.settings import Range
-from preprocessing import exits, files, startup
+from preprocessing import exits, files, lifetime, startup
 from tuning.engine import Asha, Resources
 from tuning.experiment import (
-    ERRORS,
     INTERRUPTED,
     AtLeast1,
     Experiment,
@@ -119,11 +118,14 @@ def tpe_source(settings: Search, ledger: StudyLedger, reporter: ProgressReporter
 
 def main() -> int:
     """Run `python -m tuning.search`; return the exit code."""
-    try:
-        settings = parse(Search, __doc__)
-        outcomes = run_search(settings)
-    except ERRORS as error:
-        return exits.report(error, INTERRUPTED)
+    with lifetime.interruptible():
+        try:
+            settings = parse(Search, __doc__)
+            outcomes = run_search(settings)
+        except BaseException as error:
+            if not exits.expected(error):
+                raise
+            return exits.report(error, INTERRUPTED)
     from tuning import results
 
     finished = [outcome for outcome in results.best_first(outcomes) if results.is_ranked(outcome)]

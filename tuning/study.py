@@ -7,7 +7,8 @@ Arms: question (the question's network, the answers it received and others), nor
 share statistics), or a TOML file (format: tuning/arms.py). The same command resumes a study, also after a kill; with
 more --seeds it adds the missing ones. Each trial reads the test split once, at its end; nothing is selected by it.
 Writes STUDY/results.json, results.csv and report.html; STUDY/ledger.jsonl is the record.
-Exit codes: 0 ok, 2 wrong settings, 3 the baseline has no finished trial, 6 damaged file, 130 interrupted.
+Exit codes: 0 ok, 2 wrong settings, 3 the baseline has no finished trial, 6 damaged file, 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from rich.table import Table
 
 from pipeline.config import TrainConfig
 from pipeline.settings import Range
-from preprocessing import exits, files, startup
+from preprocessing import exits, files, lifetime, startup
 from tuning.engine import Resources
-from tuning.experiment import ERRORS, INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
+from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, Task
 from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
@@ -147,11 +148,14 @@ def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
 
 def main() -> int:
     """Run `python -m tuning.study`; return the exit code."""
-    try:
-        settings = parse(Study, __doc__)
-        arms, _, document = run_study(settings)
-    except ERRORS as error:
-        return exits.report(error, INTERRUPTED)
+    with lifetime.interruptible():
+        try:
+            settings = parse(Study, __doc__)
+            arms, _, document = run_study(settings)
+        except BaseException as error:
+            if not exits.expected(error):
+                raise
+            return exits.report(error, INTERRUPTED)
     show(document["arms"], document["judged"], Console(width=None if sys.stdout.isatty() else WIDTH))
     print(f"{settings.out / 'results.json'}  {settings.out / 'report.html'}")
     baseline = next(row for row in document["arms"] if row["arm"] == arms.baseline)

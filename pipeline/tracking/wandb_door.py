@@ -33,6 +33,15 @@ class About(NamedTuple):
     config: dict[str, Any]
 
 
+def without_folders(value: Any) -> Any:
+    """Return plain values with the last part of each absolute path alone: folders tell of users and machines."""
+    if isinstance(value, dict):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
 class WandbRun:
     """A run in `folder`/wandb (offline) or on the server (online).
 
@@ -63,7 +72,7 @@ class WandbRun:
         self.online = mode == "online"
         self._run = wandb.init(
             project=PROJECT, mode=mode, settings=settings, dir=str(folder), name=about.name, id=about.id,
-            group=about.group, job_type=about.job_type, config=about.config,
+            group=about.group, job_type=about.job_type, config=without_folders(about.config),
             resume="allow" if resume and self.online else None,
             reinit="create_new",  # a search has many runs open at once
         )  # fmt: skip

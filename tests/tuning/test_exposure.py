@@ -1,0 +1,195 @@
+"""What train, search and study show to others while they run: addresses, variables, files; and what a kill leaves.
+
+The whole tree of processes is looked at, three times per second. Controls: the same search without the switches.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.processes import ANY, LOOPBACK, Watcher
+
+# One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+ROOT = Path(__file__).parents[2]
+CANARIES = {
+    name: f"canary-of-{name.lower()}"
+    for name in (
+        "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "GITHUB_TOKEN", "OPENAI_API_KEY",
+        "DATABASE_URL", "MY_PASSWORD",
+    )
+}  # fmt: skip
+TOKEN = "c4" * 32  # of Ray
+QUICK = ["--epochs", "2", "--frames", "16"]
+COMMANDS = {
+    "train": ["-m", "pipeline.train", "default", "--nproc", "2", "--train.epochs", "3", "--train.batch-size", "16"]
+    + ["--input.frames", "16", "--train.no-self-test"],
+    "search": ["-m", "tuning.search", "--trials", "2", "--ranks-per-trial", "2", *QUICK],
+    "study": ["-m", "tuning.study", "--arms", "ARMS", "--seeds", "1", *QUICK],
+}
+ARMS = 'baseline = "a"\n[arms.a]\nnorm.kind = "none"\n[arms.b]\nnorm.kind = "bn"\n'
+# The same search with everything on that we switch off.
+OPEN = """
+import contextlib, sys
+from tuning import ray_session, search
+ray_session.LOOPBACK.clear(), ray_session.NO_METRICS.clear()
+ray_session.allowed = dict
+if __name__ == "__main__":
+    sys.exit(search.main())
+"""
+
+
+class Seen(NamedTuple):
+    """What a command showed."""
+
+    code: int
+    watcher: Watcher
+    out: Path
+    base: Path
+
+
+def start(data: Path, folder: Path, words: list[str]) -> tuple[subprocess.Popen[bytes], Watcher, Path, Path]:
+    """A command with canaries in its environment, and who watches it."""
+    out, base = folder / "out", Path(os.environ["RAY_TMPDIR"]) / "own"  # a short path
+    base.mkdir(exist_ok=True)
+    (folder / "arms.toml").write_text(ARMS)
+    words = [str(folder / "arms.toml") if word == "ARMS" else word for word in words]
+    environment = os.environ | CANARIES | {"RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(base)}
+    with open(folder / "printed.txt", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words, "--data", str(data), "--out", str(out)],
+            stdout=log, stderr=log, env=environment, cwd=folder,
+        )  # fmt: skip
+    canaries = tuple(value.encode() for value in (*CANARIES.values(), TOKEN))
+    return process, Watcher(process.pid, canaries, (folder, base)), out, base
+
+
+def watched(data: Path, folder: Path, words: list[str]) -> Seen:
+    """A command to its end, and a last look at what it left."""
+    process, watcher, out, base = start(data, folder, words)
+    code = process.wait(timeout=400)
+    watcher.stop().look()
+    assert len(watcher.pids) > 1
+    assert len(watcher.read) > 10, (folder / "printed.txt").read_text()
+    return Seen(code, watcher, out, base)
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def seen(request: pytest.FixtureRequest, data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Each command, once."""
+    found = watched(data_file, tmp_path_factory.mktemp(request.param), COMMANDS[request.param])
+    assert found.code == 0
+    return found
+
+
+def test_every_socket_listens_on_loopback(seen: Seen) -> None:
+    """Of the ranks, of Ray's servers, of W&B's service; none has a port of Ray's metrics."""
+    assert {address for _, address in seen.watcher.listening} == {LOOPBACK}, seen.watcher.listening
+    assert not {44217, 44227} & set(seen.watcher.listening.values())
+
+
+def test_no_secret_is_written(seen: Seen) -> None:
+    """Nowhere: run folder, study, logs, Ray's session, W&B's files, output."""
+    assert {word: paths for word, paths in seen.watcher.found.items() if paths} == {}
+
+
+def test_the_session_is_private_and_gone(seen: Seen) -> None:
+    """Mode 0700; no process and no file of it is left."""
+    sessions = {name: mode for name, mode in seen.watcher.modes.items() if name.startswith("ray-")}
+    assert set(sessions.values()) <= {0o700}
+    assert list(seen.base.iterdir()) == []
+    assert seen.watcher.gone(15) == []
+
+
+def test_wandb_gets_no_folders(seen: Seen) -> None:
+    """Of the data file and the run the last part alone."""
+    files = list(seen.out.glob("wandb/offline-run-*/files/config.yaml"))
+    files += list(seen.out.glob("wandb/offline-run-*/*.wandb"))
+    assert files
+    for file in files:
+        configured = file.read_bytes()
+        assert b'"data' not in configured or str(seen.out).encode() + b'"' not in configured
+
+
+def test_without_the_switches_all_of_it_is_seen(data_file: Path, tmp_path: Path) -> None:
+    """Control of the tests above: Ray's servers on all addresses, metrics, a key of AWS in a log."""
+    (tmp_path / "driver.py").write_text(OPEN)
+    found = watched(data_file, tmp_path, [str(tmp_path / "driver.py"), "--trials", "1", *QUICK])
+    assert found.code == 0, (tmp_path / "printed.txt").read_text()
+    open_to_all = {process for process, address in found.watcher.listening if address == ANY}
+    assert len(open_to_all) > 4
+    assert {44217, 44227} & set(found.watcher.listening.values())
+    assert found.watcher.found[CANARIES["AWS_SECRET_ACCESS_KEY"].encode()]
+
+
+KILLS = 25
+
+
+def ledger(out: Path) -> list[dict]:
+    """Whole lines of the study's ledger; any line that is not JSON fails the test."""
+    path = out / "ledger.jsonl"
+    whole = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in whole if line.endswith("\n")]
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object], float], None]:
+    """Wait until something holds."""
+
+    def wait(condition: Callable[[], object], limit: float) -> None:
+        deadline = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    return wait
+
+
+def test_a_killed_driver_leaves_no_process_and_repeats_no_trial(
+    data_file: Path, tmp_path: Path, until: Callable[[Callable[[], object], float], None]
+) -> None:
+    """Killed KILLS times at random moments of a search: all processes, Ray's agents too, are gone within 15 s.
+
+    A trial that ended stays as it was; in the end each is done once.
+    """
+    draw = random.Random(32)
+    words = ["-m", "tuning.search", "--trials", "8", "--wandb", "off", "--grace", "2", *QUICK]
+    early = late = 0
+    for _ in range(KILLS):
+        process, watcher, out, base = start(data_file, tmp_path, words)
+        moment = draw.uniform(0.5, 40)
+        time.sleep(moment)
+        watcher.look()
+        if process.poll() is not None:  # it was done before
+            assert process.returncode == 0
+            watcher.stop()
+            break
+        before = ledger(out)
+        began = time.monotonic()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        watcher.stop()
+        assert watcher.gone(15) == []
+        until(lambda base=base: not list(base.iterdir()), 15 - (time.monotonic() - began))
+        early, late = early + (moment < 10), late + (moment >= 10)
+        after = ledger(out)
+        assert after[: len(before)] == before
+    process, watcher, out, _ = start(data_file, tmp_path, words)
+    assert process.wait(timeout=400) == 0
+    watcher.stop()
+    lines = ledger(out)
+    ended = Counter(line["ended"]["task"]["name"] for line in lines if "ended" in line)
+    assert ended == {f"{number:04d}": 1 for number in range(8)}
+    assert early
+    assert late
