@@ -50,6 +50,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/python docker/policy.py
 
 # Two workers: tests run one thread each. Those of a group (xdist_group) run in one worker.
 test: lint

@@ -41,10 +41,11 @@ build add "$base" "$WORK/base.tar" / >/dev/null
 build commit --quiet --format docker --signature-policy "$WORK/policy.json" "$base" localhost/base >/dev/null
 build rm "$base" >/dev/null
 
-say "packages: those of pyproject.toml at the versions of constraints.txt"
-"$(dirname "$PIP")/python" docker/requirements.py > "$WORK/requirements.txt"
-"$PIP" download --quiet --dest "$WORK/wheels" --constraint constraints.txt --requirement "$WORK/requirements.txt" \
-    'setuptools>=77' wheel 2> "$WORK/packages.log" || { tail "$WORK/packages.log"; exit 1; }
+say "packages: the wheels of docker/lock, by their sha256"
+for lock in cpu torch-cpu; do
+    "$PIP" download --quiet --dest "$WORK/wheels" --no-deps --require-hashes --only-binary :all: \
+        --requirement "docker/lock/$lock.txt" 2> "$WORK/packages.log" || { tail "$WORK/packages.log"; exit 1; }
+done
 
 say "image"
 build bud --quiet --format docker --signature-policy "$WORK/policy.json" --pull-never \

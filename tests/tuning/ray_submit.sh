@@ -13,6 +13,7 @@ ssh-keygen -q -t ed25519 -N '' -f $HOME/.ssh/host
 $(command -v sshd || echo /usr/sbin/sshd) -h $HOME/.ssh/host -o ListenAddress=127.0.0.1 -o PermitRootLogin=prohibit-password \
     -o PasswordAuthentication=no
 ray get-auth-token --generate > /dev/null
+(cd "$(dirname "$0")/../.." && python -m tuning.certificate authority "$HOME/.ray/tls")
 ray up -y --no-config-cache "$1"
 ray submit --no-config-cache "$1" "$2" -- --data "$3" --out "$4" --trials 2 --epochs 1 --frames 16 --wandb off --address auto
 ray down -y "$1"

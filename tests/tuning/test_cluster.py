@@ -107,7 +107,10 @@ def test_ray_submit_through_ssh(data_file: Path, tmp_path: Path) -> None:
     venv = Path(sys.executable).parent
     place = f"export PATH={venv}:$PATH PYTHONPATH=$HOME/skelnorm"
     config["setup_commands"] = [
-        config["setup_commands"][-1].replace("export PATH=$HOME/skelnorm-venv/bin:$PATH", place)
+        command.replace("export PATH=$HOME/skelnorm-venv/bin:$PATH", place).replace(
+            "$HOME/skelnorm-venv/bin", str(venv)
+        )
+        for command in config["setup_commands"][-2:]
     ]
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "home").mkdir()
@@ -163,7 +166,7 @@ def test_every_node_starts_with_a_token_and_no_open_dashboard(name: str) -> None
     config = document(name)
     starts = [c for key in ("head", "worker") for c in config[f"{key}_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2
-    assert all("RAY_AUTH_MODE=token ray start" in command for command in starts)
+    assert all("RAY_AUTH_MODE=token RAY_USE_TLS=1 ray start" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "0.0.0.0" not in (CLUSTER / name).read_text()
@@ -181,7 +184,12 @@ def faults(documents: list[dict[str, Any]]) -> list[str]:
     for doc in documents:
         name, known = (
             doc["metadata"]["name"],
-            {"PersistentVolumeClaim": "v1", "RayCluster": "ray.io/v1", "RayJob": "ray.io/v1"},
+            {
+                "PersistentVolumeClaim": "v1",
+                "RayCluster": "ray.io/v1",
+                "RayJob": "ray.io/v1",
+                "NetworkPolicy": "networking.k8s.io/v1",
+            },  # fmt: skip
         )
         if known.get(doc["kind"]) != doc["apiVersion"]:
             found.append(f"{name}: {doc['kind']} in {doc['apiVersion']}")
@@ -203,9 +211,9 @@ def faults(documents: list[dict[str, Any]]) -> list[str]:
 def pod_faults(pod: dict[str, Any], claims: set[str]) -> list[str]:
     """List the same of one pod."""
     found = []
-    volumes = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
-    found += [f"no claim {claim}" for claim in volumes.values() if claim not in claims]
-    for container in pod["containers"]:
+    volumes = {volume["name"]: volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod["volumes"]}
+    found += [f"no claim {claim}" for claim in volumes.values() if claim is not None and claim not in claims]
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += [f"no volume {m['name']}" for m in container["volumeMounts"] if m["name"] not in volumes]
         requests, limits = (container["resources"][key] for key in ("requests", "limits"))
         found += [f"{q} is not a quantity" for q in (*requests.values(), *limits.values()) if not QUANTITY.fullmatch(q)]
@@ -217,11 +225,14 @@ def pod_faults(pod: dict[str, Any], claims: set[str]) -> list[str]:
 def test_kubernetes_accepts_the_form() -> None:
     """Kinds, names, quantities, volumes, references; Ray's version is the one that is pinned; tokens are on."""
     assert faults(KUBERAY) == []
-    assert [d["kind"] for d in KUBERAY] == ["PersistentVolumeClaim", "RayCluster", "RayJob"]
+    assert [d["kind"] for d in KUBERAY] == [
+        "PersistentVolumeClaim", "NetworkPolicy", "NetworkPolicy", "RayCluster", "RayJob",
+    ]  # fmt: skip
     pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert pinned is not None
-    assert KUBERAY[1]["spec"]["rayVersion"] == pinned[1]
-    assert KUBERAY[1]["spec"]["authOptions"] == {"mode": "token"}
+    (cluster,) = (document for document in KUBERAY if document["kind"] == "RayCluster")
+    assert cluster["spec"]["rayVersion"] == pinned[1]
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
 
 
 @pytest.mark.parametrize(
