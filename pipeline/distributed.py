@@ -165,18 +165,26 @@ def _run_rank(rank: int, folder: Path, beats: Any, entry: Callable[..., None], a
     lifetime.end_with_parent()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(len(beats)))
     _beats = beats, rank
+    exits.print_any_character()
     try:
         join(f"file://{folder / 'store'}")
         entry(*arguments)
     except KeyboardInterrupt:
-        sys.exit(exits.INTERRUPTED)  # the launcher reports it
+        _leave_at_once(exits.INTERRUPTED)  # the launcher reports it
     except Exception as error:
         now, expected = time.monotonic_ns(), exits.expected(error)
         full = "" if expected else traceback.format_exc()
         last = {"time": now, "message": exits.describe(error), "traceback": full}
         with suppress(OSError):
             (folder / f"failed.{rank}").write_text(json.dumps(last))
-        sys.exit(exits.code(error) if expected else 1)
+        _leave_at_once(exits.code(error) if expected else 1)
+
+
+def _leave_at_once(code: int) -> None:
+    """End this rank without tearing down a broken process group, which may abort, print or hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 _beats: tuple[Any, int] | None = None  # one counter per rank, and the number of this rank

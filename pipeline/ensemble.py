@@ -211,7 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
         result = ensemble(members(options.runs, distributed.join()), options.weights or None)
         if options.out is not None:
             publish(result, options.out)
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if not exits.expected(error):
+            raise
         return exits.report(error)
     show(result, Console())
     if options.out is not None:

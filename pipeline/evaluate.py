@@ -235,7 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.html is not None:
             page = pages.page(result, Provenance.of("pipeline.evaluate", arguments))
             files.publish_text(options.html, page)
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if not exits.expected(error):
+            raise
         return exits.report(error)
     console = Console(emoji=False, highlight=False)
     for line in describe(result):

@@ -34,7 +34,9 @@ def main() -> int:
                     f"{folder} was trained on another file than {file.path}. A page shows runs on one data file."
                 )
         files.publish_text(out, page(runs, study, file, Provenance.of("pipeline.page", sys.argv[1:])))
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if not exits.expected(error):
+            raise
         return exits.report(error)
     print(out.resolve())
     return 0

@@ -217,7 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
     options: Share = read_options("pipeline.share", arguments)
     try:
         share(Run(options.run, torch.device("cpu")), options.out)
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if not exits.expected(error):
+            raise
         return exits.report(error)
     print(f"written: {options.out}")
     print(f"next: python -m pipeline.predict {options.out} RECORDING")

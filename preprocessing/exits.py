@@ -6,6 +6,7 @@ An error class of ours that stands for more than wrong usage has an attribute `e
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -32,8 +33,8 @@ class Terminated(KeyboardInterrupt):
 
 
 def no_space(error: BaseException) -> bool:
-    """Return whether the error comes from a full disk or an exhausted quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether the error comes from a full disk, an exhausted quota or a limit of file sizes."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -92,6 +93,13 @@ def _free(path: str) -> str:
         return size(shutil.disk_usage(Path(path).parent).free)
     except OSError:
         return "an unknown number of bytes"
+
+
+def print_any_character() -> None:
+    """Let standard output replace the characters that its encoding lacks (LC_ALL=C), instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def report(error: BaseException, interrupted: str = "interrupted") -> int:

@@ -37,6 +37,7 @@ def run(main: Callable[[], int | None]) -> int:
     """Run a command; return its exit code."""
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    exits.print_any_character()
     try:
         code = int(main() or 0)
         sys.stdout.flush()

@@ -1,7 +1,10 @@
 """exits.py: one table of exit codes for all commands, full disks among them."""
 
 import errno
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,18 @@ def test_sizes_have_their_unit() -> None:
         "2.5 MB",
         "1000.00 GB",
     ]
+
+
+@pytest.mark.parametrize(("call", "code"), [("exits.print_any_character()", 0), ("", 1)])
+def test_an_output_without_the_character_does_not_end_the_work(call: str, code: int) -> None:
+    """As under LC_ALL=C in a container; without the call it does (control)."""
+    program = f"from preprocessing import exits\n{call}\nprint('80.0 % \\xb7 5')"
+    variables = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=os.environ | variables, check=False
+    )
+    assert result.returncode == code
+    assert (result.stdout == b"80.0 % ? 5\n") == (not code)
 
 
 def test_synthetic_clips_on_a_full_disk(full_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
