@@ -19,9 +19,9 @@ from pipeline import distributed
 from pipeline.data.clips import Batch, Clips
 from pipeline.data.order import epoch_batches, subsample
 from pipeline.data.prefetch import prefetch
-from pipeline.evaluation.recalibration import union_over_ranks
 from pipeline.normdoctor.collector import Collector, SiteMoments
 from pipeline.normdoctor.moments import PASSING, Moments, mean_shift
+from pipeline.normdoctor.ranks import merged_sites
 from pipeline.normdoctor.sites import Statistics, batch_norms, statistics
 from pipeline.normdoctor.sources import batch_statistics
 
@@ -159,15 +159,13 @@ def evaluation(
 
 def _mean_shifts(model: nn.Module, table: SiteMoments) -> dict[str, dict[str, float]]:
     """Return `Evaluation.norms` from this rank's statistics of the training clips, merged over the ranks."""
+    layers: dict[str, Any] = {
+        name: layer for name, layer in batch_norms(model).items() if layer.running_mean is not None
+    }
+    whole, _ = merged_sites(table, {name: layer.running_mean for name, layer in layers.items()}, distributed.gathered)
     result: dict[str, dict[str, float]] = {}
-    layers: dict[str, Any] = batch_norms(model)
     for name, layer in layers.items():
-        if layer.running_mean is None:
-            continue
         running = Moments(layer.running_mean, layer.running_var, 1.0)
-        _, calls = union_over_ranks(
-            None, 1 + max((call for site, call in table if site == name), default=-1), layer.running_mean
-        )
-        each = [union_over_ranks(table.get((name, call)), 0, layer.running_mean)[0] for call in range(calls)]
-        result[name] = {"mean_shift": max((mean_shift(one, running) for one in each if one.count), default=0.0)}
+        shifts = [mean_shift(one, running) for (site, _), one in whole.items() if site == name]
+        result[name] = {"mean_shift": max(shifts, default=0.0)}
     return result

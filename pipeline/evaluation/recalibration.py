@@ -12,7 +12,8 @@ from pipeline.data.clips import Batch, Clips
 from pipeline.data.order import epoch_batches
 from pipeline.data.prefetch import prefetch
 from pipeline.normdoctor.collector import population, union
-from pipeline.normdoctor.moments import Moments
+from pipeline.normdoctor.forms import filled
+from pipeline.normdoctor.ranks import merged_sites
 from pipeline.normdoctor.sites import batch_norms
 
 
@@ -45,41 +46,13 @@ def recalibrate(model: nn.Module, clips: Clips, index_N: Tensor, frames: int, si
     def forward(model: nn.Module, batch: Batch) -> None:
         model(batch.x_NCTVM, batch.present_NMT)
 
-    table = population(forward, model, prefetch(make, mine, clips.workers))
-    seen = union(table)
-    layers: dict[str, Any] = batch_norms(model)
-    reused = []
-    for name, layer in layers.items():
-        if layer.running_mean is None:
-            continue
-        calls = sum(site == name for site, _ in table)
-        whole, calls = union_over_ranks(seen.get(name), calls, layer.running_mean)
-        if calls > 1:
-            reused.append(name)
-        if whole.count:
-            layer.running_mean.copy_(whole.mean_C)
-            layer.running_var.copy_(whole.variance_C)
+    layers: dict[str, Any] = {
+        name: layer for name, layer in batch_norms(model).items() if layer.running_mean is not None
+    }
+    channels = {name: layer.running_mean for name, layer in layers.items()}
+    table, calls = merged_sites(
+        population(forward, model, prefetch(make, mine, clips.workers)), channels, distributed.gathered
+    )
+    filled(layers, {(name, 0): whole for name, whole in union(table).items()})
     model.train(was_training)
-    return reused
-
-
-def union_over_ranks(own: Moments | None, calls: int, like_C: Tensor) -> tuple[Moments, int]:
-    """Merge every rank's moments of one layer, in float64.
-
-    Args:
-        own: This rank's moments; None where it saw no rows.
-        calls: Calls of the layer that this rank saw.
-        like_C: A tensor on the layer's device with as many channels.
-
-    Returns:
-        The union, and the largest number of calls that any rank saw.
-    """
-    zero_C = torch.zeros_like(like_C, dtype=torch.float64)
-    own = own or Moments(zero_C, zero_C, 0.0)
-    row = torch.cat([own.mean_C, own.variance_C, zero_C.new_tensor([own.count, calls])])
-    ranks = distributed.stack_over_ranks(row)
-    size = len(like_C)
-    whole = Moments(zero_C, zero_C, 0.0)
-    for rank in ranks:
-        whole = whole.merge(Moments(rank[:size], rank[size:-2], float(rank[-2])))
-    return whole, int(ranks[:, -1].max())
+    return [name for name, count in calls.items() if count > 1]

@@ -15,6 +15,7 @@ from .evidence import History
 from .layers import decayed_scales
 from .masking import MaskedBatchNorm, convert, counting
 from .monitor import Announcement, Measurement, Monitor, NormalizationWarning
+from .recalibration import recalibrate
 from .repair import load_repaired
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "decayed_scales",
     "diagnose",
     "load_repaired",
+    "recalibrate",
 ]

@@ -37,7 +37,9 @@ class Usage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
+    """One way to call a model on a batch."""
+
     text: str
     run: Forward
     used: tuple[str, ...]
@@ -64,7 +66,7 @@ def usage(model: nn.Module, samples: Samples, forward: Forward | None, metric: M
     assumed = []
     used: tuple[str, ...] = ()
     if forward is None:
-        call = _working_call(model, batches[0])
+        call = working_call(model, batches[0])
         forward, used = call.run, call.used
         assumed.append(f"the model is called as {call.text}")
     if not callable(metric):
@@ -109,7 +111,7 @@ def _leaf(batch: Any, path: str) -> Any:
     return leaf if isinstance(leaf, Tensor | list | tuple) else torch.as_tensor(leaf)
 
 
-def _working_call(model: nn.Module, batch: Any) -> _Call:
+def working_call(model: nn.Module, batch: Any) -> Call:
     """Return the first way to call the model on a batch that works."""
     tried = []
     for call in _calls(model, batch):
@@ -139,7 +141,7 @@ def quietly(model: nn.Module, forward: Callable[[], Any]) -> Any:
             module.training = training
 
 
-def _calls(model: nn.Module, batch: Any) -> Iterator[_Call]:
+def _calls(model: nn.Module, batch: Any) -> Iterator[Call]:
     """Yield ways to call a model on a batch, the likeliest first."""
     parameters = [
         p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD,)
@@ -149,46 +151,46 @@ def _calls(model: nn.Module, batch: Any) -> Iterator[_Call]:
         yield from _calls_of_sequence(batch, len(required))
     elif not isinstance(batch, Tensor):
         yield from _calls_of_names(batch, [p.name for p in parameters], required)
-    yield _Call("model(batch)", lambda model, batch: model(batch), ())
+    yield Call("model(batch)", lambda model, batch: model(batch), ())
 
 
-def _calls_of_sequence(batch: Any, required: int) -> Iterator[_Call]:
+def _calls_of_sequence(batch: Any, required: int) -> Iterator[Call]:
     first = batch[0]
     if required > 1:
         if isinstance(first, list | tuple) and len(first) >= required:
-            yield _Call("model(*batch[0])", lambda model, batch: model(*batch[0]), ("0",))
+            yield Call("model(*batch[0])", lambda model, batch: model(*batch[0]), ("0",))
         if len(batch) >= required:
             text = ", ".join(f"batch[{i}]" for i in range(required))
-            yield _Call(f"model({text})", lambda model, batch: model(*batch[:required]), _keys(range(required)))
-    yield _Call("model(batch[0])", lambda model, batch: model(batch[0]), ("0",))
+            yield Call(f"model({text})", lambda model, batch: model(*batch[:required]), _keys(range(required)))
+    yield Call("model(batch[0])", lambda model, batch: model(batch[0]), ("0",))
     if isinstance(first, list | tuple):
-        yield _Call("model(*batch[0])", lambda model, batch: model(*batch[0]), ("0",))
+        yield Call("model(*batch[0])", lambda model, batch: model(*batch[0]), ("0",))
     if isinstance(first, Mapping):
-        yield _Call("model(**batch[0])", lambda model, batch: model(**batch[0]), ("0",))
+        yield Call("model(**batch[0])", lambda model, batch: model(**batch[0]), ("0",))
     for i in range(1, len(batch)):
         if isinstance(batch[i], Tensor) and batch[i].dim() > 1:
-            yield _Call(f"model(batch[{i}])", partial(_on_part, i), (str(i),))
+            yield Call(f"model(batch[{i}])", partial(_on_part, i), (str(i),))
 
 
-def _calls_of_names(batch: Any, parameters: list[str], required: list[str]) -> Iterator[_Call]:
+def _calls_of_names(batch: Any, parameters: list[str], required: list[str]) -> Iterator[Call]:
     parts = _parts(batch)
     if set(required) <= set(parts) and parts.keys() & set(parameters):
         given = [name for name in parameters if name in parts and (name in required or name not in LABELS)]
         text = ", ".join(f"{name}={_access(batch, name)}" for name in given)
-        yield _Call(f"model({text})", partial(_on_names, given), _keys(given))
+        yield Call(f"model({text})", partial(_on_names, given), _keys(given))
     if not isinstance(batch, Mapping):
-        yield _Call("model(batch)", lambda model, batch: model(batch), ())
+        yield Call("model(batch)", lambda model, batch: model(batch), ())
     tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor | list) and name not in LABELS}
     order = [name for name in INPUTS if name in tensors]
     order += [name for name, part in tensors.items() if name not in order and _is_input(part)]
     if len(required) > 1:
-        yield _Call(
+        yield Call(
             f"model({', '.join(_access(batch, name) for name in order[: len(required)])})",
             partial(_on_parts, order[: len(required)]),
             _keys(order[: len(required)]),
         )
     for name in order:
-        yield _Call(f"model({_access(batch, name)})", partial(_on_part, name), (str(name),))
+        yield Call(f"model({_access(batch, name)})", partial(_on_part, name), (str(name),))
 
 
 def _is_input(part: Any) -> bool:

@@ -84,11 +84,19 @@ class Collector:
         if self.rows is not None:
             real = self._real(site, x, new, self.rows)
             add(self.seen.real, site, real)
+            real = self.shared(site, real) if self.by_real_rows else real
             if self.by_real_rows and real.count > 1:
                 return _for(x, real)
         if x.requires_grad and torch.is_grad_enabled():
             return None  # a forward that differentiates goes through the statistics of the batch
-        return _for(x, new) if site[0] in self.handed_over and new.count > 1 else None
+        if site[0] not in self.handed_over:
+            return None
+        new = self.shared(site, new)
+        return _for(x, new) if new.count > 1 else None
+
+    def shared(self, site: Site, new: Moments) -> Moments:
+        """Return the moments to normalize a batch by, given those of its rows here."""
+        return new
 
     def of_batches(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Yield (positions, batch) as they are given, and remember the batch for `rows`."""
@@ -107,20 +115,29 @@ def chosen_rows(x: Tensor, chosen: Tensor) -> Tensor:
     return x[chosen] if chosen.dim() == 1 else x.movedim(1, -1)[chosen]
 
 
-def population(forward: Callable[[nn.Module, Any], Any], model: nn.Module, batches: Iterable[Any]) -> SiteMoments:
+def population(
+    forward: Callable[[nn.Module, Any], Any],
+    model: nn.Module,
+    batches: Iterable[Any],
+    collector: Collector | None = None,
+) -> SiteMoments:
     """Compute the population statistics of each call site, every layer above normalized by its batch's statistics.
 
     Streaming and in float64. Layers normalize by these very moments where they can: torch's kernel sums in float32, and
     where an absent body leaves a channel without variance its error would be divided by sqrt(eps) and passed on.
 
     Args:
-        forward: Puts a batch through the model.
+        forward: Puts a batch through the model, in any number of calls of it or of its parts.
         model: A model in eval mode.
         batches: What `forward` takes.
+        collector: What collects; None: a `Collector` of all rows.
     """
-    collector = Collector(model, precision=EXACT)
-    with torch.no_grad(), statistics(model, collector):
+    collector = collector or Collector(model, precision=EXACT)
+    calls: Counter[str] = Counter()
+    with torch.no_grad(), statistics(model, collector, calls):
         for batch in batches:
+            calls.clear()
+            collector.batch = batch
             forward(model, batch)
     return collector.seen.population
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .masking import convert
+from .collector import SiteMoments, union
+from .masking import convert, exchanged
 from .memory import Memory, is_plain, memory_of
 from .moments import Moments
 from .sites import Site
@@ -63,6 +65,33 @@ class Form:
     def of(cls, state: Mapping[str, Any]) -> Form:
         """Return the form that a state dict was saved with."""
         return cls(**json.loads(bytes(state[KEY].tolist()))) if KEY in state else cls()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repaired model differs in: its form, and the running statistics of each call."""
+
+    form: Form = Form()
+    moments: SiteMoments = field(default_factory=dict)
+
+    @classmethod
+    def of_layers(cls, layers: Mapping[str, Moments]) -> Repair:
+        """Return a repair with one set of statistics per layer."""
+        return cls(moments={(name, 0): found for name, found in layers.items()})
+
+    @classmethod
+    def joint(cls, table: SiteMoments) -> Repair:
+        """Return a repair with one set of statistics per layer, over all its calls."""
+        return cls.of_layers({name: whole for name, whole in union(table).items() if whole.count})
+
+    @classmethod
+    def per_call(cls, table: SiteMoments, masked: bool = False) -> Repair:
+        """Return a repair with one set of statistics per call; a call that saw no rows takes its layer's union."""
+        whole = union(table)
+        calls = Counter(name for name, _ in table)
+        moments = {site: found if found.count else whole[site[0]] for site, found in table.items()}
+        form = Form(calls={name: count for name, count in calls.items() if count > 1}, masked=masked)
+        return cls(form, {site: found for site, found in moments.items() if found.count})
 
 
 class PerCall(nn.ModuleList):
@@ -130,15 +159,6 @@ def shaped(model: nn.Module, form: Form) -> nn.Module:
     return model
 
 
-def exchanged(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Replace modules in every place that holds them; return the model, or what replaces it."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child in new:
-                setattr(parent, name, new[child])
-    return new.get(model, model)
-
-
 def with_own_statistics(layer: Any, name: str) -> nn.Module:
     """Return a layer that normalizes each sample by its own statistics, in training and in evaluation.
 
@@ -159,6 +179,34 @@ def with_own_statistics(layer: Any, name: str) -> nn.Module:
     new = INSTANCE_NORMS[kind](layer.num_features, layer.eps, affine=layer.affine)
     new._parameters.update(layer._parameters)
     return new.train(layer.training)
+
+
+def counted(form: Form, root_passes: float, seen: Mapping[Site, int]) -> Form:
+    """Return a form with the way in which its calls are counted.
+
+    Args:
+        form: The form.
+        root_passes: Forward passes of the model itself per batch.
+        seen: Passes of each call site.
+
+    Raises:
+        ValueError: The number of calls changes from batch to batch, and no forward pass of the model marks its begin.
+    """
+    by_pass = root_passes == 1
+    uneven = [name for name, calls in form.calls.items() if len({seen.get((name, c), 0) for c in range(calls)}) > 1]
+    if uneven and not by_pass:
+        raise ValueError(
+            f"{uneven[0]} is called a changing number of times per batch, and not within one forward pass of the "
+            "model: let forward= call the model once per batch."
+        )
+    return replace(form, by_pass=by_pass)
+
+
+def applied(model: nn.Module, repair: Repair) -> nn.Module:
+    """Give a model the form and the statistics of a repair, in place; return it, or what replaces it."""
+    model = shaped(model, repair.form)
+    filled(dict(model.named_modules()), repair.moments)
+    return model
 
 
 def filled(layers: Mapping[str, nn.Module], moments: Mapping[Site, Moments]) -> None:

@@ -10,16 +10,17 @@ take no mask (pytorch#70529, #81985).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
+from .memory import is_plain
 from .moments import per_channel, wide
+from .ranks import SumOverRanks, are_several
 
 POOLS = {
     1: nn.functional.adaptive_max_pool1d,
@@ -69,7 +70,7 @@ class MaskedBatchNorm(_BatchNorm):
         Raises:
             ValueError: The mask does not fit the input, or fewer than two values per channel count.
         """
-        over_ranks = self.synchronized and dist.is_initialized() and dist.get_world_size() > 1
+        over_ranks = self.synchronized and are_several()
         if not self._by_batch or (self.counts is None and not over_ranks):
             return super().forward(input)
         self._check_input_dim(input)
@@ -120,20 +121,25 @@ def convert(model: nn.Module, *, synchronized: bool = False) -> nn.Module:
         >>> with normdoctor.counting(model, real):
         ...     y = model(torch.randn(2, 3, 16))
     """
-    replaced: dict[nn.Module, MaskedBatchNorm] = {}
+    replaced: dict[nn.Module, nn.Module] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, _BatchNorm) and not isinstance(layer, MaskedBatchNorm):
-            if type(layer).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            if not is_plain(layer):
                 raise ValueError(
                     f"{name or 'the model'} is a {type(layer).__name__}, whose own forward pass a masked batch norm "
                     "would lose: replace it by a plain batch norm and what it adds first"
                 )
-            replaced[layer] = MaskedBatchNorm.of(layer, synchronized or isinstance(layer, nn.SyncBatchNorm))
+            replaced[layer] = MaskedBatchNorm.of(layer, synchronized or isinstance(layer, SyncBatchNorm))
+    return exchanged(model, replaced)
+
+
+def exchanged(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace modules in every place that holds them; return the model, or what replaces it."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if child in replaced:
-                setattr(parent, name, replaced[child])
-    return replaced.get(model, model)
+            if child in new:
+                setattr(parent, name, new[child])
+    return new.get(model, model)
 
 
 @contextmanager
@@ -184,23 +190,9 @@ def _moments(x: Tensor, weight: Tensor | None, over_ranks: bool) -> tuple[Tensor
     ones = x.new_ones(()) if weight is None else weight
     count = ones.expand(len(x), 1, *x.shape[2:]).sum()
     sums = torch.cat([(x * ones).sum(axes), count.unsqueeze(0)])
-    sums = _SumOverRanks.apply(sums) if over_ranks else sums
+    sums = SumOverRanks.apply(sums) if over_ranks else sums
     total = sums[-1].detach().clamp(min=1)
     mean_C = sums[:-1] / total
     squares_C = ((x - per_channel(mean_C, x)).square() * ones).sum(axes)
-    squares_C = _SumOverRanks.apply(squares_C) if over_ranks else squares_C
+    squares_C = SumOverRanks.apply(squares_C) if over_ranks else squares_C
     return mean_C, squares_C / total, float(sums[-1].detach())
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total

@@ -5,14 +5,13 @@ Nothing is retrained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from .collector import SiteMoments, union
 from .evidence import Evidence
 from .finding import RECOMPUTE, Advice
-from .forms import Form
+from .forms import Form, Repair
 from .layers import EPS_SHARE, LARGER_EPS
 from .moments import Moments
 from .sites import Statistics
@@ -22,14 +21,6 @@ from .sources import POPULATION_SOURCES, batch_statistics, merged_over_ranks, pe
 RECALIBRATION = "joint"
 # torch's default, and what a layer that eps drowns is tried with.
 DEFAULT_EPS = 1e-5
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What a repaired model differs in: its form, and the running statistics of each call."""
-
-    form: Form = Form()
-    moments: SiteMoments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,23 +48,6 @@ class Remedy:
     transductive: bool = False
     undoes_mode: bool = False
     is_guess: bool = False
-
-
-def _of_layers(layers: Mapping[str, Moments] | None) -> Repair | None:
-    """Return a repair with one set of statistics per layer."""
-    return None if layers is None else Repair(moments={(name, 0): found for name, found in layers.items()})
-
-
-def _of_calls(evidence: Evidence, table: SiteMoments, masked: bool = False) -> Repair:
-    """Return a repair with one set of statistics per call; a call that saw no rows takes its layer's union."""
-    whole = union(table)
-    calls = {name: calls for name, calls in evidence.calls.items() if calls > 1 and name in whole}
-    moments = {site: found if found.count else whole[site[0]] for site, found in table.items()}
-    return Repair(Form(calls=calls, masked=masked), moments)
-
-
-def _joint(evidence: Evidence) -> Repair | None:
-    return _of_layers(union(evidence.train.population))
 
 
 def _per_call(evidence: Evidence) -> Statistics | None:
@@ -147,7 +121,7 @@ REMEDIES: dict[str, Remedy] = {
         "one set per layer",
         Advice(RECOMPUTE, "let the learning rate fall at the end of training"),
         lambda evidence: POPULATION_SOURCES["joint"](evidence.train.population),
-        _joint,
+        lambda evidence: Repair.joint(evidence.train.population),
     ),
     "eps": Remedy(
         "eps 1e-5",
@@ -188,7 +162,7 @@ REMEDIES: dict[str, Remedy] = {
             "merge the ranks' statistics before saving, or normalize over all ranks (SyncBatchNorm)",
         ),
         lambda evidence: None if (table := _ranks(evidence)) is None else per_layer(table),
-        lambda evidence: _of_layers(_ranks(evidence)),
+        lambda evidence: None if (table := _ranks(evidence)) is None else Repair.of_layers(table),
     ),
     "per_call": Remedy(
         "one set per call",
@@ -198,7 +172,7 @@ REMEDIES: dict[str, Remedy] = {
             "without rows that are empty",
         ),
         _per_call,
-        lambda evidence: _of_calls(evidence, evidence.train.population),
+        lambda evidence: Repair.per_call(evidence.train.population),
         simpler="joint",
     ),
     "masked": Remedy(
@@ -208,7 +182,7 @@ REMEDIES: dict[str, Remedy] = {
             "leave padding and absent rows out of the statistics (a masked batch norm)",
         ),
         _masked,
-        lambda evidence: _of_calls(evidence, evidence.masked, masked=True) if evidence.masked else None,
+        lambda evidence: Repair.per_call(evidence.masked, masked=True) if evidence.masked else None,
         simpler="per_call",
     ),
     "target": Remedy(
@@ -218,7 +192,7 @@ REMEDIES: dict[str, Remedy] = {
             "normalize the input as the evaluation samples need it, by view, subject or device",
         ),
         _target,
-        lambda evidence: _of_calls(evidence, evidence.held_out.population) if evidence.held_out else None,
+        lambda evidence: Repair.per_call(evidence.held_out.population) if evidence.held_out else None,
         transductive=True,
     ),
 }

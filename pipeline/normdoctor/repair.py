@@ -16,11 +16,11 @@ from .batches import device_of, leaves, moved
 from .bench import Bench
 from .calling import Forward
 from .evidence import Evidence
-from .forms import Form, filled, shaped
+from .forms import Form, Repair, applied, counted, shaped
 from .layers import key_of
 from .measure import as_given
 from .memory import NOTED
-from .remedies import REMEDIES, Repair
+from .remedies import REMEDIES
 from .sites import Statistics, buffers_kept, statistics
 
 # Mean difference of outputs that is left to rounding, as a share of their deviation.
@@ -66,12 +66,7 @@ class Patient:
         return model
 
     def _calls(self, form: Form) -> Form:
-        """Return the form with the way in which its calls are counted.
-
-        Raises:
-            ValueError: The number of calls changes from batch to batch, and no forward pass of the model marks its
-                begin.
-        """
+        """Return the form with the way in which its calls are counted."""
         if not form.calls:
             return form
         passes: Counter[str] = Counter()
@@ -80,15 +75,7 @@ class Patient:
             self._output(self.model, None)
         finally:
             handle.remove()
-        by_pass = passes["root"] == 1
-        seen = self.evidence.train.passes
-        uneven = [name for name, calls in form.calls.items() if len({seen[name, call] for call in range(calls)}) > 1]
-        if uneven and not by_pass:
-            raise ValueError(
-                f"{uneven[0]} is called a changing number of times per batch, and not within one forward pass of the "
-                "model: let forward= call the model once per batch"
-            )
-        return replace(form, by_pass=by_pass)
+        return counted(form, passes["root"], self.evidence.train.passes)
 
     def _output(self, model: nn.Module, source: Statistics | None) -> Any:
         with torch.no_grad(), buffers_kept(model), ExitStack() as stack:
@@ -123,9 +110,8 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def built(model: nn.Module, repair: Repair) -> nn.Module:
     """Return a copy of a model with a repair in it, in eval mode and free of what the doctor noted on it."""
     new = as_given(copy.deepcopy(model))
-    new = shaped(new, repair.form)
     settled(new)
-    filled(dict(new.named_modules()), repair.moments)
+    new = applied(new, repair)
     for module in new.modules():
         module.__dict__.pop(NOTED, None)
     return new
