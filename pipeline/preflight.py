@@ -20,6 +20,7 @@ from pipeline import distributed
 from pipeline.data.clips import Clips
 from pipeline.data.order import subsample
 from pipeline.data.splits import Splits
+from pipeline.evaluation.gap import FEW_CLIPS, lag_note
 from pipeline.kernels import availability
 from pipeline.models.cost import cost, describe
 from pipeline.normdoctor.sites import batch_norms
@@ -28,7 +29,6 @@ from preprocessing.balance import balance_notes
 if TYPE_CHECKING:
     from pipeline.config import Config
 
-FEW_CLIPS = 16
 UNEVEN = 4  # clips of the most frequent class per clip of the rarest, from which the classes are uneven
 STEPS = 200
 CLIPS = 16
@@ -65,6 +65,7 @@ def check(config: Config, clips: Clips, splits: Splits, model: nn.Module, fresh:
             ),
             classes_note(clips.class_names, clips.label_N[train_N.to(clips.device)], config),
             statistics_note(config, model, len(train_N), distributed.world_size()),
+            lag_note(config, len(train_N)),
             precision_note(config.train.precision, clips.device, torch.cpu.get_capabilities()),
             kernels_note(config, clips.device),
             cores_note(torch.get_num_threads(), running, os.cpu_count() or 1, clips.device),

@@ -345,10 +345,10 @@ class Run:
         for several in (key for key in summary if key.startswith("test_") and summary[key]):
             line += f" ({several.split('_')[1]} clips {100 * summary[several]['top1']:.1f} %)"
         line += f" · {summary['clips_per_second']:.0f} clips/s" if "clips_per_second" in summary else ""
+        split = f" (C, D: {summary['eval']})" if "C" in four else ""
         generalization = f", generalization {100 * gap['generalization']:+.1f}" if "generalization" in gap else ""
-        return (
-            f"{line}\n{'  '.join(parts)} %: normalization gap {100 * gap['normalization']:+.1f}{generalization} points"
-        )
+        gaps = f"normalization gap {100 * gap['normalization']:+.1f}{generalization} points"
+        return f"{line}\n{'  '.join(parts)} %{split}: {gaps}"
 
     @property
     def repair(self) -> dict[str, Any]:

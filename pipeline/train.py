@@ -39,12 +39,13 @@ from pipeline.config import DRY_RUN, Config, parse
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
-from pipeline.evaluation import measure
+from pipeline.evaluation import gap, measure
 from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits, lifetime
+from preprocessing.arguments import next_command
 from preprocessing.faults import faultpoint
 
 
@@ -186,6 +187,8 @@ def run(config: Config, read_test: bool = True) -> None:
             start = {"init": folder.start} if config.init is not None else {}
             folder.write_summary(best.epoch, measured | repair | start)
             print(folder.describe(), flush=True)
+            if note := gap.gap_note(config, measured):
+                print(f"{note}\n{next_command('pipeline.doctor', config.out)}", flush=True)
             follower.finish()
     except NonFiniteLoss as error:
         if first:

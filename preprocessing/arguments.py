@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,13 @@ def unknown_option(words: Iterable[str], names: Sequence[str]) -> str:
 def program_name(module: str) -> str:
     """Return how this command was started: `skelnorm NAME`, or `python -m MODULE`."""
     return sys.argv[0] if sys.argv[0].startswith("skelnorm ") else f"python -m {module}"
+
+
+def next_command(module: str, *words: object) -> str:
+    """Return the line that names the command to type next, in the form in which this one was started."""
+    name = module.rpartition(".")[2]
+    program = f"skelnorm {name}" if sys.argv[0].startswith("skelnorm ") else f"python -m {module}"
+    return f"next: {program} {shlex.join(map(str, words))}".rstrip()
 
 
 def renamed(word: str, aliases: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing import engines, exits, startup
+from preprocessing.arguments import next_command
 from preprocessing.arguments import parse as read_options
 from preprocessing.balance import balance_notes
 from preprocessing.bones import check_bones
@@ -416,6 +417,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         manifest = build(options, Console(stderr=True))
         print(summarise(manifest, options.out))
+        print(next_command("pipeline.train", "default", "--data", options.out, "--out", "runs/first"))
         return 0
     except (
         SourceError,

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import track
 
 from preprocessing import exits, startup
+from preprocessing.arguments import next_command
 from preprocessing.arguments import parse as read_options
 from preprocessing.files import publish_bytes, publish_json
-from preprocessing.ntu import CLASS_NAMES
+from preprocessing.ntu import CLASS_NAMES, is_train
 from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
 
 DESCRIPTION = """Write synthetic NTU RGB+D recordings (.skeleton files) and their ground truth (truth.json).
@@ -37,6 +38,7 @@ exit codes: 0 written, 2 usage, 7 no space
 """
 
 CAMERAS = 3
+SPREAD = 400  # clips from which training and test subjects of xsub do every action
 FIRST_ID = 72057594037927936  # the Kinect's 17-digit body IDs, which no double holds exactly
 NOISE = 0.012  # metres: the sensor, per joint and frame
 HIDDEN_NOISE = 0.05  # metres: joints on the far side of a body that stands sideways to the camera
@@ -191,6 +193,24 @@ def write_clips(folder: Path, clips: int, seed: int, workers: int = 2) -> Iterat
         yield write_performance(folder, seed, whole, rest)
 
 
+def spread_note(truths: list[dict[str, Any]]) -> str:
+    """Return a warning about actions that the training or the test subjects of xsub lack; empty if none is lacking."""
+    performed = {(int(truth["name"][9:12]), truth["action"]) for truth in truths}
+    actions = {action for _, action in performed}
+    sides = [{action for subject, action in performed if is_trained_on(subject) is side} for side in (True, False)]
+    lacking = [(who, len(actions - found)) for who, found in zip(("training", "test"), sides, strict=True)]
+    if not any(number for _, number in lacking):
+        return ""
+    parts = (f"{number} of {len(actions)} actions have no clip of a {who} subject" for who, number in lacking if number)
+    which = " and ".join(parts)
+    return f"warning: {which} (protocol xsub): they cannot be learned or tested. Use --clips {SPREAD} or more."
+
+
+def is_trained_on(subject: int) -> bool:
+    """Return whether xsub trains on the clips of a subject."""
+    return bool(is_train("xsub", np.array([1]), np.array([1]), np.array([subject]))[0])
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of the command."""
@@ -219,6 +239,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyboardInterrupt) as error:
         return exits.report(error)
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")
+    if note := spread_note(truths):
+        print(note, file=sys.stderr)
+    print(next_command("preprocessing.build", options.folder, "--out", options.folder.with_suffix(".h5")))
     return 0
 
 

@@ -38,13 +38,14 @@ from pipeline.pages import diagnosis as pages
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import record_diagnosis
 from preprocessing import exits, files
+from preprocessing.arguments import next_command
 from preprocessing.pages import Provenance
 
 
-def show(diagnosis: Diagnosis, console: Console) -> None:
-    """Print the verdict, then the figures."""
+def show(diagnosis: Diagnosis, split: str, console: Console) -> None:
+    """Print the verdict, then the figures; C and D are those of the split."""
     console.print(f"\n[bold]{diagnosis.verdict}[/bold]\n")
-    table = Table("statistics", "A train", "C evaluation")
+    table = Table("statistics", "A train", f"C {split}")
     four = diagnosis.accuracies
     lines: dict[str, dict[str, Any]] = {"running": four, "batch (B, D)": {"A": four["B"], "C": four.get("D")}}
     for name, values in (lines | diagnosis.recalibration).items():
@@ -63,21 +64,26 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
             console.print(f"[bold]{kind}: {entry.check}[/bold]. Remedy: {entry.remedy}")
 
 
+def check(command: Doctor) -> None:
+    """Raise ValueError for options that contradict one another or are out of range."""
+    files.require_suffix("--html", command.html, ".html")
+    if command.out is not None and not command.fix:
+        raise ValueError("--out is the folder of the repaired run: add --fix")
+    if min(command.probe_lr, command.fine_tune) < 0:
+        raise ValueError("--probe-lr and --fine-tune are numbers of epochs: must be at least 0")
+
+
 def main() -> int:
     """Run `python -m pipeline.doctor` and return the exit code."""
     command: Doctor = read_options("pipeline.doctor")
     console = Console()
     try:
-        files.require_suffix("--html", command.html, ".html")
-        if command.out is not None and not command.fix:
-            raise ValueError("--out is the folder of the repaired run: add --fix")
-        if min(command.probe_lr, command.fine_tune) < 0:
-            raise ValueError("--probe-lr and --fine-tune are numbers of epochs: must be at least 0")
+        check(command)
         folder = command.run.resolve()  # "." has no name
         run, out = Run(folder), destination(folder, command.out) if command.fix else None
         torch.manual_seed(0)
         diagnosis, split = diagnose_run(folder, command.split)
-        show(diagnosis, console)
+        show(diagnosis, split, console)
         answer: dict[str, Any] = {"judged": split, **diagnosis.as_dict()}
         fitted_N, eval_N = run.splits.fit(run.config.input.fit), evaluated_on(run, split)[1]
         if gaps := absence(run.data, fitted_N.numpy(), eval_N.numpy(), split):
@@ -99,6 +105,8 @@ def main() -> int:
             console.print(described(answer["fix"]), highlight=False)
             run.write_doctor(answer)
         print(f"written: {command.run / 'doctor.json'}")
+        if diagnosis.causes and not command.fix:
+            print(next_command("pipeline.doctor", command.run, "--fix"))
         record_diagnosis(folder, command.wandb)
         if command.html is not None:
             files.publish_text(

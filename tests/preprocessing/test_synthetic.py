@@ -144,3 +144,12 @@ def test_a_mistake_gets_one_line(
     target = tmp_path / "new" if arguments else folder
     assert synthetic.main([str(target), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("clips", "missing"), [(240, "6 of 15 actions have no clip of a test subject"), (399, "")])
+def test_actions_without_test_subjects_are_announced(clips: int, missing: str) -> None:
+    """Of the performances alone: nothing is rendered."""
+    done = [performances.performance(number) for number in range(clips // 3)]
+    truths = [{"name": f"S001C001P{one.subject:03d}R001A001", "action": one.action} for one in done]
+    note = synthetic.spread_note(truths)
+    assert (missing in note, bool(note)) == (True, bool(missing))

@@ -1,0 +1,103 @@
+"""Start and end of a command: --help without torch, Ctrl-C in one line, a closed pipe in silence."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from preprocessing import console, startup
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "import sys; from preprocessing.console import main; sys.exit(main())"
+HEAVY = {"torch", "ray", "optuna", "plotly", "wandb"}
+SECONDS = 1.0
+
+
+def script(*words: str) -> list[str]:
+    return [sys.executable, "-P", "-c", SCRIPT, *words]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", "--help"], ["doctor", "--hlp"], ["search", "--help"], ["study", "--help"], ["predict", "--help"]],
+    ids=" ".join,
+)
+def test_help_and_a_typo_load_nothing_heavy(words: list[str]) -> None:
+    probe = f"import atexit, sys; atexit.register(lambda: print({HEAVY} & set(sys.modules))); {SCRIPT}"
+    done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, env=environment())
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", console.COMMANDS)
+def test_every_command_shows_its_help_within_a_second(name: str) -> None:
+    """Median of five; byte code is there after the first."""
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        subprocess.run(script(name, "--help"), capture_output=True, check=True, env=environment())
+        times.append(time.perf_counter() - began)
+    assert statistics.median(times[1:]) < SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3, 0.6, 1.0, 1.5])
+def test_an_interrupt_while_modules_are_imported_is_one_line(delay: float, tmp_path: Path) -> None:
+    """`doctor` imports torch, then reads the folder, which takes seconds."""
+    (tmp_path / "empty").mkdir()
+    words = script("doctor", str(tmp_path / "empty"))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=30)
+    if process.returncode == 2:
+        pytest.skip("it ended before the signal")
+    assert (process.returncode, printed) == (130, "error: interrupted\n")
+
+
+def test_an_interrupt_becomes_a_line_until_the_command_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        startup.early(lambda: None)
+        assert signal.getsignal(signal.SIGINT) is startup._interrupted
+        assert startup.run(lambda: int(signal.getsignal(signal.SIGINT) is signal.default_int_handler)) == 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert startup.run(interrupted) == 130
+    assert capfd.readouterr().err == "error: interrupted\n"
+
+
+def test_a_wrong_setting_ends_the_reading_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def wrong() -> None:
+        raise ValueError("no preset 'x'")
+
+    try:
+        with pytest.raises(SystemExit) as end:
+            startup.early(wrong)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (end.value.code, capfd.readouterr().err) == (2, "error: no preset 'x'\n")
+
+
+def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
+    """As after `| head -1`: nothing on stderr, and no success."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(script("presets"), stdout=writer, stderr=subprocess.PIPE, text=True, env=environment())
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
