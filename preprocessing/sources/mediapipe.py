@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocessing import ntu
 from preprocessing.skeleton import RawClip
 from preprocessing.sources.documents import begins_with, fault, read_json
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
@@ -23,7 +24,19 @@ from preprocessing.sources.zips import Packed
 
 FRAMES = ("frames", "data", "results", "poses", "sequence")
 WORLD = ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "world_landmarks")
-PEOPLE = (*WORLD, "pose_landmarks", "poseLandmarks", "landmarks", "landmark", "keypoints3D", "keypoints", "pose")
+PEOPLE = (
+    *WORLD,
+    "pose_landmarks",
+    "poseLandmarks",
+    "landmarks",
+    "landmark",
+    "keypoints3D",
+    "keypoints_3d",
+    "keypoints",
+    "pose",
+)
+METRES = (*WORLD, "keypoints3D", "keypoints_3d")
+FPS = ("fps", "FPS", "frame_rate", "frameRate", "framerate", "ticksPerSecond")
 IMAGE_KEYS = ("pose_landmarks", "poseLandmarks", "keypoints")  # in shares of the image, or pixels
 SCORES = ("visibility", "score", "presence", "confidence")
 DEPTH = 6  # of nested lists and objects
@@ -47,43 +60,50 @@ def accepts(tree: Tree) -> bool:
 def open_mediapipe(trees: list[Tree], reading: Reading) -> ClipSource:
     """Open folders, zips or files of landmarks."""
     items = [item for tree in trees for item in tree.having(".json")]
-    first, single, world = _first(items)
+    first, document = _first(items)
     joints, channels, scored = len(first), _channels(first), _score(first[0]) is not None
     clips = []
-    for name, path, files in _clips(items, single):
+    for name, path, files in _clips(items, _is_frame(document)):
         place = Place(tuple(item.place for item in files), channels, joints, scored)
         size, stamp = sum(item.size for item in files), max(item.stamp for item in files)
         clips.append(Found(Entry(name, files[0].origin, size, stamp, read_clip, place), path))
     layout = keypoint_layout(str(trees[0].path), joints, channels, reading)
     return labelled_source(
-        trees, clips, layout, reading, channels=channels, unit="m" if world else "px", scores=scored,
-        stages=selecting(3, scored, reading),
+        trees, clips, layout, reading, channels=channels, unit="m" if _in_metres(first, document) else "px",
+        scores=scored, fps=_fps(document), stages=selecting(3, scored, reading),
     )  # fmt: skip
 
 
-def _first(items: Sequence[Item]) -> tuple[list[Any], bool, bool]:
-    """Return the first person that is found, whether its file is one frame, and whether it is in metres."""
+def _first(items: Sequence[Item]) -> tuple[list[Any], Any]:
+    """Return the first person that is found, and the document that has it."""
     fault_of_first = ""
     for item in items:
         try:
             document = read_json(item.place, item.stem)
             for people in frames_of(document, item.stem):
                 if people:
-                    return people[0], _is_frame(document), _in_metres(people[0], document)
+                    return people[0], document
         except ValueError as error:
             fault_of_first = fault_of_first or str(error)
     raise SourceError(fault_of_first or "no frame of these JSON files has landmarks")
 
 
 def _in_metres(person: list[Any], document: Any) -> bool:
-    """Return whether landmarks are world landmarks: by their key, else by the origin between the hips."""
+    """Return whether landmarks are world landmarks: by their key, else by their origin between the hips."""
     text = json.dumps(document)[:HEAD]
-    if any(f'"{key}"' in text for key in WORLD):
+    if any(f'"{key}"' in text for key in METRES):
         return True
     if len(_channels(person)) == 2 or any(f'"{key}"' in text for key in IMAGE_KEYS):
         return False
-    values = [[one[axis] for axis in "xyz"] if isinstance(one, dict) else one[:3] for one in person]
-    return any(float(value) < -0.05 for point in values for value in point[:2])  # shares of the image are positive
+    values = [[one[axis] for axis in "xy"] if isinstance(one, dict) else one[:2] for one in person]
+    return any(float(value) < -0.05 for point in values for value in point)  # shares of the image are positive
+
+
+def _fps(document: Any) -> float:
+    """Return the frames per second that a document names, else the usual ones."""
+    value = next((document[key] for key in FPS if key in document), None) if isinstance(document, dict) else None
+    fps = float(value) if isinstance(value, int | float) else 0.0
+    return fps if 0 < fps < 1000 else ntu.FPS
 
 
 def _clips(items: Sequence[Item], single: bool) -> list[tuple[str, str, list[Item]]]:
@@ -120,6 +140,13 @@ def _is_person(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(_is_landmark(one) for one in value)
 
 
+def _listed(value: Any) -> Any:
+    """Return landmarks that are numbered by keys ("0", "1", ...) as a list, anything else as it is."""
+    if isinstance(value, dict) and len(value) > 1 and all(key.isdecimal() for key in value):
+        return [value[key] for key in sorted(value, key=int)]
+    return value
+
+
 def _is_frame(document: Any) -> bool:
     """Return whether a document is one frame."""
     if isinstance(document, dict):
@@ -140,6 +167,7 @@ def frames_of(document: Any, name: str) -> list[list[list[Any]]]:
 
 def people_of(frame: Any, name: str, depth: int = 0) -> list[list[Any]]:
     """Return the people of one frame; SkeletonError for another form."""
+    frame = _listed(frame)
     if frame is None or frame == [] or frame == {}:
         return []
     if _is_person(frame):

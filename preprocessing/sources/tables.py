@@ -146,6 +146,7 @@ def _form(rows: Sequence[dict[str, str]], trees: Sequence[Tree], reading: Readin
         joints = list(dict.fromkeys(joint for joint, _ in wide.values()))
         axes = {axis for _, axis in wide.values()}
     else:
+        _column(rows[0], "frame", str(trees[0].path))
         column = _column(rows[0], "joint", str(trees[0].path))
         joints = list(dict.fromkeys(row[column] for row in rows))
         axes = {axis for axis in ("x", "y", "z") if axis in rows[0]}

@@ -19,6 +19,7 @@ FORMS = {
     "frames of an object": lambda x: {"frames": [{"frame": t, "landmarks": landmarks(o)} for t, o in enumerate(x)]},
     "one list per person": lambda x: [{"landmarks": [landmarks(o * 0)], "worldLandmarks": [landmarks(o)]} for o in x],
     "solutions": lambda x: [{"pose_landmarks": {"landmark": landmarks(one)}} for one in x],
+    "numbered": lambda x: [{str(j): one for j, one in enumerate(landmarks(o))} for o in x],
     "plain numbers": lambda x: {"landmarks": None, "frames": [[[*map(float, p), 0.5] for p in o] for o in x]},
 }  # fmt: skip
 
@@ -77,3 +78,21 @@ def test_faults_are_named(tmp_path: Path) -> None:
     ]
     with pytest.raises(SourceError, match="--layout coco17 has 17; with as many: mediapipe33"):
         open_sources([tmp_path], Reading(layout="coco17"))
+
+
+@pytest.mark.parametrize(
+    ("key", "shift", "unit"),
+    [
+        ("pose_world_landmarks", 0.0, "m"), ("pose_landmarks", 0.0, "px"), ("keypoints3D", 0.0, "m"),
+        ("landmarks", 0.0, "m"), ("landmarks", 5.0, "px"),
+    ],
+)  # fmt: skip
+def test_world_landmarks_are_metres_and_others_shares_of_the_image(
+    tmp_path: Path, key: str, shift: float, unit: str
+) -> None:
+    """A list without a name is in metres if it has an origin in the middle of the body."""
+    x = walk(3, 33)
+    x = x - x.mean(axis=(0, 1)) + np.float32(shift)
+    write_json(tmp_path / "a_1.json", {"fps": 25, "frames": [{key: landmarks(one)} for one in x]})
+    source = open_sources([tmp_path])
+    assert (source.unit, source.fps) == (unit, 25)

@@ -146,3 +146,9 @@ def test_an_empty_first_table_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "a_0.csv").write_text("")
     long_table(tmp_path / "a_1.csv", walk(3, 25))
     assert [entry.name for entry in open_sources([tmp_path]).entries] == ["a_0", "a_1"]
+
+
+def test_a_row_per_joint_needs_a_column_that_tells_its_frame(tmp_path: Path) -> None:
+    (tmp_path / "a_1.csv").write_text("pose,landmark,x,y,z\nup,0,1,2,3\nup,1,1,2,4\n")
+    with pytest.raises(SourceError, match="a_1.csv has no column frame; a table has frame, body, joint"):
+        open_sources([tmp_path / "a_1.csv"])
