@@ -149,8 +149,8 @@ def unpacked(name: str, result: Any) -> tuple[nn.Module, Any, Any, dict[str, Any
         more = {key: value for key, value in result.items() if key in ARGUMENTS}
         model, train, held_out = result["model"], result["train"], result.get("eval")
     elif isinstance(result, tuple | list) and len(result) in (2, 3):
-        (model, train, *rest), more = result, {}
-        held_out = rest[0] if rest else None
+        model, train, held_out = (*result, None)[:3]
+        more = {}
     else:
         count = f" of {len(result)}" if isinstance(result, tuple | list) else ""
         raise ValueError(f"{name} returns a {type(result).__name__}{count}: {expected}.")
