@@ -98,7 +98,8 @@ class Config:
     wandb: Literal["off", "offline", "online"] = "offline"
     """W&B: a local run folder (offline), the server (online: key from the environment or netrc), or none (off)."""
     fast_start: bool = False
-    """Skip the check of the data file's sha256."""
+    """Skip the check of the sha256 of the data file's frames, at the start and at the end; attributes, clips and splits
+    are checked."""
     init: Path | None = None
     """Run folder, or folder of pipeline.share, whose weights the training starts from (fine-tuning). Classes and joints
     are matched by name; what does not fit starts anew, and init.json in the run folder lists it."""

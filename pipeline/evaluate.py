@@ -44,7 +44,7 @@ from pipeline.pages import evaluation as pages
 from pipeline.predict import Network, Predictor
 from pipeline.run_folder import CONFIG, Run
 from preprocessing import exits, files
-from preprocessing.hdf5 import SkeletonFile, open_file
+from preprocessing.hdf5 import SkeletonFile, end_on_bus_error, open_file, skipped
 from preprocessing.pages import Provenance
 
 FOLDER = "evaluations"
@@ -224,7 +224,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"preprocessing.build SOURCE --out {options.data.with_suffix('.h5')}"
             )
         predictor = predict.load(options.run)
+        if options.fast_start:
+            print(skipped(options.data), file=sys.stderr)
         file = open_file(options.data, fast_start=options.fast_start)
+        end_on_bus_error(file.path)
         result = evaluate(predictor, file, options.protocol, options.split, options.test_clips)
         if (options.run / CONFIG).is_file() and (
             leak := trained_on(Run(options.run), file, result["protocol"], options.split)

@@ -134,6 +134,12 @@ def replace(folder: Path, name: str, values: dict[str, Any] | None) -> None:
         publish_pointer(folder, pointer)
 
 
+def mark(folder: Path, fault: str) -> None:
+    """Record in the pointer why its checkpoint must not be used."""
+    if pointer := read_pointer(folder):
+        publish_pointer(folder, pointer | {"fault": fault})
+
+
 def check(folder: Path, resuming: bool = False) -> None:
     """Check a run folder: every part is the one that was written, and all belong together.
 

@@ -65,7 +65,7 @@ class Evaluate:
     out: Path | None = None
     """File .json to write the figures to; default: RUN/evaluations/FILE-PROTOCOL-SPLIT.json."""
     fast_start: bool = False
-    """Skip the check of the data file's sha256."""
+    """Skip the check of the sha256 of the data file's frames; attributes, clips and splits are checked."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from pipeline.data import Bones
 from pipeline.integrity import CONFIG, METADATA, POINTER, START, SUMMARY
 from pipeline.tracking import ledger
 from preprocessing import files, provenance
-from preprocessing.hdf5 import SkeletonFile, open_file
+from preprocessing.hdf5 import SkeletonFile, Watch, open_file
 from preprocessing.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Splits
 
 DOCTOR, NON_FINITE = "doctor.json", "nonfinite.json"
-# Settings that a resumed run may change. Only nproc affects numbers: each rank draws its own dropout, and takes its own
-# batch statistics without norm.sync.
+# Settings that a resumed run may change. Only nproc affects numbers, and a change of it is printed and recorded.
 FREE = ("data", "out", "nproc", "rank_timeout", "wandb", "fast_start")
+CHANGES = ("raised", "ranks")
+"""Keys of config.json for settings that changed between two epochs."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Run:
         """The settings, with the present place of the data file. A setting newer than the run has its default."""
         from pipeline.config import from_dict
 
-        values = {key: value for key, value in self.stored.items() if key not in ("data_sha256", "raised")}
+        values = {key: value for key, value in self.stored.items() if key not in ("data_sha256", *CHANGES)}
         return from_dict(values | {"data": str(self.data_path)})
 
     @property
@@ -325,6 +327,22 @@ class Run:
         self.require_finished()
         return files.read_json(self.folder / SUMMARY, "config", "accuracies", "gap", "eval")
 
+    def require_content(self, watch: Watch) -> None:
+        """Check the content of the data file once more; if it is another one, the checkpoint is marked as unusable.
+
+        With `fast_start`, nothing is read.
+
+        Raises:
+            IntegrityError: The file is damaged or has other content: nobody knows since when.
+        """
+        if self.config.fast_start:
+            return
+        try:
+            watch.verify()
+        except files.IntegrityError:
+            integrity.mark(self.folder, f"{watch.path.name} changed while it was trained on")
+            raise
+
     def write_summary(self, epoch: int, measured: dict[str, Any]) -> dict[str, Any]:
         """Publish the summary: totals of the ledger, the kept epoch, and what was measured of it."""
         summary = totals(self.ledger) | {"epoch": epoch} | measured | {"provenance": provenance.record()}
@@ -393,7 +411,7 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lock of the folder. LockedError if another process holds it."""
-        with files.lock(self.folder / "lock"):
+        with files.lock_folder(self.folder):
             yield
 
     @classmethod
@@ -427,34 +445,56 @@ class Run:
                     f"{config.out} holds a run with other settings ({', '.join(differing)}); "
                     "choose another --out or delete it"
                 )
+            changes = run.changes | {"ranks": run.ranks_with(config)}
             if raised:
-                run.publish_settings(config, file, [*run.raised, change])
+                run.publish_settings(config, file, changes | {"raised": [*run.raised, change]})
                 (run.folder / DOCTOR).unlink(missing_ok=True)
                 integrity.replace(run.folder, SUMMARY, None)
-                return cls(config.out, config=config)
-        run.publish_settings(config, file, run.raised if (run.folder / POINTER).exists() else [])
+            else:
+                run.publish_settings(config, file, changes)
+        else:
+            run.publish_settings(config, file)
         return cls(config.out, config=config)
+
+    @property
+    def changes(self) -> dict[str, list[dict[str, int]]]:
+        """Changes of settings between two epochs: `raised` (train.epochs) and `ranks` (nproc)."""
+        return {key: list(self.stored.get(key, [])) for key in CHANGES}
 
     @property
     def raised(self) -> list[dict[str, int]]:
         """Where `train.epochs` was raised: `at` which epoch, `from` and `to` how many."""
-        return list(self.stored.get("raised", [])) if (self.folder / CONFIG).is_file() else []
+        return self.changes["raised"]
 
-    def publish_settings(self, config: Config, file: SkeletonFile, raised: list[dict[str, int]] | None = None) -> None:
+    def ranks_with(self, config: Config) -> list[dict[str, int]]:
+        """Return where the number of ranks changed, if the training resumes so; print what that means."""
+        nproc, before, at, entries = config.nproc, self.config.nproc, int(self.pointer["epoch"]), self.changes["ranks"]
+        if nproc == before or at >= config.train.epochs:
+            return entries
+        print(
+            f"note: {self.folder} was trained with --nproc {before} up to epoch {at} and resumes with {nproc}. Each "
+            "rank draws its own dropout and, with --norm.no-sync, takes its own batch statistics: figures differ from "
+            "those of an unchanged number. config.json records it.",
+            file=sys.stderr,
+        )
+        return [*entries, {"at": at, "from": before, "to": nproc}]
+
+    def publish_settings(
+        self, config: Config, file: SkeletonFile, changes: dict[str, list[dict[str, int]]] | None = None
+    ) -> None:
         """Publish `data.json`, `provenance.json` and `config.json`, which has absolute paths.
 
         Args:
             config: The settings.
             file: The data file.
-            raised: Where `train.epochs` was raised.
+            changes: Changes of settings between two epochs.
         """
         from pipeline.config import as_dict
 
         integrity.replace(self.folder, METADATA, dataclasses.asdict(Metadata.of(file)))
         paths = {"data": str(config.data.resolve()), "out": str(config.out.resolve())}
         values = as_dict(config) | paths | {"data_sha256": file.content_sha256}
-        if raised:
-            values["raised"] = raised
+        values |= {key: entries for key, entries in (changes or {}).items() if entries}
         files.publish_json(self.folder / provenance.FILE, provenance.record())
         integrity.replace(self.folder, CONFIG, values)
 

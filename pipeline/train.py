@@ -44,7 +44,7 @@ from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
-from preprocessing import exits, lifetime
+from preprocessing import exits, hdf5, lifetime
 from preprocessing.arguments import next_command
 from preprocessing.faults import faultpoint
 
@@ -158,6 +158,7 @@ def run(config: Config, read_test: bool = True) -> None:
     first, folder = distributed.rank() == 0, Run(config.out, device, config)
     try:
         clips, splits, state = setup(config, device)
+        watch = watched(clips)
         if not read_test:
             splits = splits._replace(test=splits.test[:0])
         preflight.check(config, clips, splits, state.model, fresh=folder.checkpoint is None)
@@ -172,6 +173,7 @@ def run(config: Config, read_test: bool = True) -> None:
         console, left = Console(stderr=True), config.train.epochs - done
         silent = not first or not left  # a finished run has no bar to fill
         for record in track(epochs, total=left, description=config.out.name, console=console, disable=silent):
+            watch.check()
             best = best.or_this(config.train.choose, record, state.eval_model)
             if ledger is not None:
                 if fault := checkpoint.fault_of(state.eval_model.state_dict()):
@@ -181,7 +183,9 @@ def run(config: Config, read_test: bool = True) -> None:
                 folder.save_checkpoint(record["epoch"], state.save() | {"best": best._asdict()})
         state.eval_model.load_state_dict(best.model)
         measured = measure.final(config, clips, splits, state.eval_model)
+        watch.check()
         if ledger is not None:
+            folder.require_content(watch)
             # The doctor's repair holds as long as no epoch was trained since.
             repair = {} if left else folder.repair
             start = {"init": folder.start} if config.init is not None else {}
@@ -196,6 +200,14 @@ def run(config: Config, read_test: bool = True) -> None:
         raise
     finally:
         distributed.leave()
+
+
+def watched(clips: Clips) -> hdf5.Watch:
+    """Watch the data file of these clips from now on."""
+    file = clips.file
+    assert file.identity is not None
+    hdf5.end_on_bus_error(file.path)
+    return hdf5.Watch(file.path, file.identity, file.content_sha256)
 
 
 def main() -> int:
@@ -220,6 +232,8 @@ def work(config: Config) -> None:
     with Run(config.out).lock() if first else nullcontext():
         if first:
             Run.claim(config)
+            if config.fast_start:
+                print(hdf5.skipped(config.data), file=sys.stderr)
         if config.nproc > 1 and not distributed.launched():
             distributed.launch(run, (config,), config.nproc, config.rank_timeout)
         else:

@@ -164,6 +164,30 @@ def no_space(path: Path, needed: int) -> OSError:
 
 
 @contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder: a file `lock` that names our pid, and the folder itself, in case the file is deleted.
+
+    Raises:
+        LockedError: Another process holds the lock.
+    """
+    with lock(folder / "lock"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LockedError(
+                f"{folder} is in use by another process, although its lock file is gone; wait for it to end"
+            ) from None
+        except OSError:  # a network file system without locks of folders
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which names our pid. The kernel releases it if we die, so it is never stale.
 
@@ -188,5 +212,7 @@ def lock(path: Path) -> Iterator[None]:
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
+        # Another process's lock, where ours was deleted, stays.
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            path.unlink()
         os.close(descriptor)

@@ -216,5 +216,10 @@ def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]
         values["re_evaluation"] = values.pop("variant")
     own = {key: values.pop(key) for key in ("ranks", "of", "re_evaluation") if key in values}
     if own.get("of"):
+        if ignored := sorted([*flat(values, "."), *(["ranks"] if "ranks" in own else [])]):
+            raise ValueError(
+                f"{path}: arm {name!r} is evaluated again and not trained, so it cannot set {', '.join(ignored)}. "
+                "Remove `of` to train it, or remove the settings."
+            )
         return Arm(**own)
     return Arm(common | flat(values, "."), **own)

@@ -98,7 +98,7 @@ class Experiment(ABC):
         """
         shared = {
             "data": str(self.data.resolve()),
-            "fast_start": True,  # the driver has verified the file
+            "fast_start": True,  # the first trial on each machine checks the file (tuning.trial)
             "input.frames": self.frames,
             "train.epochs": self.epochs,
             "train.self_test": False,

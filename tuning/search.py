@@ -94,7 +94,7 @@ def run_search(settings: Search) -> list[Outcome]:
     """
     from tuning import page, results  # loads optuna and scipy
 
-    with files.lock(settings.out / "lock"):
+    with files.lock_folder(settings.out):
         identity = {"seed": settings.seed, "epochs": settings.epochs, "frames": settings.frames}
         ledger = study_ledger(settings, "search", identity)
         done = len(ledger.ended)

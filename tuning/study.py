@@ -106,7 +106,7 @@ def run_study(settings: Study) -> StudyResult:
     from tuning import page, results  # loads scipy
     from tuning.arms import read_arms
 
-    with files.lock(settings.out / "lock"):
+    with files.lock_folder(settings.out):
         arms = read_arms(settings.arms)
         tasks = list_tasks(arms, settings.seeds)
         identity = {"epochs": settings.epochs, "eval_every": settings.eval_every, "frames": settings.frames}

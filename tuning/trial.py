@@ -32,11 +32,14 @@ def run_trial(folder: Path, spec: TrialSpec) -> None:
     from pipeline.config import from_dict
     from pipeline.run_folder import Run
     from preprocessing import files
+    from preprocessing.hdf5 import check_once
     from tuning.re_evaluations import re_evaluate
     from tuning.space import nested
 
     torch.set_num_threads(spec.threads)
     config = from_dict(nested({**spec.settings, "out": str(folder), "wandb": "off"}))
+    if config.fast_start:
+        check_once(config.data, folder.parent)
     Run.claim(config)
     if config.nproc > 1:
         distributed.launch(train.run, (config, spec.read_test), config.nproc, config.rank_timeout)

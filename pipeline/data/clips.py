@@ -40,7 +40,7 @@ class Clips:
     """
 
     def __init__(self, file: SkeletonFile, device: torch.device) -> None:
-        self.device = device
+        self.device, self.file = device, file
         self.classes = len(file.class_names)
         self.class_names = list(file.class_names)
         self.joint_names = list(file.joint_names)

@@ -7,7 +7,8 @@ everything after the rows are filled in and the file is renamed, so the frames a
 
 from preprocessing.hdf5.bodies import BodyIndex, body_index, clip_present, clip_rows, clip_tracked, first_rows
 from preprocessing.hdf5.dense import write_dense
-from preprocessing.hdf5.reader import open_file, verify
+from preprocessing.hdf5.once import check_once
+from preprocessing.hdf5.reader import open_file, skipped, verify
 from preprocessing.hdf5.schema import (
     BODY_KEYS,
     CHANNELS,
@@ -22,10 +23,11 @@ from preprocessing.hdf5.schema import (
 )
 from preprocessing.hdf5.spool import Spool
 from preprocessing.hdf5.storage import LIBRARY
+from preprocessing.hdf5.watch import Identity, Watch, end_on_bus_error
 from preprocessing.hdf5.writer import write
 
 __all__ = [
     "BODY_KEYS", "CHANNELS", "CLIP_KEYS", "LIBRARY", "PARTS", "SCHEMA", "SCHEMA_2", "SLOTS", "UNIT", "BodyIndex",
-    "Contents", "SkeletonFile", "Spool", "body_index", "clip_present", "clip_rows", "clip_tracked", "first_rows",
-    "open_file", "verify", "write", "write_dense",
+    "Contents", "Identity", "SkeletonFile", "Spool", "Watch", "body_index", "check_once", "clip_present", "clip_rows",
+    "clip_tracked", "end_on_bus_error", "first_rows", "open_file", "skipped", "verify", "write", "write_dense",
 ]  # fmt: skip

@@ -1,29 +1,31 @@
-"""Open and verify a file: every array against its sha256, and all numbers against the schema and each other."""
+"""Open and verify a file: every array against its sha256, and all numbers against the schema and each other.
+
+The HDF5 library and h5py raise errors of many classes on damaged metadata. Here each is an IntegrityError that names
+the object, and nothing is read whose declared size the file could not hold.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from preprocessing.files import IntegrityError
-from preprocessing.hdf5.schema import (
-    CHANNELS,
-    PARTS,
-    SCHEMAS,
-    SkeletonFile,
-    array_spec,
-    assemble,
-    protocols_of,
-    required_arrays,
-)
+from preprocessing.hdf5.contents import frame_faults, small_faults
+from preprocessing.hdf5.schema import SCHEMAS, SkeletonFile, array_spec, assemble, protocols_of, required_arrays
 from preprocessing.hdf5.storage import Place, file_size, plain
+from preprocessing.hdf5.watch import Identity
+
+MEMBERS = 10_000  # of a group; a file has a few protocols
+ATTRIBUTE = 1 << 24  # bytes of an attribute: the names of all classes and joints, the recipe
+DIGEST = 64
 
 
 def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
@@ -31,7 +33,8 @@ def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
 
     Args:
         path: The HDF5 file.
-        fast_start: Skip the checksums, which read the whole file.
+        fast_start: Skip the checksums of the frames, which are nearly the whole file. Attributes, clips, bodies and
+            splits are checked all the same.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -42,26 +45,44 @@ def open_file(path: Path, fast_start: bool = False) -> SkeletonFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; make it with python -m preprocessing.build")
     _require_permission(path)
+    identity = Identity.of(path)
     try:
         root, where = _read_structure(path)
-    except OSError as error:
-        raise IntegrityError(f"{path} is not a readable HDF5 file ({error}); build it again") from None
+        for fault in _faults(path, root, where, fast_start):
+            raise IntegrityError(fault)
+        with _named("the file"):
+            file = assemble(path, root, {name: place.map(path) for name, place in where.items()}, identity)
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error}; build it again") from None
-    for fault in _faults(path, root, where, fast_start):
-        raise IntegrityError(f"{path}: {fault}; build it again")
-    return assemble(path, root, {name: place.map(path) for name, place in where.items()})
+    if fault := identity.fault(path):
+        raise IntegrityError(f"{path} {fault} while it was opened; try again")
+    return file
+
+
+def skipped(path: Path) -> str:
+    """Return what a start with `fast_start` does not check, in one line."""
+    return (
+        f"note: --fast-start: the frames of {path} ({path.stat().st_size / 1e6:.0f} MB) are not compared with their "
+        "sha256; attributes, clips, bodies and splits are."
+    )
 
 
 def verify(path: Path) -> list[str]:
-    """Return all faults of a file, one line each; an empty list for an intact file."""
+    """Return all faults of a file, one line each; an empty list for an intact file.
+
+    More than `open_file`, it looks at the values of all frames, and whether the bones are a tree.
+    """
     path = Path(path)
     _require_permission(path)
     try:
         root, where = _read_structure(path)
-    except (OSError, IntegrityError) as error:
+        faults = list(_faults(path, root, where, fast_start=False))
+        if not faults:
+            with _named("frames"):
+                faults = list(frame_faults(path, root, where))
+    except IntegrityError as error:
         return [str(error)]
-    return list(_faults(path, root, where, fast_start=False))
+    return faults
 
 
 def _require_permission(path: Path) -> None:
@@ -75,8 +96,20 @@ def content_digest(root: dict[str, Any], hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([described, sorted(hashes.items())], sort_keys=True).encode()).hexdigest()
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn every error into an IntegrityError that names the object."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except Exception as error:  # h5py: KeyError, OSError, RuntimeError, TypeError, ValueError, SystemError, ...
+        what = (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+        raise IntegrityError(f"{name} is unreadable ({what})") from None
+
+
 def _read_structure(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
-    with h5py.File(path, "r") as file:
+    with _named("the HDF5 structure"), h5py.File(path, "r") as file:
         root, where = _read_root(file), locate(file)
     for name in where:
         spec = array_spec(name)
@@ -86,30 +119,48 @@ def _read_structure(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
 
 
 def _read_root(file: h5py.File) -> dict[str, Any]:
-    schema = file.attrs.get("schema", b"")
-    if not isinstance(schema, bytes) or schema.decode() not in SCHEMAS:
-        raise IntegrityError(f"schema is {schema!r}, not {' or '.join(SCHEMAS)}")
-    attributes = SCHEMAS[schema.decode()]
-    differing = set(file.attrs) ^ set(attributes)
+    with _named("root attribute schema"):
+        stored = _attribute(file, "schema", file) if "schema" in file.attrs else b""
+        schema = stored.decode() if isinstance(stored, bytes) else None
+    if schema not in SCHEMAS:
+        raise IntegrityError(f"schema is {str(stored)[:80]}, not {' or '.join(SCHEMAS)}")
+    attributes = SCHEMAS[schema]
+    with _named("root attributes"):
+        if len(file.attrs) > MEMBERS:
+            raise IntegrityError(f"root has {len(file.attrs)} attributes")
+        differing = set(file.attrs) ^ set(attributes)
     if differing:
         raise IntegrityError(f"root attributes differ from the schema's: {', '.join(sorted(differing))}")
     root: dict[str, Any] = {}
     for key, attribute in attributes.items():
-        try:
-            root[key] = attribute.decode(file.attrs[key])
-        except (AttributeError, TypeError, ValueError) as error:
-            raise IntegrityError(f"root attribute {key} is unreadable ({error})") from None
+        with _named(f"root attribute {key}"):
+            root[key] = attribute.decode(_attribute(file, key, file))
     return root
 
 
+def _attribute(item: Any, key: str, file: h5py.File) -> Any:
+    """Read an attribute whose values stand in it, and not elsewhere in the file; of a bounded size."""
+    found = item.attrs.get_id(key)
+    kind = found.dtype
+    declared = math.prod(found.shape) * kind.itemsize
+    if kind.kind not in "Siuf" or declared > min(ATTRIBUTE, file_size(file)):
+        raise IntegrityError(f"attribute {key} has {declared} bytes of type {kind}")
+    return item.attrs[key]
+
+
 def _walk(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
-    for key in sorted(group):
+    with _named(f"group /{prefix}"):
+        if len(group) > MEMBERS:
+            raise IntegrityError(f"group /{prefix} has {len(group)} members")
+        keys = sorted(group)
+    for key in keys:
         name = prefix + key
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise IntegrityError(f"{name} is a link to another place")
-        if name.count("/") > 2:
-            raise IntegrityError(f"{name} is unexpected")
-        item = group[key]
+        with _named(name):
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise IntegrityError(f"{name} is a link to another place")
+            if name.count("/") > 2:
+                raise IntegrityError(f"{name} is unexpected")
+            item = group[key]
         if isinstance(item, h5py.Group):
             yield from _walk(item, name + "/")
         else:
@@ -122,92 +173,49 @@ def locate(file: h5py.File) -> dict[str, Place]:
     Raises:
         IntegrityError: An array is missing, unknown to the schema, of another type, or not inside the file.
     """
-    size = file_size(file)
-    where = {name: _locate_one(name, item, size) for name, item in _walk(file)}
+    where: dict[str, Place] = {}
+    for name, item in _walk(file):
+        with _named(name):
+            where[name] = _locate_one(name, item, file)
     if missing := sorted(required_arrays(protocols_of(where)) - set(where)):
         raise IntegrityError(f"{', '.join(missing)} is missing")
     return where
 
 
-def _locate_one(name: str, item: Any, size: int) -> Place:
+def _locate_one(name: str, item: Any, file: h5py.File) -> Place:
     spec = array_spec(name)
     if spec is None or not isinstance(item, h5py.Dataset):
         raise IntegrityError(f"{name} is unexpected")
     if not plain(item):
         raise IntegrityError(f"{name} is not stored plainly in this file")
-    if not spec.allows(item.dtype):
+    if not spec.allows(item.dtype) or not item.dtype.itemsize:
         raise IntegrityError(f"{name} has type {item.dtype}, not {spec.dtype}")
-    if len(item.shape) != len(spec.shape):
-        raise IntegrityError(f"{name} has shape {item.shape}, not {len(spec.shape)} dimensions")
+    shape = tuple(int(length) for length in item.shape)
+    if len(shape) != len(spec.shape):
+        raise IntegrityError(f"{name} has shape {shape}, not {len(spec.shape)} dimensions")
     offset = item.id.get_offset()
-    stored = item.size * item.dtype.itemsize
-    if stored and (offset is None or offset + stored > size):
+    stored = math.prod(shape) * item.dtype.itemsize
+    if stored and (offset is None or offset < 0 or offset + stored > file_size(file)):
         raise IntegrityError(f"{name} lies beyond the end of the file")
-    sha256 = item.attrs.get("sha256", b"")
-    if not isinstance(sha256, bytes):
+    sha256 = _attribute(item, "sha256", file) if "sha256" in item.attrs else b""
+    if not isinstance(sha256, bytes) or len(sha256) != DIGEST:
         raise IntegrityError(f"{name} has no checksum")
-    return Place(int(offset or 0), tuple(item.shape), item.dtype, bytes(sha256).decode("ascii", "replace"))
+    return Place(int(offset or 0), shape, item.dtype, sha256.decode("ascii", "replace"))
 
 
 def _faults(path: Path, root: dict[str, Any], where: dict[str, Place], fast_start: bool) -> Iterator[str]:
     """Yield the faults of a readable file: checksums first, then numbers that do not match each other."""
-    if not fast_start:
-        broken = [name for name, place in where.items() if place.digest(path) != place.sha256]
-        yield from (f"{name} does not match its sha256" for name in broken)
-        hashes = {name: place.sha256 for name, place in where.items()}
-        if content_digest(root, hashes) != root["content_sha256"]:
-            yield "content_sha256 does not match attributes and arrays"
-        if broken:
-            return
-    sizes = {"V": len(root["joint_names"]), "K": len(root["class_names"]), "C": len(root.get("channels", CHANNELS))}
-    sizes |= {"R": where["frames/joints"].shape[0], "N": where["clips/name"].shape[0]}
-    sizes["B"] = where["bodies/clip"].shape[0]
-    faults = list(_shape_faults(where, sizes))
-    small = {name: place.map(path) for name, place in where.items() if not name.startswith("frames/")}
-    faults += _value_faults(small, sizes)
-    if not _inside(np.array(root["bones"]).ravel(), 0, sizes["V"]):
-        faults.append("bones is out of range")
-    if root["default_protocol"] not in protocols_of(where):
-        faults.append(f"default_protocol {root['default_protocol']!r} is not among the splits")
+    checked = [name for name in where if not (fast_start and name.startswith("frames/"))]
+    with _named("the file"):
+        broken = [name for name in checked if where[name].digest(path) != where[name].sha256]
+    yield from (f"{name} does not match its sha256" for name in broken)
+    with _named("the root attributes"):
+        digest = content_digest(root, {name: place.sha256 for name, place in where.items()})
+    if digest != root["content_sha256"]:
+        yield "content_sha256 does not match attributes and arrays"
+    if broken:
+        return
+    with _named("the file"):
+        small = {name: place.map(path) for name, place in where.items() if not name.startswith("frames/")}
+        faults = list(small_faults(root, where, small))
     yield from faults
-    if not faults:
-        yield from _relation_faults(small, sizes)
-
-
-def _shape_faults(where: dict[str, Place], sizes: dict[str, int]) -> Iterator[str]:
-    for name, place in where.items():
-        spec = array_spec(name)
-        assert spec is not None
-        for found, dimension in zip(place.shape, spec.shape, strict=True):
-            expected = sizes[dimension] if isinstance(dimension, str) else dimension
-            if expected is not None and found != expected:
-                yield f"{name} has shape {place.shape}, expected {dimension} = {expected}"
-
-
-def _value_faults(small: dict[str, np.ndarray], sizes: dict[str, int]) -> Iterator[str]:
-    for name, values in small.items():
-        spec = array_spec(name)
-        assert spec is not None
-        below = sizes[spec.below] if isinstance(spec.below, str) and spec.below else spec.below
-        if spec.low is not None and not _inside(values, spec.low, below if isinstance(below, int) else None):
-            yield f"{name} is out of range"
-
-
-def _relation_faults(small: dict[str, np.ndarray], sizes: dict[str, int]) -> Iterator[str]:
-    """Yield faults between arrays whose own shapes and values are valid."""
-    # Differences instead of sums: a sum of damaged values could overflow.
-    clip, start = small["bodies/clip"], small["bodies/start"]
-    frames, first, owned = (small[f"clips/{key}"] for key in ("frames", "first_body", "bodies"))
-    if np.any(start > sizes["R"] - frames[clip]):
-        yield "bodies/start or clips/frames points beyond the rows"
-    if np.any(first > sizes["B"] - owned):
-        yield "clips/first_body or clips/bodies points beyond the bodies"
-    for protocol in sorted(protocols_of(small)):
-        together = np.concatenate([small[f"splits/{protocol}/{part}"] for part in PARTS])
-        if len(np.unique(together)) != len(together):
-            yield f"splits/{protocol} names a clip twice"
-
-
-def _inside(values: np.ndarray, low: int, bound: int | None) -> bool:
-    """Return whether all values are at least `low` and below `bound`, if there is one."""
-    return not len(values) or bool(values.min() >= low and (bound is None or values.max() < bound))

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preprocessing.files import parse_json
+from preprocessing.hdf5.watch import Identity
+
 SCHEMA = "skelnorm/1"
 SCHEMA_2 = "skelnorm/2"
 CHANNELS = ("x", "y", "z")
@@ -90,10 +93,17 @@ _STRINGS = AttributeSpec(
     lambda stored: [text.decode() for text in stored],
 )
 _JSON = AttributeSpec(
-    lambda value: np.bytes_(json.dumps(value, sort_keys=True).encode()), lambda stored: json.loads(stored.decode())
+    lambda value: np.bytes_(json.dumps(value, sort_keys=True).encode()), lambda stored: parse_json(stored.decode())
 )
 _FLOAT = AttributeSpec(np.float64, float)
-_BONES = AttributeSpec(lambda value: np.array(value, np.int64).reshape(-1, 2), lambda stored: stored.tolist())
+_BONES = AttributeSpec(lambda value: np.array(value, np.int64).reshape(-1, 2), lambda stored: _pairs(stored).tolist())
+
+
+def _pairs(stored: Any) -> np.ndarray:
+    if stored.dtype.kind not in "iu" or stored.ndim != 2 or stored.shape[1] != 2:
+        raise ValueError(f"{stored.dtype} of shape {stored.shape}, not pairs of joints")
+    return np.asarray(stored)
+
 
 ATTRIBUTES: dict[str, AttributeSpec] = {
     "schema": _STRING,
@@ -157,6 +167,7 @@ class SkeletonFile:
     default_protocol: str
     channels: tuple[str, ...] = CHANNELS
     unit: str = UNIT
+    identity: Identity | None = None  # of the file when it was opened; None in memory
     tracked_RV: np.ndarray | None = None  # bool or float16 score, mapped; 0 where a joint is absent; None: no gaps
 
 
@@ -214,7 +225,9 @@ def attribute_values(contents: Contents, gaps: bool = False) -> dict[str, Any]:
     }
 
 
-def assemble(path: Path, root: dict[str, Any], arrays: dict[str, np.ndarray]) -> SkeletonFile:
+def assemble(
+    path: Path, root: dict[str, Any], arrays: dict[str, np.ndarray], identity: Identity | None = None
+) -> SkeletonFile:
     """Make an open file of decoded attributes and mapped arrays; all arrays but the frames are copied into memory."""
     clips = {key: np.array(arrays[f"clips/{key}"]) for key in CLIP_KEYS}
     clips["name"] = np.char.decode(clips["name"], "utf-8")
@@ -229,6 +242,7 @@ def assemble(path: Path, root: dict[str, Any], arrays: dict[str, np.ndarray]) ->
     values |= {f"body_{key}": np.array(arrays[f"bodies/{key}"]) for key in BODY_KEYS}
     return SkeletonFile(
         path=path,
+        identity=identity,
         **values,
         joints_RV3=arrays["frames/joints"],
         present_R=arrays["frames/present"],

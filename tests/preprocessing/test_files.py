@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from preprocessing import exits, files
-from preprocessing.files import LockedError, lock, publish, publish_json, publish_text, require_space, sha256_file
+from preprocessing.files import (
+    LockedError,
+    lock,
+    lock_folder,
+    publish,
+    publish_json,
+    publish_text,
+    require_space,
+    sha256_file,
+)
 
 
 def test_a_published_file_is_complete_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -151,3 +160,24 @@ def test_an_output_must_have_its_suffix() -> None:
         files.require_suffix("--out", Path("a.skeleton"), ".h5", ".hdf5")
     files.require_suffix("--out", Path("a.hdf5"), ".h5", ".hdf5")
     files.require_suffix("--out", None, ".h5")
+
+
+def test_a_deleted_lock_file_lets_nobody_in(tmp_path: Path) -> None:
+    """The folder itself is locked. Negative control: the file alone would not be enough."""
+    with lock_folder(tmp_path):
+        (tmp_path / "lock").unlink()
+        with pytest.raises(LockedError, match="is in use by another process, although its lock file is gone"):
+            lock_folder(tmp_path).__enter__()
+        with lock(tmp_path / "lock"):
+            pass
+    with lock_folder(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    assert not (tmp_path / "lock").exists()
+
+
+def test_the_lock_of_another_process_stays(tmp_path: Path) -> None:
+    """Where ours was deleted and somebody made a new one."""
+    with lock(tmp_path / "lock"):
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").write_text("another")
+    assert (tmp_path / "lock").read_text() == "another"

@@ -46,6 +46,10 @@ def test_the_question_has_one_arm_per_answer() -> None:
         ('baseline = "a"\n[arms.a]\nnorm.kinds = "bn"', "arm 'a': unknown setting norm.kinds; did you mean norm.kind?"),
         ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"', "needs both `of` and `re_evaluation`"),
         (
+            'baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nre_evaluation = "joint"\nranks = 2\nnorm.kind = "bn"',
+            "so it cannot set norm.kind, ranks",
+        ),
+        (
             'baseline = "a"\n[arms.a]\n[arms.b]\nof = "c"\nre_evaluation = "joint"',
             "is of 'c', which is not a trained arm",
         ),
