@@ -22,7 +22,7 @@ def of_clip(joints_MTVC: np.ndarray, present_MT: np.ndarray) -> dict[str, float]
 
     Returns:
         `frames`; `size`: the median over frames of its largest extent, metres; `speed`: the mean distance that its
-        joints move from frame to frame, metres.
+        joints move from frame to frame, metres; `motion`: the same, relative to the body as a whole.
     """
     seen_F = np.flatnonzero(present_MT[0])
     joints_FVC = joints_MTVC[0][seen_F]
@@ -30,9 +30,19 @@ def of_clip(joints_MTVC: np.ndarray, present_MT: np.ndarray) -> dict[str, float]
     high, low = (np.where(found_FV, joints_FVC, fill) for fill in (-np.inf, np.inf))
     extent_F = (high.max(axis=1) - low.min(axis=1)).max(axis=1) if len(seen_F) else np.zeros(1)
     both_FV = (found_FV[1:] & found_FV[:-1])[..., 0] & (np.diff(seen_F) == 1)[:, None]
-    step_FV = np.linalg.norm(np.diff(joints_FVC, axis=0), axis=2)
-    speed = float(step_FV[both_FV].mean()) if both_FV.any() else 0.0
-    return {"frames": float(present_MT.shape[1]), "size": float(np.median(extent_F)), "speed": speed}
+    step_FVC = np.diff(joints_FVC, axis=0)
+    share_FV = both_FV / np.maximum(both_FV.sum(axis=1, keepdims=True), 1)
+    glide_FC = (step_FVC * share_FV[..., None]).sum(axis=1)  # of the body as a whole
+    speed, motion = (
+        float(np.linalg.norm(moved_FVC, axis=2)[both_FV].mean()) if both_FV.any() else 0.0
+        for moved_FVC in (step_FVC, step_FVC - glide_FC[:, None])
+    )
+    return {
+        "frames": float(present_MT.shape[1]),
+        "size": float(np.median(extent_F)),
+        "speed": speed,
+        "motion": motion,
+    }
 
 
 def quantiles(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from pipeline.predict import Predictor
 
 NONE = "none of these"
-LENGTHS = (0.6, 0.8, 1.0, 1.25, 1.5)  # of the windows, as factors of the window
+SHORTEST, LONGEST = (0.4, 0.6), (1.5, 3.2)  # bounds of the windows, as factors of the window
+RATIO = 1.25  # at most, of neighbouring lengths
 LEAST = 0.3  # probability below which a moment is none of the classes
 CHANGE = 0.3  # cost of a change of action, in seconds of certainty
 FLOOR = 1e-3  # of a probability: one window cannot rule a class out
-STILL = 0.75  # share of the slowest training clips' speed (1st percentile), below which a moment is none of the classes
+STILL = (
+    0.75  # share of the stillest training clips' motion (1st percentile), below which a moment is none of the classes
+)
 BATCH = 256
 
 
@@ -127,7 +130,8 @@ def timeline(
         windows: Length and stride of the windows.
     """
     step = max(1, round(windows.stride * fps))
-    lengths = sorted({max(2, round(factor * windows.window * fps / step)) for factor in LENGTHS})
+    factors = lengths_of(predictor.metadata.typical)
+    lengths = sorted({max(2, round(factor * windows.window * fps / step)) for factor in factors})
     steps = max(1, math.ceil(raw.frames / step))
     places = [(max(0, end - length), end) for end in range(1, steps + 1) for length in lengths if end >= min(lengths)]
     places = sorted({place for place in places if place[1] - place[0] >= min(min(lengths), steps)} or {(0, steps)})
@@ -147,6 +151,19 @@ def timeline(
         for (first, last), row_K in zip(places, probability_PK, strict=True)
     ]
     return Timeline(name, fps, raw.frames, segments, listed, raw)
+
+
+def lengths_of(typical: dict[str, list[float]]) -> list[float]:
+    """Return the lengths of the windows as factors of the window: as the lengths of the training clips vary.
+
+    Args:
+        typical: `distribution.quantiles` of the training clips; empty if they are not known.
+    """
+    low, middle, high = typical.get("frames", (0.0, 1.0, 0.0))
+    shortest = min(max(low / middle, SHORTEST[0]), SHORTEST[1]) if typical else SHORTEST[1]
+    longest = min(max(high / middle, LONGEST[0]), LONGEST[1])
+    count = math.ceil(math.log(longest / shortest) / math.log(RATIO)) + 1
+    return np.geomspace(shortest, longest, count).tolist()
 
 
 def cut(raw: RawClip, first: int, last: int) -> RawClip:
@@ -262,16 +279,20 @@ def _still(
     step: int,
     steps: int,
 ) -> np.ndarray:
-    """Return the steps (S,) in which nobody is there, or moves far less than in any training clip."""
+    """Return the steps (S,) in which nobody is there, or moves far less than in any training clip.
+
+    A body that glides as a whole does not act, so motion is relative to it. Older runs know only the speed.
+    """
     if not typical:
         return np.zeros(steps, bool)
+    key = "motion" if "motion" in typical else "speed"
     result_S = np.ones(steps, bool)
     for place in range(steps):
         clip = _clean(name, cut(raw, place * step, (place + 1) * step + 1), stages, predictor)
         if clip is not None:
-            speed = max(
-                distribution.of_clip(clip.joints_MTV3[body : body + 1], clip.present_MT[body : body + 1])["speed"]
+            moves = max(
+                distribution.of_clip(clip.joints_MTV3[body : body + 1], clip.present_MT[body : body + 1])[key]
                 for body in range(len(clip.present_MT))
             )
-            result_S[place] = speed < STILL * typical["speed"][0]
+            result_S[place] = moves < STILL * typical[key][0]
     return result_S

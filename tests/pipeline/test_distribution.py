@@ -17,7 +17,9 @@ def test_a_clip_by_hand() -> None:
     joints[0, :, 1, :2] = [[1.0, 1.0], [1.1, 1.0], [0.0, 0.0], [0, 0], [9.0, 1.0]]
     present = np.array([[True, True, True, False, True]])
     found = distribution.of_clip(joints, present)
-    assert found == pytest.approx({"frames": 5, "size": 1.0, "speed": 0.1}, abs=1e-6)
+    assert found == pytest.approx({"frames": 5, "size": 1.0, "speed": 0.1, "motion": 0}, abs=1e-6)
+    joints[0, 1, 1, 1] += 0.4  # one joint of two moves by 0.4: each by 0.2 against the body
+    assert distribution.of_clip(joints, present)["motion"] == pytest.approx(np.mean([0.2, 0.2, 0.0]), abs=1e-6)
 
 
 def test_the_training_data_are_kept_and_far_clips_are_named(data_file: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import predict
-from pipeline.timeline import NONE, Windows, cut, decode, seconds, segments_of, timeline
+from pipeline.timeline import NONE, Windows, cut, decode, lengths_of, seconds, segments_of, timeline
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import RawClip, Track
 from tests.conftest import Answer
@@ -61,6 +61,26 @@ def test_the_most_probable_segments_by_hand() -> None:
     still = np.array([False, False, True, True])
     assert {one[2] for one in decode(places, table, still, 0.5) if one[0] >= 2} == {-1}
     assert {one[2] for one in decode(places, np.full((3, 2), 0.05), moving, 0.5)} == {-1}
+
+
+def test_windows_are_as_long_as_the_training_clips_vary() -> None:
+    """Between bounds; neighbouring lengths differ by a quarter at most."""
+    for frames, (low, high) in {(30, 50, 60): (0.6, 1.5), (11, 33, 153): (0.4, 3.2), (25, 50, 100): (0.5, 2.0)}.items():
+        factors = lengths_of({"frames": list(frames)})
+        assert (factors[0], factors[-1]) == pytest.approx((low, high))
+        assert all(1 < b / a <= 1.2501 for a, b in zip(factors, factors[1:], strict=False))
+    assert (lengths_of({})[0], lengths_of({})[-1]) == pytest.approx((0.6, 1.5))
+
+
+def test_a_body_that_glides_does_not_act(runs: Path, data_file: Path) -> None:
+    """Its speed is that of an action, its motion is not."""
+    predictor = predict.load(runs / "bn-masked", torch.device("cpu"))
+    joints, _ = recording(data_file, [0])
+    glide = np.arange(60, dtype=np.float32)[:, None, None] * np.array([0.05, 0, 0], np.float32)
+    joints = np.concatenate([joints, joints[-1] + glide])
+    raw = RawClip(len(joints), (Track(0, np.arange(len(joints)), joints),))
+    found = timeline(predictor, "made up", raw, predictor.stages, 30.0, Windows(0.7, 0.1))
+    assert {found.labels()[frame] for frame in range(len(joints) - 50, len(joints) - 10)} == {NONE}
 
 
 def test_runs_of_equal_labels() -> None:
