@@ -46,6 +46,7 @@ COMMANDS = {
     "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips", OPTIONS),
     "adopt": Command("pipeline.adopt", "accept an edited run folder as it is"),
     "page": Command("pipeline.page", "one report over several runs", OPTIONS),
+    "train-nodes": Command("tuning.train", "train one network over the nodes of a Ray cluster"),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),
@@ -82,7 +83,7 @@ def _read(command: Command) -> None:
 
 def overview() -> str:
     """Return the help text: one line per command."""
-    lines = [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<11} {command.purpose}" for name, command in COMMANDS.items()]
     head, _, rest = (__doc__ or "").partition("\n\n")
     return "\n".join(
         ["usage: skelnorm COMMAND ...", "", head, "", *lines, "", rest.strip("\n"), "", "skelnorm --version"]

@@ -1,0 +1,234 @@
+"""Train one network over the nodes of a Ray cluster; the run folder is that of `pipeline.train`.
+
+    python -m tuning.train ntu60-xsub --data /shared/ntu60.h5 --out /shared/runs/ctrgcn --nodes 4 --ranks-per-node 8 \
+        --gpus-per-rank 1 --address auto
+    ray submit cluster.yaml tuning/train.py -- ntu60-xsub --data ... --out ... --nodes 4 --address auto
+
+All other options are settings of `pipeline.train` (`python -m pipeline.train PRESET --help`). Every node sees the data
+file and the run folder under the same path. Ray Train starts the ranks; each does the work of a rank of
+`pipeline.train`, with its checkpoints. A node that dies is replaced, and the training goes on from the last epoch. The
+same command resumes a training that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, as_dict, from_dict, parse
+from pipeline.run_folder import Run
+from pipeline.tracking import ledger
+from preprocessing import exits, lifetime, startup
+from preprocessing.engines import EngineError
+from tuning.engine import connected
+
+WORDS = "failed.json"  # of the ranks, beside Ray's own state
+
+
+class TrainingFailed(exits.Fault):
+    """The training ended with an error on some rank; the message names it."""
+
+    def __init__(self, message: str, code: int = exits.WORKER) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the ranks run, and how often they may fail."""
+
+    nodes: int
+    ranks_per_node: int
+    cpus_per_rank: int
+    gpus_per_rank: float
+    max_failures: int
+    address: str | None
+
+    @property
+    def ranks(self) -> int:
+        """Return the number of ranks over all nodes."""
+        return self.nodes * self.ranks_per_node
+
+
+def read(words: list[str]) -> tuple[Place, Config]:
+    """Return where to train, and what, from the command line."""
+    options, rest = parser().parse_known_args(words)
+    for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)} is too small: must be at least 1")
+    if options.gpus_per_rank < 0 or options.max_failures < 0:
+        raise ValueError("--gpus-per-rank and --max-failures must be at least 0")
+    config = parse(rest, str(__doc__))
+    place = Place(**vars(options))
+    return place, dataclasses.replace(config, nproc=place.ranks, out=config.out.resolve())
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's own options; the settings of the training stay for `pipeline.config`."""
+    found = argparse.ArgumentParser(
+        prog="python -m tuning.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    found.add_argument("--nodes", type=int, default=1, help="nodes of the cluster (default: 1)")
+    found.add_argument("--ranks-per-node", type=int, default=1, help="ranks on each node (default: 1)")
+    found.add_argument("--cpus-per-rank", type=int, default=1, help="cores, and threads, per rank (default: 1)")
+    found.add_argument("--gpus-per-rank", type=float, default=0.0, help="GPUs per rank, 0 or 1 (default: 0)")
+    found.add_argument("--max-failures", type=int, default=3, help="lost nodes or ranks that are replaced (default: 3)")
+    found.add_argument("--address", help="a cluster's address, or auto; without it Ray starts on this machine")
+    return found
+
+
+def train(place: Place, config: Config) -> None:
+    """Train on Ray's nodes; the run folder is complete when this returns.
+
+    Raises:
+        TrainingFailed: A rank failed more often than allowed, or for a reason that a new start does not mend.
+    """
+    with Run(config.out).lock(), connected(place.address):
+        Run.claim(config)
+        _fit(place, config)
+
+
+def _fit(place: Place, config: Config) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    # Ray's own state is not read again: each start has a new name, and its folder goes at the end.
+    with tempfile.TemporaryDirectory(prefix=f".{config.out.name}-ray-", dir=config.out.parent) as name:
+        folder = Path(name)
+        resources = {"CPU": place.cpus_per_rank} | ({"GPU": place.gpus_per_rank} if place.gpus_per_rank else {})
+        variables = {"OMP_NUM_THREADS": str(place.cpus_per_rank)}
+        if place.address is None:
+            variables["GLOO_SOCKET_IFNAME"] = "lo"
+        trainer = TorchTrainer(
+            _rank,
+            train_loop_config={"config": as_dict(config), "words": str(folder / WORDS)},
+            torch_config=TorchConfig(backend="nccl" if place.gpus_per_rank else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=place.ranks,
+                use_gpu=place.gpus_per_rank > 0,
+                resources_per_worker=resources,
+                placement_strategy="SPREAD" if place.nodes > 1 else "PACK",
+            ),
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=place.max_failures),
+                worker_runtime_env={"env_vars": variables},  # type: ignore[call-arg] - of Ray Train's second version
+            ),
+        )
+        try:
+            with _epochs_printed(config.out):
+                trainer.fit()
+        except TrainingFailedError as error:
+            raise _failure(folder / WORDS, error) from None
+        if (folder / WORDS).is_file():
+            raise _failure(folder / WORDS, None)
+
+
+def _rank(given: dict[str, Any]) -> None:
+    """Do the work of one rank, in a worker of Ray Train that has joined the process group."""
+    import torch
+
+    from pipeline.train import run
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        run(from_dict(given["config"]))
+    except Exception as error:
+        if exits.expected(error):
+            _leave_words(Path(given["words"]), error)
+        raise
+
+
+def _leave_words(path: Path, error: Exception) -> None:
+    """Write an expected error for the driver, unless another rank was first."""
+    from ray.train import get_context
+
+    text = json.dumps({"rank": get_context().get_world_rank(), "message": str(error), "code": exits.code(error)})
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return
+
+
+def _failure(path: Path, error: Exception | None) -> TrainingFailed:
+    """Return the error of the first rank that gave a reason, else Ray's."""
+    if path.is_file():
+        words = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingFailed(f"rank {words['rank']}: {words['message']}", words["code"])
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return TrainingFailed(f"the training failed ({lines[-1] if lines else error!r}); the same command resumes it")
+
+
+@contextmanager
+def _epochs_printed(folder: Path) -> Iterator[None]:
+    """Print a line per evaluated epoch while the ranks, whose output stays on their nodes, train."""
+    ended, seen = threading.Event(), len(_records(folder))
+
+    def follow() -> None:
+        nonlocal seen
+        while True:
+            last = ended.wait(1.0)
+            for record in _records(folder)[seen:]:
+                seen += 1
+                print(_line(record), file=sys.stderr, flush=True)
+            if last:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return ledger.read(folder) if (folder / ledger.NAME).is_file() else []
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Return an epoch in words."""
+    four = "".join(f"  {name} {100 * value:.1f} %" for name, value in record.get("accuracies", {}).items())
+    return f"epoch {record['epoch']}  loss {record['train']['loss']:.4f}{four}"
+
+
+def main() -> int:
+    """Run `python -m tuning.train`; return the exit code."""
+    words = sys.argv[1:]
+    with lifetime.interruptible():
+        try:
+            if not words or {"-h", "--help"} & set(words):
+                parser().print_help()
+                return 0 if words else exits.USAGE
+            place, config = read(words)
+            train(place, config)
+            print(Run(config.out).describe(), flush=True)
+        except BaseException as error:
+            if not (exits.expected(error) or isinstance(error, EngineError)):
+                raise
+            return exits.report(error, "interrupted; the same command resumes")
+    return 0
+
+
+if __name__ == "__main__":
+    # Ray pickles functions by their module's name, which must be tuning.train, not __main__.
+    from tuning.train import main as imported_main
+
+    sys.exit(startup.run(imported_main))
