@@ -148,12 +148,12 @@ def unpacked(name: str, result: Any) -> tuple[nn.Module, Any, Any, dict[str, Any
             raise ValueError(f"{name} returns a dictionary without {missing[0]!r}: {expected}.")
         more = {key: value for key, value in result.items() if key in ARGUMENTS}
         model, train, held_out = result["model"], result["train"], result.get("eval")
-    elif isinstance(result, tuple | list) and len(result) in (2, 3):
-        model, train, held_out = (*result, None)[:3]
+    elif (count := len(result) if isinstance(result, tuple | list) else None) in (2, 3):
+        model, train, held_out = [*result, None][:3]
         more = {}
     else:
-        count = f" of {len(result)}" if isinstance(result, tuple | list) else ""
-        raise ValueError(f"{name} returns a {type(result).__name__}{count}: {expected}.")
+        of = "" if count is None else f" of {count}"
+        raise ValueError(f"{name} returns a {type(result).__name__}{of}: {expected}.")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__} as the model: it must be a torch.nn.Module.")
     return model, train, held_out, more
