@@ -164,9 +164,9 @@ def shown(diagnosis: Diagnosis) -> str:
     scale, unit = (100, " %") if diagnosis.is_share else (1, "")
     four = ", ".join(f"{name} {scale * value:.3g}{unit}" for name, value in diagnosis.accuracies.items())
     lines = [diagnosis.verdict, f"{four} (A, B: training samples, C, D: evaluation samples; B, D: batch statistics)"]
-    kinds = {"cause": diagnosis.causes, "suspicion": diagnosis.suspicions, "generalization": diagnosis.rest}
-    for kind, entries in kinds.items():
-        lines += [f"{kind} {entry.check}: {entry.remedy}" for entry in entries]
+    lines += [f"cause {one.check}: {one.remedy}" for one in diagnosis.causes]
+    lines += [f"suspicion {one.check}: {one.remedy}" for one in diagnosis.suspicions]
+    lines += [f"generalization {one.check}: {one.remedy}" for one in diagnosis.rest]
     if diagnosis.assumed:
         lines.append(f"Assumed: {'; '.join(diagnosis.assumed)}.")
     return "\n".join(lines)
