@@ -123,11 +123,11 @@ def _fit(place: Place, config: Config) -> None:
                 resources_per_worker=resources,
                 placement_strategy="SPREAD" if place.nodes > 1 else "PACK",
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]  # typed as the one of Ray Train's first version
                 name=uuid.uuid4().hex,
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=place.max_failures),
-                worker_runtime_env={"env_vars": variables},  # type: ignore[call-arg] - of Ray Train's second version
+                worker_runtime_env={"env_vars": variables},
             ),
         )
         try:
