@@ -172,12 +172,16 @@ class Tail:
         self.path, self._end = path, 0
 
     def read(self) -> list[Any]:
-        """Return the records since the last call."""
+        """Return the records since the last call; all of them if the file was cut behind them meanwhile."""
         if not self.path.exists():
             return []
         with open(self.path, "rb") as file:
-            file.seek(self._end)
+            file.seek(max(0, self._end - 1))
             content = file.read()
+            if self._end and not content.startswith(b"\n"):
+                file.seek(0)
+                self._end, content = 0, b"\n" + file.read()
+        content = content[1:] if content.startswith(b"\n") else content
         whole = content[: content.rfind(b"\n") + 1]
         self._end += len(whole)
         records = [json.loads(line) for line in whole.split(b"\n")[:-1]]

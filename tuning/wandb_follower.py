@@ -35,6 +35,7 @@ class Trial:
     def __init__(self, study: Path, key: str, task: dict[str, Any]) -> None:
         self.key, self.name, self.group = key, task["name"], study.resolve().name
         self.task, self.folder = task, study / "trials" / task["name"]
+        self._tail, self._rows = journal.Tail(self.folder / ledger.NAME), dict[int, dict[str, Any]]()
         self.outcome: dict[str, Any] | None = None
 
     @property
@@ -48,7 +49,8 @@ class Trial:
         """Return the evaluated epochs: from the trial's own ledger, at its end from the study's."""
         if self.outcome is not None:
             return list(self.outcome["curve"])
-        return [epoch_metrics(line) for line in ledger.read(self.folder) if "accuracies" in line]
+        self._rows |= {line["epoch"]: epoch_metrics(line) for line in self._tail.read() if "accuracies" in line}
+        return list(self._rows.values())
 
     def ended(self, stopped: bool) -> bool:
         """Return whether the study has the trial's outcome, or has stopped."""

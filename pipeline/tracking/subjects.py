@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.tracking import ledger, metric_names
-from preprocessing import files, provenance
+from preprocessing import files, journal, provenance
 
 if TYPE_CHECKING:
     from pipeline.tracking.wandb_door import WandbRun
@@ -46,12 +46,14 @@ class Training:
 
     def __init__(self, run: Path) -> None:
         self.run, self.key = run, ""
+        self._tail, self._rows = journal.Tail(run / ledger.NAME), dict[int, dict[str, Any]]()
         self.name, self.group = run.name, run.resolve().parent.name
         self.config = _json(run / "config.json") | {"provenance": _json(run / provenance.FILE)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the lines of the ledger."""
-        return ledger.read(self.run)
+        """Return the lines of the ledger, which is read on from where it was last read."""
+        self._rows |= {line["epoch"]: line for line in self._tail.read()}
+        return list(self._rows.values())
 
     def ended(self, stopped: bool) -> bool:
         """Return whether the training has stopped."""

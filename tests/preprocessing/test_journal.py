@@ -147,6 +147,28 @@ def test_a_tail_returns_each_record_once_and_waits_for_the_end_of_its_line(tmp_p
         assert tail.read() == found
 
 
+def test_a_tail_reads_on_from_where_it_was(tmp_path: Path) -> None:
+    """A long file is not read again: its beginning may be anything by then."""
+    tail = Tail(tmp_path / "j")
+    written(tmp_path / "j")
+    tail.read()
+    content = (tmp_path / "j").read_bytes()
+    (tmp_path / "j").write_bytes(b"x" * (len(content) - 1) + b'\n{"epoch": 4}\n')
+    assert tail.read() == [{"epoch": 4}]
+
+
+def test_a_tail_of_a_file_that_was_cut_starts_over(tmp_path: Path) -> None:
+    """As a resumed training cuts the epochs that it trains again, and writes them anew."""
+    tail, made = Tail(tmp_path / "j"), written(tmp_path / "j")
+    assert tail.read() == RECORDS
+    again = Journal(made.path)
+    again.keep(1)
+    assert tail.read() == RECORDS[:1]
+    for record in ({"epoch": 2, "loss": 7}, {"epoch": 3, "loss": 7}):
+        again.append(record)
+    assert tail.read() == [{"epoch": 2, "loss": 7}, {"epoch": 3, "loss": 7}]
+
+
 def test_a_line_that_the_kernel_takes_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = open
 

@@ -17,6 +17,7 @@ import pytest
 
 from preprocessing.hdf5 import open_file
 from tests.conftest import Answer
+from tests.wandb_stub import Stub
 from tuning import engine
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.search import main
@@ -267,6 +268,28 @@ def test_a_cluster_that_is_gone_is_not_waited_for(
     assert re.search(rf"no Ray cluster at auto \(\S+:{cluster_gone}: ", asked.stderr)
     result = search(data_file, tmp_path / "study", *sizes, "--wandb", "off")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ok", "hang", 500])
+def test_an_online_search_does_not_wait_for_its_server(
+    data_file: Path, tmp_path: Path, stub: Stub, mode: str | int
+) -> None:
+    """One that hangs or fails costs one line and half a minute; every trial is recorded on disk (`ok`: control)."""
+    stub.mode, out = mode, tmp_path / "study"
+    sizes = ("--trials", "1", "--epochs", "2", "--frames", "16", "--wandb", "online")
+    begin = time.monotonic()
+    result = search(data_file, out, *sizes, WANDB_BASE_URL=stub.url, WANDB_API_KEY="0" * 40)
+    assert result.returncode == 0, result.stderr
+    assert "1 of 1 trials finished" in result.stdout
+    reports = [line for line in result.stderr.splitlines() if line.startswith("W&B")]
+    if mode == "ok":
+        assert (reports, stub.complete) == ([], True)
+        return
+    assert time.monotonic() - begin < 180
+    (line,) = reports
+    assert f"Recorded on disk; send it later: wandb sync {out / 'wandb'}/offline-run-*" in line
+    assert len(list((out / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 @pytest.mark.slow
