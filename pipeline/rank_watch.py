@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-BUSY = 0.1  # share of a core from which processor time is a sign of life; progress bars and followers stay below it
+BUSY = 0.05  # share of a core from which processor time is a sign of life; progress bars and followers stay below it
 LOOKS = 20  # looks per bound
 LONGEST = 2.0  # seconds between two looks
 

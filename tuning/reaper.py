@@ -3,8 +3,8 @@
     python -I -S tuning/reaper.py FOLDER DRIVER < PIPE
 
 The driver holds the other end of the pipe, so the input ends when the driver does, even if it is killed. Ray's head
-processes end with the driver, but agents and workers would live on for up to a minute. The output of each goes to a log
-of the session: that is how they are found. This file imports the standard library alone, for a quick start.
+processes end with the driver, but agents and workers would live on for up to a minute. Each of them writes a log of
+the session: that is how they are found. This file imports the standard library alone, for a quick start.
 """
 
 from __future__ import annotations
@@ -23,21 +23,33 @@ POLL = 0.2
 
 
 def members(folder: str, driver: int) -> Iterator[int]:
-    """Yield the pids of this user's processes whose output or errors go to a file below `folder`, but for the driver.
+    """Yield the pids of this user's processes that have a file below `folder` open for writing, but for the driver.
 
-    Not of all that have a file there open: that would be somebody who reads a log, too.
+    Not of those that have one open for reading: that is somebody who looks at a log.
     """
     beginning = os.path.join(os.path.realpath(folder), "")
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != driver and any(f.startswith(beginning) for f in outputs(name)):
+        if name.isdigit() and int(name) != driver and any(f.startswith(beginning) for f in written(name)):
             yield int(name)
 
 
-def outputs(pid: str) -> Iterator[str]:
-    """Yield the files that a process's standard output and error go to; none of another user's process."""
-    for number in (1, 2):
-        with suppress(OSError):
-            yield os.readlink(f"/proc/{pid}/fd/{number}")
+def written(pid: str) -> Iterator[str]:
+    """Yield the files that a process has open for writing; none of another user's process."""
+    with suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                target = os.readlink(f"/proc/{pid}/fd/{number}")
+                if target.startswith("/") and writable(f"/proc/{pid}/fdinfo/{number}"):
+                    yield target
+
+
+def writable(info: str) -> bool:
+    """Return whether a descriptor's flags (octal, in its `fdinfo`) allow writing."""
+    with open(info) as file:
+        for line in file:
+            if line.startswith("flags:"):
+                return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
+    return False
 
 
 def reap(folder: str, driver: int) -> None:

@@ -69,6 +69,17 @@ def test_what_is_left_of_a_session_is_ended_and_its_folder_removed(session: ray_
             process.wait()
 
 
+def test_a_process_is_found_by_a_log_that_is_not_its_output(tmp_path: Path) -> None:
+    """As Ray's agents, whose output goes to a pipe."""
+    words = ["sh", "-c", f"exec 7>> {tmp_path}/agent.log; exec sleep 60"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 10
+        while list(reaper.members(str(tmp_path), 0)) != [process.pid]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+
+
 def test_the_driver_is_spared(tmp_path: Path) -> None:
     """Though it may have redirected its own output to a file there."""
     process = sleeper(output=tmp_path / "log")

@@ -187,16 +187,22 @@ def test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing(data_
 
 
 @pytest.mark.slow
-def test_an_interrupted_search_ends_with_130_and_leaves_no_trial_running(data_file: Path, tmp_path: Path) -> None:
-    """Ctrl-C: no traceback; what was under way stays so in the ledger."""
+@pytest.mark.parametrize(
+    ("number", "code", "what"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated (SIGTERM)")],
+)
+def test_an_interrupted_search_leaves_no_trial_running(
+    data_file: Path, tmp_path: Path, number: signal.Signals, code: int, what: str
+) -> None:
+    """Ctrl-C and SIGTERM: one line; what was under way stays so in the ledger."""
     out = tmp_path / "study"
     words = command(data_file, out, "--trials", "6", "--epochs", "3", "--frames", "16", "--wandb", "off")
     driver = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_for(lambda: any("ended" in line for line in lines(out)))
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     stderr = driver.communicate(timeout=60)[1]
-    assert driver.returncode == 130
-    assert stderr.strip().endswith("error: interrupted; the same command resumes it")
+    assert driver.returncode == code
+    assert stderr.strip().endswith(f"error: {what}; the same command resumes it")
     assert "Traceback" not in stderr
     wait_for(lambda: not trainings(out), limit=30)
     assert sum("begun" in line for line in lines(out)) > sum("ended" in line for line in lines(out))
