@@ -352,7 +352,7 @@ def _timelines(predictor: Predictor, options: Predict, arguments: list[str] | No
     if options.out is not None:
         _write_timelines(lines, windows, options.out)
     if options.html is not None and lines:
-        bones, joints = predictor.metadata.bones, len(predictor.metadata.joint_names)
+        bones, joints = predictor.metadata.bones, predictor.metadata.joint_names
         made_by = Provenance.of("pipeline.predict", sys.argv[1:] if arguments is None else arguments)
         name = predictor.source.resolve().name
         files.publish_text(options.html, timeline_page.page(lines, name, bones, joints, made_by))

@@ -1,6 +1,7 @@
 """Documents: links lead somewhere, what they name exists, generated parts are current, and examples run."""
 
 import ast
+import csv
 import re
 import shlex
 import shutil
@@ -210,6 +211,29 @@ def test_the_readme_s_way_from_a_zip_to_a_verdict_runs_as_it_stands(tmp_path: Pa
         done = run(words, tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     assert (tmp_path / "doctor.html").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_landmarks_to_a_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command and snippet but the one of MediaPipe, in an empty folder; the three actions come out in order."""
+    page = ROOT / "preprocessing" / "TUTORIAL.md"
+    monkeypatch.chdir(tmp_path)
+    _, made_up, live = blocks(page, "python")
+    names: dict[str, object] = {}
+    exec(compile(made_up, "TUTORIAL.md", "exec"), names)
+    for block in blocks(page, "sh"):
+        for words in commands(block):
+            done = run(words, tmp_path)
+            assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    with (tmp_path / "actions.csv").open() as file:
+        found = [row["label"] for row in csv.DictReader(file)]
+    assert [label for label in found if label in ("wave", "squat", "lean")] == ["wave", "squat", "lean"]
+    assert found.count("none of these") >= 2
+    assert "wave" in (tmp_path / "actions.html").read_text()
+    exec(compile(live, "TUTORIAL.md", "exec"), names)
+    assert "wave" in capsys.readouterr().out
 
 
 @pytest.mark.slow

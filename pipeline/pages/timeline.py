@@ -12,9 +12,15 @@ from preprocessing.pages import Provenance, Row, Table, number, percent, text
 from preprocessing.pages.player import BodyTrack, ClipMotion, Mark, Panel, PlayerData, pack
 from preprocessing.skeleton import RawClip
 
+HIGH, LOW = ("head", "nose", "eye", "neck"), ("ankle", "foot", "heel", "toe")  # words in the names of joints
+
 
 def page(
-    lines: Sequence[Timeline], network: str, bones: Sequence[tuple[int, int]], joints: int, provenance: Provenance
+    lines: Sequence[Timeline],
+    network: str,
+    bones: Sequence[tuple[int, int]],
+    joint_names: Sequence[str],
+    provenance: Provenance,
 ) -> str:
     """Return the page as text.
 
@@ -22,12 +28,15 @@ def page(
         lines: Timelines, at least one.
         network: Name of the network.
         bones: (parent, child) of each bone.
-        joints: Joints per body.
+        joint_names: Names of the joints V.
         provenance: Shown in the footer.
     """
     fps = lines[0].fps
     data = PlayerData(
-        fps=fps, joints=joints, bones=[list(bone) for bone in bones], clips=[motion(one) for one in lines]
+        fps=fps,
+        joints=len(joint_names),
+        bones=[list(bone) for bone in bones],
+        clips=[motion(one, joint_names) for one in lines],
     )
     seconds = sum(one.frames / one.fps for one in lines)
     return render(
@@ -35,13 +44,13 @@ def page(
         provenance,
         kind="timeline",
         title=f"Actions by “{network}”",
-        subtitle=f"{len(lines)} recordings, {seconds:.1f} s",
+        subtitle=f"{len(lines)} recording{'s' if len(lines) > 1 else ''}, {seconds:.1f} s",
         data=data,
         table=table(lines),
     )
 
 
-def motion(line: Timeline) -> ClipMotion:
+def motion(line: Timeline, joint_names: Sequence[str]) -> ClipMotion:
     """Return a recording with its segments for the player."""
     labels = sorted({segment.label for segment in line.segments} - {NONE})
     marks = [
@@ -56,18 +65,37 @@ def motion(line: Timeline) -> ClipMotion:
         for segment in line.segments
     ]
     return ClipMotion(
-        name=line.name, action="", frames=line.frames, decisions=[], note="", panels=[_panel(line.raw)], marks=marks
+        name=line.name,
+        action="",
+        frames=line.frames,
+        decisions=[],
+        note="",
+        panels=[_panel(line.raw, joint_names)],
+        marks=marks,
     )
 
 
-def _panel(raw: RawClip) -> Panel:
-    """The recording about the mean of its bodies, in three coordinates."""
+def points_down(raw: RawClip, joint_names: Sequence[str]) -> bool:
+    """Return whether y points down, as in images and in landmarks of MediaPipe: heads are below feet."""
+    high, low = (
+        [joint for joint, name in enumerate(joint_names) if any(word in name.lower() for word in words)]
+        for words in (HIGH, LOW)
+    )
+    if not high or not low:
+        return False
+    y_FV = np.concatenate([track.joints_FV3[..., 1] for track in raw.tracks])
+    return bool(np.median(y_FV[:, high]) < np.median(y_FV[:, low]))
+
+
+def _panel(raw: RawClip, joint_names: Sequence[str]) -> Panel:
+    """The recording about the mean of its bodies, in three coordinates, with y up."""
     every_RC = np.concatenate([track.joints_FV3.reshape(-1, track.joints_FV3.shape[2]) for track in raw.tracks])
     middle_C = np.median(every_RC, axis=0)
+    turn_3 = np.array([1, -1, -1] if points_down(raw, joint_names) else [1, 1, 1], np.float32)  # left stays left
 
     def drawn(joints_FVC: np.ndarray) -> np.ndarray:
         missing = ((0, 0), (0, 0), (0, 3 - joints_FVC.shape[2]))
-        return np.pad(joints_FVC - middle_C, missing)
+        return np.pad(joints_FVC - middle_C, missing) * turn_3
 
     bodies = [
         BodyTrack(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline import predict
+from pipeline.pages.timeline import points_down
 from pipeline.timeline import NONE, Windows, cut, decode, lengths_of, seconds, segments_of, timeline
 from preprocessing.hdf5 import open_file
 from preprocessing.skeleton import RawClip, Track
@@ -81,6 +82,17 @@ def test_a_body_that_glides_does_not_act(runs: Path, data_file: Path) -> None:
     raw = RawClip(len(joints), (Track(0, np.arange(len(joints)), joints),))
     found = timeline(predictor, "made up", raw, predictor.stages, 30.0, Windows(0.7, 0.1))
     assert {found.labels()[frame] for frame in range(len(joints) - 50, len(joints) - 10)} == {NONE}
+
+
+@pytest.mark.parametrize(("head", "down"), [(1.0, False), (-1.0, True)])
+def test_a_recording_whose_y_points_down_is_drawn_with_its_head_up(head: float, down: bool) -> None:
+    """Known by the names of joints; a half turn keeps left on its side."""
+    joints = np.zeros((4, 3, 3), np.float32)
+    joints[:, 1, 1] = head
+    joints[:, 2, :2] = [0.3, -head]
+    raw = RawClip(4, (Track(0, np.arange(4), joints),))
+    assert points_down(raw, ["hip", "nose", "left ankle"]) is down
+    assert not points_down(raw, ["a", "b", "c"])
 
 
 def test_runs_of_equal_labels() -> None:
