@@ -6,9 +6,16 @@ The package imports torch, numpy, the standard library and itself. Reading order
 `memory` and `effects` (where a layer keeps running statistics), `sites` (call sites of batch norms), `collector` (what
 they see), `sources` (what they can normalize by), `batches` and `samples` (a loader of any kind), `calling` and
 `metrics` (how a model is run and scored), `evidence` (what is known), `checks` (pure functions of the evidence),
-`remedies` (each tried by a re-evaluation), `diagnosis` (rank the causes and write the verdict).
+`remedies` (each tried by a re-evaluation), `diagnosis` (rank the causes and write the verdict), `forms` and `repair`
+(the model with a remedy in it).
+
+Versions are semantic: the names in `__all__` with their arguments and attributes are the interface. A name that goes
+warns before, for a minor version at least (`deprecation`).
 """
 
+from typing import Any
+
+from . import deprecation
 from .causes import Cause, GeneralizationLoss, Suspicion
 from .diagnosis import Diagnosis, diagnose
 from .evidence import History
@@ -18,6 +25,7 @@ from .monitor import Announcement, Measurement, Monitor, NormalizationWarning
 from .recalibration import recalibrate
 from .repair import load_repaired
 
+__version__ = "0.2.0"
 __all__ = [
     "Announcement",
     "Cause",
@@ -36,3 +44,8 @@ __all__ = [
     "load_repaired",
     "recalibrate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a deprecated name stands for."""
+    return deprecation.renamed(__name__, name, globals())

@@ -28,7 +28,14 @@ Tried = dict[str, Scores]
 
 @dataclass(frozen=True)
 class Cause:
-    """A finding whose remedy recovered score. Scores are fractions where the metric is accuracy."""
+    """A finding whose remedy recovered score. Scores are fractions where the metric is accuracy.
+
+    Example:
+        >>> import normdoctor
+        >>> cause = normdoctor.Cause("stale", 1.0, 1.0, "they lag", "recompute them", 0.7, 0.9, [0.15, 0.25])
+        >>> f"{cause.check}: {cause.before} -> {cause.after}"
+        'stale: 0.7 -> 0.9'
+    """
 
     check: str
     recovered: float
@@ -57,7 +64,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A finding that no remedy proves: only new training can, or it costs nothing measurable yet."""
+    """A finding that no remedy proves: only new training can, or it costs nothing measurable yet.
+
+    Example:
+        >>> import normdoctor
+        >>> normdoctor.Suspicion("small", "batches of 2", "larger batches").check
+        'small'
+    """
 
     check: str
     evidence: str
@@ -73,6 +86,11 @@ class GeneralizationLoss:
     """A loss on evaluation samples where normalization is not to blame: a shift, or overfitting.
 
     Fields as in `Cause`, but `recovered` is a share of D - C (0 where no remedy is tried).
+
+    Example:
+        >>> import normdoctor
+        >>> normdoctor.GeneralizationLoss("overfit", 0.0, "9 points", "more data", 0.8, 0.8, [0.0, 0.0]).check
+        'overfit'
     """
 
     check: str

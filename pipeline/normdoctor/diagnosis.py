@@ -42,7 +42,16 @@ FOUR: tuple[Literal["A"], Literal["B"], Literal["C"], Literal["D"]] = ("A", "B",
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The doctor's answer; `as_dict` is doctor.json. Scores are fractions where the metric is accuracy."""
+    """The doctor's answer; `as_dict` is doctor.json. Scores are fractions where the metric is accuracy.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+        >>> data = [(torch.randn(16, 4) + 3, torch.randint(2, (16,))) for _ in range(4)]
+        >>> diagnosis = normdoctor.diagnose(model.eval(), data)
+        >>> sorted(diagnosis.accuracies)
+        ['A', 'B']
+    """
 
     verdict: str
     accuracies: dict[str, float]
@@ -218,6 +227,15 @@ def diagnose(
     Raises:
         ValueError: In one line: the model cannot be read or copied, the loader holds fewer than two samples, or the
             batches do not fit `forward` and `metric`.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+        >>> data = [(torch.randn(16, 4) + 3, torch.randint(2, (16,))) for _ in range(4)]
+        >>> diagnosis = normdoctor.diagnose(model.eval(), data, data)
+        >>> text = str(diagnosis)
+        >>> sorted(diagnosis.gap)
+        ['generalization', 'normalization']
     """
     with random_state_kept():
         bench, evidence = gather(

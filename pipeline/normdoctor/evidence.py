@@ -60,6 +60,10 @@ class History:
         decayed: Batch norms whose scale has weight decay (`decayed_scales` finds them).
         source: State of the trained network that the model is an average or a partial copy of.
         ranks: The buffers (or whole states) of every rank, where each kept its own.
+
+    Example:
+        >>> import normdoctor
+        >>> history = normdoctor.History(steps=1000)
     """
 
     steps: int | None = None

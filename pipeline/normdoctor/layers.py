@@ -106,7 +106,21 @@ def key_of(name: str, entry: str) -> str:
 
 
 def decayed_scales(model: nn.Module, optimizer: torch.optim.Optimizer | Iterable[dict[str, Any]]) -> frozenset[str]:
-    """Return the names of the batch norms whose scale is in a parameter group with weight decay."""
+    """Return the names of the batch norms whose scale is in a parameter group with weight decay.
+
+    Args:
+        model: Any module.
+        optimizer: Its optimizer, or the parameter groups of one.
+
+    Returns:
+        Names as `model.named_modules()` gives them, for `History.decayed`.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+        >>> normdoctor.decayed_scales(model, torch.optim.SGD(model.parameters(), 0.1, weight_decay=1e-4))
+        frozenset({'1'})
+    """
     groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else optimizer
     decayed = {id(p) for group in groups if group.get("weight_decay") for p in group["params"]}
     return frozenset(

@@ -38,6 +38,12 @@ class MaskedBatchNorm(_BatchNorm):
     Attributes:
         synchronized: Whether statistics cover the rows of all ranks. Ranks may hold different numbers of them.
         counts: What counts in the next forward passes, as `counting` sets it; None: everything.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> layer = normdoctor.MaskedBatchNorm(3)
+        >>> with normdoctor.counting(layer, torch.tensor([True, True, False])):
+        ...     y = layer(torch.randn(3, 3, 7))
     """
 
     def __init__(self, *arguments: Any, synchronized: bool = False, **options: Any) -> None:
@@ -151,6 +157,14 @@ def counting(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
         mask: True where something counts: rows (N,), or places (N, ...) along the dimensions after the channels. Where
             a layer sees fewer places (after pooling or a stride), one counts if any that it came from does. None:
             everything counts.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = normdoctor.convert(torch.nn.Sequential(torch.nn.BatchNorm1d(3)))
+        >>> with normdoctor.counting(model, torch.tensor([True, True, False])):
+        ...     y = model(torch.tensor([[1.0] * 3, [3.0] * 3, [99.0] * 3]))
+        >>> y[:2, 0].round().tolist()
+        [-1.0, 1.0]
     """
     layers = [layer for layer in model.modules() if isinstance(layer, MaskedBatchNorm)]
     before = [layer.counts for layer in layers]

@@ -57,12 +57,25 @@ FIRST_COST = 6.0
 
 
 class NormalizationWarning(UserWarning):
-    """A normalization gap has opened during training."""
+    """A normalization gap has opened during training.
+
+    Example:
+        >>> import warnings, normdoctor
+        >>> warnings.simplefilter("error", normdoctor.NormalizationWarning)  # end the training there
+        >>> warnings.simplefilter("default", normdoctor.NormalizationWarning)
+    """
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Scores at one step of the training."""
+    """Scores at one step of the training.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+        >>> normdoctor.Monitor(model).measurements
+        []
+    """
 
     step: int
     scores: dict[str, float]
@@ -89,7 +102,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Announcement:
-    """The one warning of a training."""
+    """The one warning of a training.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+        >>> normdoctor.Monitor(model).announcement is None
+        True
+    """
 
     step: int
     measurement: Measurement
@@ -156,6 +176,16 @@ class Monitor:
 
     Raises:
         ValueError: `share` is not between 0 and 1, or `every` is below 1.
+
+    Example:
+        >>> import torch, normdoctor
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        >>> monitor = normdoctor.Monitor(model)
+        >>> for x, y in [(torch.randn(16, 4), torch.randint(2, (16,))) for _ in range(4)]:
+        ...     torch.nn.functional.cross_entropy(model(x), y).backward()
+        ...     optimizer.step()
+        ...     measurement = monitor.step((x, y))
     """
 
     def __init__(
