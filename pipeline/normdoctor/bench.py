@@ -65,7 +65,9 @@ class Bench:
         whole = not self.train.apart or not (self.held_out is None or self.held_out.apart)
         watched = source.of_batches(batches) if isinstance(source, Collector) else batches
         with torch.no_grad(), buffers_kept(self.model), statistics(self.model, source, calls):
-            for number, (at, batch) in enumerate(watched):
+            number = -1
+            for at, batch in watched:  # enumerate would keep a batch until the next one is made
+                number += 1
                 calls.clear()
                 output = self.output(batch)
                 found = self._scored(output, batch)
@@ -83,6 +85,7 @@ class Bench:
                 scores.append(torch.where(bad, math.nan, found))
                 positions.append(at if found.numel() == len(at) else at[:1])
                 members.append(torch.full_like(positions[-1], number))
+                del batch, output
         order = torch.cat(positions).argsort()
         each = samples / max(1, len(order))
         return PassResult(torch.cat(scores)[order], torch.cat(members)[order], nonfinite / max(1, samples), each)
@@ -94,6 +97,7 @@ class Bench:
             for _, batch in source.of_batches(batches):
                 calls.clear()
                 self.output(batch)
+                del batch
 
     def output(self, batch: Any) -> Any:
         """Return the model's output for a batch, on the model's device.

@@ -13,6 +13,8 @@ from .evidence import Evidence, Pass, Scores
 from .finding import Advice, Fired
 from .intervals import NO_DIFFERENCE, Difference
 from .remedies import RECALIBRATION, REMEDIES
+from .settling import buffers_as
+from .sources import running
 
 # Below this share of the gap, what is left is called unexplained; a check that explains this share of what a check it
 # supersedes does takes its place; fresh statistics that recover it name the cause where no check does.
@@ -112,12 +114,18 @@ def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
 
     A remedy whose statistics are those of a simpler one has its scores.
     """
-    if not evidence.layers:
-        return {}
     as_evaluated: Scores = {name: evidence.score[name] for name in ("A", "C") if name in evidence.score}
     worst = evidence.worst
     tried: Tried = {}
     for name, remedy in REMEDIES.items():
+        if remedy.buffers:
+            if values := remedy.buffers(evidence):
+                source = running(evidence.layers) if evidence.layers else None
+                with buffers_as(bench.model, values):
+                    tried[name] = {key: one.score_N.nan_to_num(worst) for key, one in bench.both(source).items()}
+            continue
+        if not evidence.layers:
+            continue
         if remedy.undoes_mode:
             tried[name] = as_evaluated
             continue
@@ -199,7 +207,9 @@ def _gain(evidence: Evidence, remedy: str, tried: Tried, name: Literal["A", "C"]
 
 
 def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]:
-    """Return the finding `foreign` where a recalibration cures what no check explains; `stale` if momentum is too high.
+    """Return the finding `foreign` where a recalibration cures what no check explains.
+
+    It is `stale` if momentum is too high, and `padding` if the share of padding changes from batch to batch.
 
     It cures where it recovers EXPLAINED of the gap, raises C significantly without a fall of A, or raises both where
     there is no gap: statistics of small batches are too noisy to show one.
@@ -217,6 +227,9 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
         recovers = gain.significant and on_eval
     if not recovers and not _cures_evaluation(evidence, tried):
         return []
+    padding = next((one for one in found if one.name == "padding" and one.is_fact), None)
+    if padding:  # running statistics follow the padding of the last batches
+        return [replace(padding, finding=replace(padding.finding, remedy=RECALIBRATION))]
     if fast:
         return [Fired("stale", CHECKS["stale"], layer_checks.lagging(evidence))]
     return [Fired("foreign", CHECKS["foreign"], layer_checks.foreign_by_effect(evidence))]
@@ -229,13 +242,21 @@ def suspicions(found: list[Fired], causes: list[Cause], evidence: Evidence, trie
     for one in found:
         failed = "" if one.remedy is None else _failed_proof(evidence, one.remedy, tried)
         if one.name not in known and (one.is_fact or one.finding.fails or (failed and not causes)):
-            result.append(_suspicion(one, failed))
+            result.append(_suspicion(one, failed, _hurts(evidence, one.remedy, tried)))
     return sorted(result, key=lambda suspicion: not suspicion.fails)
 
 
-def _suspicion(one: Fired, failed: str) -> Suspicion:
+def _suspicion(one: Fired, failed: str, hurts: bool) -> Suspicion:
     about = advice(one)
+    if hurts:
+        about = Advice(next_training=about.next_training)
     return Suspicion(one.name, one.evidence + failed, about.text, about.now, about.next_training, one.finding.fails)
+
+
+def _hurts(evidence: Evidence, remedy: str | None, tried: Tried) -> bool:
+    """Return whether a remedy was tried and lowers A: then it is no advice for now."""
+    scores = tried.get(remedy or "", {})
+    return "A" in scores and scores["A"].double().mean().item() < evidence.mean("A")
 
 
 def _failed_proof(evidence: Evidence, remedy: str, tried: Tried) -> str:
@@ -282,12 +303,12 @@ def unexplained_share(evidence: Evidence, causes: list[Cause], found: list[Fired
     return min(1.0, max(0.0, 1 - (best - evidence.mean("A")) / evidence.gap))
 
 
-def proven_remedy(evidence: Evidence, causes: list[Cause], found: list[Fired], tried: Tried) -> str | None:
+def proven_remedy(causes: list[Cause], found: list[Fired]) -> str | None:
     """Return the remedy of the cause that explains most; that of the mode where it is the only cause.
 
     Remedies replace statistics, so they do not add up.
     """
-    remedies = {one.name: one.remedy for one in [*found, *unnamed(evidence, found, tried)]}
+    remedies = {one.name: one.remedy for one in found}
     names = [remedies[cause.check] for cause in causes]
     return next((name for name in names if not undoes_mode(name)), names[0] if names else None)
 

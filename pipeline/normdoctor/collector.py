@@ -34,6 +34,8 @@ class Seen:
     """Batches seen."""
     nonfinite: Counter[Site] = field(default_factory=Counter)
     """Batches whose input to the layer held a non-finite number."""
+    shares: SiteMoments = field(default_factory=dict)
+    """Logarithm of the share of real rows in a batch (1,), over the batches that have any."""
 
     def layers(self) -> dict[str, Moments]:
         """Return the population statistics of each layer over all its calls."""
@@ -84,6 +86,9 @@ class Collector:
         if self.rows is not None:
             real = self._real(site, x, new, self.rows)
             add(self.seen.real, site, real)
+            if real.count:
+                share = torch.tensor([real.count / new.count], dtype=torch.float64).log()
+                add(self.seen.shares, site, Moments(share, torch.zeros_like(share), 1.0))
             real = self.shared(site, real) if self.by_real_rows else real
             if self.by_real_rows and real.count > 1:
                 return _for(x, real)
@@ -100,9 +105,9 @@ class Collector:
 
     def of_batches(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Yield (positions, batch) as they are given, and remember the batch for `rows`."""
-        for positions, batch in batches:
-            self.batch = batch
-            yield positions, batch
+        for positions, self.batch in batches:
+            yield positions, self.batch
+            self.batch = None  # a large batch must be gone before the next one is made
 
     def _real(self, site: Site, x: Tensor, new: Moments, rows: Rows) -> Moments:
         slot = self.slots[site[0]]

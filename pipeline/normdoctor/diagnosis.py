@@ -217,7 +217,7 @@ def diagnose(
         history: Facts about the training.
         higher_is_better: False for a loss, whose figures are then negated. None: recognised by scoring the network
             with shuffled weights too; the verdict says what was found.
-        samples: Largest number of samples kept of each loader; fewer where they take more than 480 MB.
+        samples: Largest number of samples kept of each loader; fewer where they take more than 360 MB.
         batches: Largest number of batches read of each loader. None: as many as hold ten times `samples`.
         next_training: Check -> advice for the next training, in the words of the program that trains; None: torch's.
 
@@ -284,7 +284,7 @@ def diagnose(
         samples={"train": len(evidence.score["A"]), "eval": len(evidence.score.get("C", ()))},
         assumed=evidence.assumed,
         _is_share=evidence.is_share,
-        _remedy=proven_remedy(evidence, causes, found, tried),
+        _remedy=proven_remedy(causes, found),
         _patient=patient,
     )
 

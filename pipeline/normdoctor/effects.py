@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .functional import parts_used
 from .memory import NOTED, Memory, by_own_batch, holding, in_mode, is_plain, memory_of
 from .sites import buffers_kept, eagerly, has_formula, same_bits
 
@@ -52,6 +53,10 @@ def note_layers(model: nn.Module, forward: Forward) -> None:
         model: A copy of the user's model, in eval mode.
         forward: Puts one batch through it.
     """
+    with eagerly():
+        used = parts_used(model, forward)
+    for owner, part in used.items():
+        owner.__dict__[NOTED] = part
     candidates = {layer for layer in model.modules() if _may_keep_statistics(layer)}
     if not candidates:
         return

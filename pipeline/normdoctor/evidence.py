@@ -113,6 +113,8 @@ class Evidence:
     """Score of a sample whose score is not finite."""
     failure: str = ""
     """Error of torch when the model evaluates as found; empty: it does not fail."""
+    settled: dict[str, Tensor] = field(default_factory=dict)
+    """Buffers that follow the weights and do not fit them, with the values that do."""
     rejects_one: str = ""
     """Layer that sees one value per channel in a training batch of one, which torch rejects; empty: none."""
     incomparable: str = ""

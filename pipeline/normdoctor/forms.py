@@ -69,10 +69,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repaired model differs in: its form, and the running statistics of each call."""
+    """What a repaired model differs in: its form, the running statistics of each call, and other buffers."""
 
     form: Form = Form()
     moments: SiteMoments = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of_layers(cls, layers: Mapping[str, Moments]) -> Repair:
@@ -206,6 +207,9 @@ def applied(model: nn.Module, repair: Repair) -> nn.Module:
     """Give a model the form and the statistics of a repair, in place; return it, or what replaces it."""
     model = shaped(model, repair.form)
     filled(dict(model.named_modules()), repair.moments)
+    with torch.no_grad():
+        for name, value in repair.buffers.items():
+            model.get_buffer(name).copy_(value)
     return model
 
 
@@ -242,6 +246,7 @@ def written(layer: Any, found: Moments) -> None:
             layer.track_running_stats = True
         else:
             with torch.no_grad():
-                old.copy_(value.reshape(old.shape))
+                acts = old if memory.part is None else memory.used(old)
+                acts.copy_(value.reshape(acts.shape))
     if "num_batches_tracked" in layer._buffers and layer._buffers["num_batches_tracked"] is None:
         layer._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)

@@ -12,7 +12,7 @@ from .batches import LABELS, Item, bytes_of, named_leaves
 from .samples import Row, Samples
 
 # Samples compared, and numbers of them at most.
-COMPARED, NUMBERS = 256, 10_000_000
+COMPARED, NUMBERS = 256, 4_000_000
 # Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale.
 SCALE_RATIO, MEAN_SHIFT = 2.0, 1.0
 # Share of values at an end of the range, beyond that of the training inputs, from which inputs are clamped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,7 @@ from .evidence import Evidence
 from .finding import OF_THE_CHECK, RECOMPUTE, Advice, Finding, listed
 from .layers import EPS_FACTOR, EPS_SHARE, LARGER_EPS, Layer, key_of, running_moments
 from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
+from .sites import Site
 
 # Ratio of the variances of a layer's input with and without dropout.
 DROPOUT_RATIO = 1.1
@@ -21,6 +23,9 @@ RANK_SHIFT = 0.1
 UPDATES_PER_STEP = 1.5
 # Size below which a scale is dead, and the share of a layer's scales from which that counts.
 DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
+# Share of absent rows, and ratio of the real rows' shares in usual batches, from which padding is a fault of training
+# even if nothing undoes it: the variance of a batch then changes by as much.
+MOSTLY, VARYING = 0.5, 2.0
 # Momentum from which statistics are those of the last batches alone.
 TOO_FAST = 0.5
 # Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights: on 60 healthy
@@ -82,8 +87,9 @@ def buffers(evidence: Evidence) -> Finding | None:
         else "load every buffer of a checkpoint (strict=True), and skip batches that are not finite"
     )
     text = f"running statistics are unusable in {listed(bad)}"
-    # An untrained network has its initial statistics by right.
-    return Finding(text, Advice(RECOMPUTE, later), is_fact=evidence.costs or not untrained) if bad else None
+    # An untrained network has its initial statistics by right, unless any of its scores depends on them.
+    acts = not torch.equal(evidence.score["A"], evidence.score["B"])
+    return Finding(text, Advice(RECOMPUTE, later), is_fact=acts or not untrained) if bad else None
 
 
 def _unusable(layer: Layer) -> str:
@@ -205,8 +211,19 @@ def foreign(evidence: Evidence) -> Finding | None:
     """Running statistics that do not lag, and yet are not those of the training samples under these weights."""
     name, apart = _farthest(evidence)
     if not name or not apart.beyond_limit or not _cannot_lag(evidence.layers[name]):
-        return None
+        return _unsettled(evidence)
     return foreign_by_effect(evidence)
+
+
+def _unsettled(evidence: Evidence) -> Finding | None:
+    """Buffers of other layers that follow the weights, and are not where these weights move them."""
+    if not evidence.settled:
+        return None
+    return Finding(
+        f"{listed(list(evidence.settled))} follow the weights in training (as the vectors of spectral norm do), and "
+        "are not those of these weights: they belong to other weights, or are an average",
+        remedy="settled",
+    )
 
 
 def too_fast(evidence: Evidence) -> bool:
@@ -227,9 +244,10 @@ def foreign_by_effect(evidence: Evidence) -> Finding:
     name, apart = _farthest(evidence)
     layer = evidence.layers[name]
     frozen = "; momentum 0 freezes them" if layer.momentum == 0 else ""
+    updates = f"; {layer.updates} updates" if layer.updates or frozen else ""
     text = (
         "the running statistics are not those of the training samples under these weights: they belong to other data "
-        f"or other weights ({_apart_text(name, apart)}; {layer.updates} updates{frozen})"
+        f"or other weights ({_apart_text(name, apart)}{updates}{frozen})"
     )
     later = (
         "save and load statistics together with the weights that they belong to; "
@@ -307,7 +325,7 @@ def reuse(evidence: Evidence) -> Finding | None:
 
 def padding(evidence: Evidence) -> Finding | None:
     """Absent bodies or padding counted in the statistics, which the network does not need there."""
-    worst, where, share = 0.0, "", 0.0
+    worst, where, share = 0.0, ("", 0), 0.0
     for site, real in evidence.train.real.items():
         everything = evidence.train.population[site]
         absent = 1 - real.count / everything.count if everything.count else 0.0
@@ -316,10 +334,27 @@ def padding(evidence: Evidence) -> Finding | None:
         apart = distance(everything, real)
         in_shifts = max(apart.shift, apart.ratio / RATIO_LIMIT * SHIFT_LIMIT)
         if in_shifts > worst:
-            worst, where, share = in_shifts, site[0], absent
+            worst, where, share = in_shifts, site, absent
     if worst <= SHIFT_LIMIT:
         return None
-    return Finding(f"{100 * share:.0f} % of the rows at {where} are absent or padding, and the statistics count them")
+    text = f"{100 * share:.0f} % of the rows at {where[0]} are absent or padding, and the statistics count them"
+    low, high = _usual_shares(evidence, where)
+    varies = high > VARYING * low and share > MOSTLY and evidence.calls[where[0]] == 1
+    if varies:
+        text += (
+            f"; usual batches hold between {100 * low:.0f} and {100 * high:.0f} % real rows, so that training "
+            "normalizes the same sample on different scales"
+        )
+    return Finding(text, is_fact=varies)
+
+
+def _usual_shares(evidence: Evidence, site: Site) -> tuple[float, float]:
+    """Return the share of real rows one deviation below and above the batches' mean, on a logarithmic scale."""
+    seen = evidence.train.shares.get(site)
+    if seen is None:
+        return 1.0, 1.0
+    mean, deviation = seen.mean_C.item(), seen.variance_C.sqrt().item()
+    return math.exp(mean - deviation), min(1.0, math.exp(mean + deviation))
 
 
 def decay(evidence: Evidence) -> Finding | None:

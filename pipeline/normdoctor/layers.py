@@ -47,7 +47,7 @@ class Layer:
         return cls(
             None if found is None else found[0],
             None if found is None else found[1],
-            scale.detach().clone() if isinstance(scale, Tensor) else None,
+            memory.used(scale.detach().clone()) if isinstance(scale, Tensor) else None,
             momentum,
             0 if tracked is None else int(tracked),
             getattr(layer, "eps", 1e-5),

@@ -26,6 +26,7 @@ from .randomness import random_in_eval, with_dropout
 from .reproduce import ONE_VALUE, rejects_one, reproduced
 from .samples import LIMIT, Samples, take
 from .scoring import read_metric
+from .settling import settled_buffers
 from .sites import Site, Statistics, batch_norms, restore_buffers, statistics
 from .sources import batch_statistics, running
 
@@ -88,6 +89,7 @@ def gather(
         worst=worst,
         samples_per_score=passes["A"].samples_per_score,
         failure=seen.failure,
+        settled=settled_buffers(bench),
         rejects_one=rejects_one(bench),
         incomparable=_incomparable(train, held_out),
         nonfinite_outputs=passes["A"].nonfinite,

@@ -31,6 +31,8 @@ class Memory:
         by_moments_alone: Whether the output in training follows from the batch's mean and variance alone.
         momentum: Weight of a new batch in an update; None: that of the layer's attribute.
         frozen: Whether training uses the running statistics.
+        part: First entry and number of entries that `F.batch_norm` is called with, where the layer itself is not
+            called; None: the layer is called.
     """
 
     mean: str | None = "running_mean"
@@ -41,6 +43,7 @@ class Memory:
     by_moments_alone: bool = True
     momentum: float | None = None
     frozen: bool = False
+    part: tuple[int, int] | None = None
 
     def moments(self, x: Tensor, precision: Precision) -> Moments:
         """Return what the layer's running statistics would learn of x: zeros for an entry that it does not keep."""
@@ -75,7 +78,12 @@ class Memory:
             return None
         mean_C = torch.zeros_like(like) if mean is None else mean.detach().clone()
         spread_C = torch.ones_like(like) if spread is None else spread.detach().clone()
-        return mean_C.flatten(), (spread_C if self.form == "variance" else spread_C.square()).flatten()
+        variance_C = spread_C if self.form == "variance" else spread_C.square()
+        return self.used(mean_C.flatten()), self.used(variance_C.flatten())
+
+    def used(self, entries_C: Tensor) -> Tensor:
+        """Return the entries of a layer's flat tensor that act."""
+        return entries_C if self.part is None else entries_C.narrow(0, *self.part)
 
 
 def memory_of(layer: nn.Module) -> Memory | None:

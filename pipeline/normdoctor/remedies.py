@@ -5,9 +5,11 @@ Nothing is retrained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from .evidence import Evidence
 from .finding import RECOMPUTE, Advice
@@ -32,6 +34,8 @@ class Remedy:
         advice: What to do now, and in training.
         statistics: The statistics to prove it by; None: they cannot be had for this model, or are those of `simpler`.
         repair: How a model keeps these statistics; None: as for `statistics`.
+        buffers: Names and values of the buffers to prove it by, where it changes no statistics; empty: it does not
+            apply.
         simpler: A remedy that this one contains: it is credited with what it adds.
         is_optional: Whether it is left out, rather than given the scores of `simpler`, where `statistics` is None.
         transductive: Whether it reads the (unlabelled) evaluation samples; reported apart.
@@ -48,6 +52,7 @@ class Remedy:
     transductive: bool = False
     undoes_mode: bool = False
     is_guess: bool = False
+    buffers: Callable[[Evidence], Mapping[str, Tensor]] | None = None
 
 
 def _per_call(evidence: Evidence) -> Statistics | None:
@@ -122,6 +127,17 @@ REMEDIES: dict[str, Remedy] = {
         Advice(RECOMPUTE, "let the learning rate fall at the end of training"),
         lambda evidence: POPULATION_SOURCES["joint"](evidence.train.population),
         lambda evidence: Repair.joint(evidence.train.population),
+    ),
+    "settled": Remedy(
+        "settled buffers",
+        Advice(
+            "put a few batches through the model in training mode, without gradients and with its batch norms in eval "
+            "mode",
+            "copy buffers that follow the weights to an average of weights, instead of averaging them",
+        ),
+        lambda evidence: None,
+        lambda evidence: Repair(buffers=evidence.settled) if evidence.settled else None,
+        buffers=lambda evidence: evidence.settled,
     ),
     "eps": Remedy(
         "eps 1e-5",

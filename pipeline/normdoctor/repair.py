@@ -21,6 +21,7 @@ from .layers import key_of
 from .measure import as_given
 from .memory import NOTED
 from .remedies import REMEDIES
+from .settling import buffers_as
 from .sites import Statistics, buffers_kept, statistics
 
 # Mean difference of outputs that is left to rounding, as a share of their deviation.
@@ -58,7 +59,9 @@ class Patient:
         calls = self._calls(repair.form)
         model = built(self.model, replace(repair, form=calls))
         random = self.evidence.random_in_eval or self.evidence.stuck_modules
-        if not random and not self._same(model, remedy.statistics(self.evidence)):
+        with buffers_as(self.model, repair.buffers):
+            same = random or self._same(model, remedy.statistics(self.evidence))
+        if not same:
             raise ValueError(
                 f"the model with the remedy {name!r} gives other outputs than in its proof: its layers cannot be "
                 f"replaced from outside. {remedy.advice.now.capitalize()}."

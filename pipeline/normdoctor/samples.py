@@ -24,7 +24,7 @@ LIMIT = 2000
 # Samples read of a loader, as a multiple of those kept.
 READ = 10
 # Memory of the samples kept of one loader.
-MEMORY = 480 * 2**20
+MEMORY = 360 * 2**20
 # Whole batches kept as the loader gave them, to see its own composition.
 GIVEN = 16
 # More of them are kept where they hold fewer samples than this.
@@ -108,8 +108,10 @@ class Samples:
 def _counted(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
     first = 0
     for batch in batches:
-        yield torch.arange(first, first + size_of(batch)), batch
-        first += size_of(batch)
+        positions, handed_over = torch.arange(first, first + size_of(batch)), [batch]
+        first += len(positions)
+        del batch  # a large batch must be gone before the next one is made
+        yield positions, handed_over.pop()
 
 
 def take(

@@ -13,10 +13,12 @@ from .moments import SHIFT_LIMIT, mean_shift
 from .sites import Site
 
 # Variance of batch means over that of shuffled batches, median over channels: the least that counts, and how many
-# standard errors of its logarithm (2.33: one in a hundred, if all channels varied as one).
-CORRELATED, CORRELATED_ERRORS = 2.0, 2.33
+# standard errors of its logarithm (3: one in 700, if all channels varied as one).
+CORRELATED, CORRELATED_ERRORS = 2.0, 3.0
 # Batch means that differ by less than a thousandth of a standard deviation are rounding errors.
 ROUNDING_VARIANCE = 1e-6
+# Gap that a user notices: five points of accuracy, or of the metric's scale.
+NOTICED = 0.05
 # Values per statistic from which a mean and a variance say something.
 FEW_VALUES = 4
 LARGER_BATCHES = "larger batches, statistics over all ranks (SyncBatchNorm), or a norm of single samples (GroupNorm)"
@@ -107,7 +109,9 @@ def lone(evidence: Evidence) -> Finding | None:
     later = "set drop_last=True in the training loader, or use batches whose sizes differ by one at most"
     if evidence.rejects_one:
         text += f": torch rejects them in training mode ({evidence.rejects_one} sees one value per channel)"
-        return Finding(text, Advice(next_training=later), remedy=None, fails=True)
+        # A gap that a user would notice is what the user asks about; this model was trained without such batches.
+        noticed = evidence.gap >= NOTICED * score_scale(evidence.score["A"])
+        return Finding(text, Advice(next_training=later), remedy=None, fails=not noticed)
     # Statistics that one such batch cannot have left have another cause.
     remedy = OF_THE_CHECK if evidence.costs_as_much("lone") else None
     return Finding(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .functional import Call, Intercepted, owners_of_parts, pointer
 from .memory import by_own_batch, holding, memory_of
 from .moments import moments, normalize
 
@@ -131,13 +132,23 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
         counted[name] += 1
         return _output(layer, forward, arguments, named, x, source(site, x))
 
+    def answered(call: Call) -> Tensor | None:
+        name = parts.get((pointer(call.running_mean), call.input.shape[1]))
+        if name is None:
+            return None
+        site = (name, counted[name])
+        counted[name] += 1
+        mean, variance = source(site, call.input) or moments(call.input)[:2]
+        return normalize(call.input, mean, variance, call.weight, call.bias, call.eps)
+
     handles = [] if cleared_by_caller else [model.register_forward_pre_hook(lambda *_: counted.clear())]
     layers = batch_norms(model)
+    parts = owners_of_parts(layers)
     own = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.__dict__["forward"] = partial(replaced, name, layer, layer.forward)
     try:
-        with eagerly():
+        with eagerly(), Intercepted(answered) if parts else nullcontext():
             yield
     finally:
         for name, layer in layers.items():

@@ -13,10 +13,8 @@ diagnosis in OUT/orders.jsonl; the same command resumes, so change OUT when the 
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import os
+import operator
 import sys
 import time
 from collections import Counter
@@ -25,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import resumed
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -236,29 +235,25 @@ def _row(name: str, lines: list[dict[str, Any]]) -> str:
     return f"| {name} | {len(lines)} | {share} | {each} |"
 
 
+def measure(missing: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of networks and orders."""
+    for name in [name for name in TASKS if any(name == one for one, _ in missing)]:
+        yield from judged(name, sorted(order for one, order in missing if one == name))
+
+
+def shown(line: dict[str, Any]) -> str:
+    """Return a line in words."""
+    return f"{'NO ' if line['false'] else 'ok '} {line['network']} {line['order']}: {', '.join(line['named']) or '-'}"
+
+
 def main() -> None:
     """See the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench-orders"), help="folder of the results")
-    parser.add_argument("--networks", nargs="+", choices=list(TASKS), default=list(TASKS), help="these alone")
+    parser = resumed.parser(__doc__ or "", "bench-orders", TASKS)
     parser.add_argument("--orders", type=int, default=40, help="orders of each network's loader")
-    parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
     options = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "orders.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = {(line["network"], line["order"]) for line in lines}
-    with path.open("a") as file:
-        for name in [] if options.table else options.networks:
-            missing = [order for order in range(options.orders) if (name, order) not in known]
-            for line in judged(name, missing) if missing else ():
-                lines.append(line)
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                grade = "NO " if line["false"] else "ok "
-                print(f"{grade} {name} {line['order']}: {', '.join(line['named']) or '-'}", flush=True)
-    print(table([line for line in lines if line["network"] in options.networks]))
+    wanted = {(name, order) for name in options.networks for order in range(options.orders)}
+    key = operator.itemgetter("network", "order")
+    print(table(resumed.lines_of(options, "orders.jsonl", wanted, key, measure, shown)))
 
 
 if __name__ == "__main__":

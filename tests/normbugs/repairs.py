@@ -15,6 +15,8 @@ from torch.nn import functional
 from tests.normbugs.case import Patient
 from tests.normbugs.training import first
 
+# Passes over the training samples in which buffers come to rest.
+PASSES = 4
 Key = tuple[str, int]  # layer, number of its call within one batch
 
 
@@ -30,10 +32,24 @@ def joint(patient: Patient) -> nn.Module:
     """Return the model with population statistics of the training samples, per layer, in eval mode."""
     model = copy.deepcopy(patient.model).eval()
     layers = dict(_batch_norms(model))
-    for name, (mean_C, variance_C) in _population(model, patient, per_call=False).items():
+    found = _population(model, patient, per_call=False)
+    if not found:
+        return _trained_without_gradient(model, patient)
+    for name, (mean_C, variance_C) in found.items():
         layer = layers[name[0]]
         layer.running_mean, layer.running_var = mean_C.float(), variance_C.float()
     return model
+
+
+def _trained_without_gradient(model: nn.Module, patient: Patient) -> nn.Module:
+    """Return the model after passes in training mode, where no norm with running statistics is called by itself."""
+    forward = patient.options.get("forward", first)
+    model.train()
+    with torch.no_grad():
+        for _ in range(PASSES):
+            for batch in patient.train:
+                forward(model, batch)
+    return model.eval()
 
 
 def per_call(patient: Patient) -> nn.Module:
