@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -30,6 +29,7 @@ from .evidence import History, gaps
 from .intervals import Difference
 from .layer_checks import TOO_FAST
 from .samples import random_state_kept
+from .sites import eagerly
 from .watched import Watched, generators_kept, kept_apart, synchronized
 
 # Largest share of the training's time that measurements take.
@@ -354,7 +354,7 @@ class Monitor:
         self._read_eval()
         sign = -1.0 if self.higher_is_better is False else 1.0
         most = len(batches)
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             scores = watched.measure(batches, self._held_out[:most], sign)
         if not watched.has_layers():
             self.off = "the model has no layer with statistics of batches"
@@ -373,7 +373,7 @@ class Monitor:
         """Name the cause, and announce it if the diagnosis confirms the gap."""
         begin = time.perf_counter()
         forward, metric = self._usage
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             diagnosis = diagnose(
                 watched.subject(),
                 batches,
