@@ -25,6 +25,7 @@ from typing import Any
 
 from pipeline.tracking import ledger
 from preprocessing import files
+from preprocessing.faults import faultpoint
 
 CONFIG, METADATA, SUMMARY, START, POINTER = "config.json", "data.json", "summary.json", "init.json", "checkpoint.json"
 PARTS = (CONFIG, METADATA, SUMMARY, START)
@@ -125,12 +126,15 @@ def replace(folder: Path, name: str, values: dict[str, Any] | None) -> None:
         now = digest(folder, name)
         if now != after:
             publish_pointer(folder, pointer | {"parts": pointer["parts"] | {name: [now, after]}})
+            faultpoint("part allowed")
         pointer |= {"parts": pointer["parts"] | {name: [after]}}
     if values is None:
         path.unlink(missing_ok=True)
+        files.sync_folder(folder)  # before the pointer requires that it is absent
     else:
         files.publish_json(path, values)
     if "parts" in pointer:
+        faultpoint("part published")
         publish_pointer(folder, pointer)
 
 

@@ -48,13 +48,15 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return content[:at] + rng.randbytes(64) + content[at + 64 :] if kind == 1 else content[:at]
 
 
-def test_no_damage_is_loaded_silently(tmp_path: Path) -> None:
-    """200 damaged files, 200 refusals that name the file."""
+@pytest.mark.parametrize("count", [200, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_no_damage_is_loaded_silently(tmp_path: Path, count: int) -> None:
+    """As many refusals that name the file as damaged files."""
     checkpoint.save(tmp_path, 1, state(1))
     path = tmp_path / "checkpoints" / "epoch-0001.pt"
-    content, rng = path.read_bytes(), random.Random(0)
-    for _ in range(200):
+    content, rng = path.read_bytes(), random.Random(count)
+    for _ in range(count):
         path.write_bytes(damaged(content, rng))
+        assert path.read_bytes() != content
         with pytest.raises(ValueError, match=r"epoch-0001\.pt has changed since it was written"):
             checkpoint.load(tmp_path)
 
