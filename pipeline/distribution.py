@@ -14,6 +14,8 @@ from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows
 
 MEASURED = 400  # clips of a file, evenly spaced
 QUANTILES = (0.01, 0.5, 0.99)
+JOINTS = 5  # fewer do not tell how a body stands
+UNLIKE, ALIKE = 0.3, 0.8  # correlations of heights below and above which axes are other ones, and the same
 FACTOR = 2.0  # beyond the 1st or 99th percentile, from which a clip is far off
 
 
@@ -45,12 +47,30 @@ def of_clip(joints_MTVC: np.ndarray, present_MT: np.ndarray) -> dict[str, float]
     }
 
 
+def pose_of(joints_MTVC: np.ndarray, present_MT: np.ndarray) -> np.ndarray:
+    """Return the mean pose of a clip's first body (V, C), about its centre and of size 1; zeros without a body."""
+    joints_FVC = joints_MTVC[0][present_MT[0]].astype(np.float64)
+    found_FV1 = np.any(joints_FVC != 0, axis=2)[..., None]
+    pose_VC: np.ndarray = (joints_FVC * found_FV1).sum(axis=0) / np.maximum(found_FV1.sum(axis=0), 1)
+    pose_VC = pose_VC - pose_VC.mean(axis=0)
+    size = float(np.linalg.norm(pose_VC))
+    return pose_VC / size if size > 0 else pose_VC
+
+
 def quantiles(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
-    """Return the 1st, 50th and 99th percentile of each measure of `of_clip` over clips (joints, present)."""
-    each = [of_clip(*clip) for clip in clips]
+    """Return the 1st, 50th and 99th percentile of each measure of `of_clip` over clips (joints, present).
+
+    Returns:
+        Also `pose`: the mean of `pose_of`, as V * C values.
+    """
+    each, poses = [], []
+    for clip in clips:
+        each.append(of_clip(*clip))
+        poses.append(pose_of(*clip))
     if not each:
         return {}
-    return {key: np.quantile([one[key] for one in each], QUANTILES).tolist() for key in each[0]}
+    measures = {key: np.quantile([one[key] for one in each], QUANTILES).tolist() for key in each[0]}
+    return measures | {"pose": np.mean(poses, axis=0).ravel().tolist()}
 
 
 def of_file(file: SkeletonFile) -> dict[str, list[float]]:
@@ -72,6 +92,11 @@ def warnings(typical: dict[str, Any], joints_MTVC: np.ndarray, present_MT: np.nd
     if not typical:
         return ()
     mine, found = of_clip(joints_MTVC, present_MT), []
+    if mine["frames"] < typical["frames"][0] / FACTOR:
+        found.append(
+            f"{mine['frames']:.0f} frames are far fewer than in training (median {typical['frames'][1]:.0f}, 99 % "
+            f"above {typical['frames'][0]:.0f}). Check the frame rate, or record the whole action."
+        )
     if mine["frames"] > FACTOR * typical["frames"][2]:
         found.append(
             f"{mine['frames']:.0f} frames are far more than in training (median {typical['frames'][1]:.0f}, 99 % below "
@@ -86,4 +111,30 @@ def warnings(typical: dict[str, Any], joints_MTVC: np.ndarray, present_MT: np.nd
             found.append(
                 f"{what} {mine[key]:.3g} m, in training {low:.3g} to {high:.3g} m (median {middle:.3g}). {hint}"
             )
+    if axes := other_axes(typical, pose_of(joints_MTVC, present_MT)):
+        found.append(axes)
     return tuple(found)
+
+
+def other_axes(typical: dict[str, Any], pose_VC: np.ndarray) -> str:
+    """Return a warning if the body stands along another axis, or the other way up, than bodies of the training.
+
+    The axis along which joints are spread most is compared: people stand, sit and bend, but heads stay above feet.
+    """
+    trained_VC = np.array(typical.get("pose", [])).reshape(-1, pose_VC.shape[1])
+    if trained_VC.shape != pose_VC.shape or len(pose_VC) < JOINTS:
+        return ""
+    up = int(trained_VC.std(axis=0).argmax())
+    spread_C = pose_VC.std(axis=0)
+    if not spread_C.any() or not trained_VC[:, up].any():
+        return ""
+    alike_C = (pose_VC * trained_VC[:, up : up + 1]).sum(axis=0) / len(pose_VC)
+    alike_C = alike_C / np.maximum(spread_C * trained_VC[:, up].std(), 1e-12)  # correlations
+    best = int(np.abs(alike_C).argmax())
+    if alike_C[up] > UNLIKE or abs(alike_C[best]) < ALIKE:
+        return ""
+    sign = "-" if alike_C[best] < 0 else ""
+    return (
+        f"Bodies stand along {'xyz'[up]} in training, and this one along {sign}{'xyz'[best]}: axes seem to be reversed "
+        "or swapped, unless it lies or stands on its head."
+    )

@@ -40,3 +40,26 @@ def test_the_training_data_are_kept_and_far_clips_are_named(data_file: Path) -> 
     still = np.repeat(clip[:, :1], 20, axis=1)
     assert "joints move 0 m" in warned(still)
     assert distribution.warnings({}, clip * 1000, np.ones((1, 20), bool)) == ()
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ((1, 1, 1), ""),
+        ((-1, 1, -1), ""),  # a half turn about the vertical
+        ((1, -1, 1), "stand along y in training, and this one along -y"),
+        (None, "stand along y in training, and this one along z"),
+    ],
+)
+def test_reversed_and_swapped_axes_are_named(axes: tuple[int, int, int] | None, words: str) -> None:
+    rng = np.random.default_rng(0)
+    pose = rng.normal(0, 0.1, (10, 3)) + np.linspace(-0.9, 0.9, 10)[:, None] * [0, 1, 0]
+    present = np.ones((1, 20), bool)
+    clips = [(pose + rng.normal(0, 0.05, (1, 20, 10, 3)), present) for _ in range(5)]
+    typical = distribution.quantiles(clips)
+    clip = clips[0][0][..., [0, 2, 1]] if axes is None else clips[0][0] * axes
+    (*_, text) = ("", *distribution.warnings(typical, clip, present))
+    assert words in text
+    assert bool(text) == bool(words)
+    assert "20 frames are far fewer" in distribution.warnings(typical | {"frames": [60, 70, 80]}, clip, present)[0]
+    assert not any("stand along" in line for line in distribution.warnings({**typical, "pose": []}, clip, present))
