@@ -105,7 +105,7 @@ def to_onnx(
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise ValueError(
-            f"--onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'skelnorm[onnx]'"
+            f"--onnx needs onnx, onnxscript and onnxruntime ({error}): pip install onnx onnxruntime onnxscript"
         ) from None
     # Exported on two clips at least, since one is taken for a constant, and tried on a number that it has not seen.
     given = [torch.cat([part, part.flip(0)]).cpu() for part in sample]

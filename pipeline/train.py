@@ -45,7 +45,7 @@ from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits, hdf5, lifetime
-from preprocessing.arguments import next_command
+from preprocessing.arguments import suggest
 from preprocessing.faults import faultpoint
 
 
@@ -192,7 +192,8 @@ def run(config: Config, read_test: bool = True) -> None:
             folder.write_summary(best.epoch, measured | repair | start)
             print(folder.describe(), flush=True)
             if note := gap.gap_note(config, measured):
-                print(f"{note}\n{next_command('pipeline.doctor', config.out)}", flush=True)
+                print(note, file=sys.stderr)
+                suggest("pipeline.doctor", config.out)
             follower.finish()
     except NonFiniteLoss as error:
         if first:

@@ -87,6 +87,11 @@ def next_command(module: str, *words: object) -> str:
     return f"next: {program} {shlex.join(map(str, words))}".rstrip()
 
 
+def suggest(module: str, *words: object) -> None:
+    """Print the command to type next to stderr: standard output has results alone."""
+    print(next_command(module, *words), file=sys.stderr, flush=True)
+
+
 def renamed(word: str, aliases: Mapping[str, str]) -> str:
     """Return a word of a command line with the present name of an option that has another one."""
     name, equals, value = word.partition("=")

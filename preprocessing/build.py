@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing import engines, exits, startup
-from preprocessing.arguments import next_command
 from preprocessing.arguments import parse as read_options
+from preprocessing.arguments import suggest
 from preprocessing.balance import balance_notes
 from preprocessing.bones import check_bones
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
@@ -417,7 +417,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         manifest = build(options, Console(stderr=True))
         print(summarise(manifest, options.out))
-        print(next_command("pipeline.train", "default", "--data", options.out, "--out", "runs/first"))
+        suggest("pipeline.train", "default", "--data", options.out, "--out", "runs/first")
         return 0
     except (
         SourceError,

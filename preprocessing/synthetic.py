@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 
 from preprocessing import exits, startup
-from preprocessing.arguments import next_command
 from preprocessing.arguments import parse as read_options
+from preprocessing.arguments import suggest
 from preprocessing.files import publish_bytes, publish_json
 from preprocessing.ntu import CLASS_NAMES, is_train
 from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")
     if note := spread_note(truths):
         print(note, file=sys.stderr)
-    print(next_command("preprocessing.build", options.folder, "--out", options.folder.with_suffix(".h5")))
+    suggest("preprocessing.build", options.folder, "--out", options.folder.with_suffix(".h5"))
     return 0
 
 

@@ -96,7 +96,7 @@ class Experiment(ABC):
             read_test: Evaluate the test split once, at the end.
             memory: Gigabytes that each rank may allocate; 0 means no limit.
         """
-        shared = {
+        shared = self.base | {
             "data": str(self.data.resolve()),
             "fast_start": True,  # the first trial on each machine checks the file (tuning.trial)
             "input.frames": self.frames,
@@ -114,6 +114,11 @@ class Experiment(ABC):
             memory=memory,
             keep=self.keep,
         )
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Flat settings of all trials beside those that the command itself has options for."""
+        return {}
 
     def reporter(self, total: int, done: int) -> ProgressReporter:
         """Return the progress bar of `total` trials, `done` of which have ended, with one W&B run per trial."""
@@ -178,10 +183,12 @@ def check_data(data: Path, protocol: str = "") -> str:
     return file.content_sha256
 
 
-def study_ledger(experiment: Experiment, kind: str, identity: dict[str, Any]) -> StudyLedger:
-    """Open the ledger of STUDY; `identity` are the settings that a resumed command must share.
+def study_ledger(
+    experiment: Experiment, kind: str, identity: dict[str, Any], folder: Path | None = None
+) -> StudyLedger:
+    """Open the ledger of STUDY, or of a folder in it; `identity` are the settings that a resumed command must share.
 
     Raises:
         OtherStudy: STUDY holds the ledger of other settings or other data.
     """
-    return StudyLedger(experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)
+    return StudyLedger(folder or experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)

@@ -1,15 +1,31 @@
 """SPACE: setting (`section.field` of pipeline.config.Config) -> how it is drawn, and under which condition.
 
 A setting without effect is not drawn: momentum needs a running statistic, groups need a layer that divides its
-channels. To search another setting, add a line to SPACE, after the settings that its condition reads.
+channels. To search another setting, add a line to SPACE, after the settings that its condition reads. The order of
+clips is not searched: one by class can win by chance, and no one would train with it.
+
+A space of one's own is a TOML file, for `--space FILE.toml`:
+
+    [norm.kind]
+    values = ["bn", "gn", "ln"]
+    [norm.momentum]             # conditions of SPACE hold: not drawn where norm.kind has no running statistics
+    low = 0.01
+    high = 0.5
+    log = true                  # default: on a linear scale
+    [train.batch_size]
+    values = [32, 64]
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from pipeline.config import as_dict, from_dict
 from pipeline.norms import INPUTS, NORMS, PERSONS_MODES
 
 Drawn = Mapping[str, Any]  # settings drawn so far
@@ -43,6 +59,19 @@ class Categorical:
 
 
 @dataclass(frozen=True)
+class Uniform:
+    """A number on a linear scale."""
+
+    low: float
+    high: float
+    when: Callable[[Drawn], bool] = always
+
+    def draw(self, name: str, trial: Suggest) -> Any:
+        """Return the sampler's choice."""
+        return trial.suggest_float(name, self.low, self.high)
+
+
+@dataclass(frozen=True)
 class LogUniform:
     """A number on a logarithmic scale."""
 
@@ -64,7 +93,8 @@ def _has_running_statistics(drawn: Drawn) -> bool:
     return NORMS[drawn["norm.kind"]].running_statistics or drawn["norm.input"] != "none"
 
 
-SPACE: dict[str, Categorical | LogUniform] = {
+Axis = Categorical | Uniform | LogUniform
+SPACE: dict[str, Axis] = {
     "norm.kind": Categorical(tuple(NORMS)),
     "norm.persons": Categorical(PERSONS_MODES),
     "norm.input": Categorical(INPUTS),
@@ -84,20 +114,100 @@ SPACE: dict[str, Categorical | LogUniform] = {
 }
 
 
-def draw(trial: Suggest) -> dict[str, Any]:
+def draw(trial: Suggest, space: Mapping[str, Axis] = SPACE, base: Drawn = MappingProxyType({})) -> dict[str, Any]:
     """Draw one set of settings.
 
     Args:
         trial: The trial that suggests values.
+        space: What is drawn.
+        base: Flat settings of all trials, which conditions read where a setting is not drawn.
 
     Returns:
         Flat settings; a setting whose condition does not hold for those before it is absent.
     """
     drawn: dict[str, Any] = {}
-    for name, axis in SPACE.items():
-        if axis.when(drawn):
+    for name, axis in space.items():
+        if axis.when({**base, **drawn}):
             drawn[name] = axis.draw(name, trial)
     return drawn
+
+
+def read_space(path: Path) -> dict[str, Axis]:
+    """Read a space of one's own; the module's docstring has the format.
+
+    Raises:
+        ValueError: The file is not TOML, or an entry is not a setting or not allowed; the message names it.
+    """
+    if not path.is_file():
+        raise ValueError(f"--space {path} does not exist: must be a TOML file. tuning/space.py has an example.")
+    try:
+        entries = _entries(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"--space {path} is not a TOML file: {error}") from None
+    space = {name: _axis(path, name, entry) for name, entry in entries.items()}
+    if not space:
+        raise ValueError(f"--space {path} draws nothing: name at least one setting.")
+    known = list(SPACE)  # conditions read the settings before them
+    return dict(sorted(space.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known)))
+
+
+def describe_axis(axis: Axis) -> str:
+    """Return how a setting is drawn, as the ledger records it."""
+    if isinstance(axis, Categorical):
+        return f"one of {list(axis.values)}"
+    return f"{axis.low} to {axis.high}{', log' if isinstance(axis, LogUniform) else ''}"
+
+
+def defaults() -> dict[str, Any]:
+    """Return the flat settings of the default preset."""
+    return flat(as_dict(from_dict({"data": "a.h5", "out": "run"})))
+
+
+def _entries(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"norm": {"kind": {"values": [...]}}}` -> `{"norm.kind": {"values": [...]}}`."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict) and not set(value) & {"values", "low", "high", "log"}:
+            found |= _entries(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}".replace("-", "_")] = value
+    return found
+
+
+def _axis(path: Path, name: str, entry: Any) -> Axis:
+    """Return how a setting is drawn; ValueError names what is wrong with its entry."""
+    form = "must be values = [...], or low = ... and high = ..., with log = true for a logarithmic scale"
+    if not isinstance(entry, dict) or set(entry) not in ({"values"}, {"low", "high"}, {"low", "high", "log"}):
+        raise ValueError(f"--space {path}: {name} {form}.")
+    when = SPACE[name].when if name in SPACE else always
+    if "values" in entry:
+        if not isinstance(entry["values"], list) or not entry["values"]:
+            raise ValueError(f"--space {path}: {name} {form}.")
+        axis: Axis = Categorical(tuple(entry["values"]), when)
+        ends = entry["values"]
+    else:
+        ends = [entry["low"], entry["high"]]
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        if not numbers or not ends[0] < ends[1] or (entry.get("log") and ends[0] <= 0):
+            raise ValueError(
+                f"--space {path}: {name} has low {ends[0]!r} and high {ends[1]!r}: low must be below high."
+            )
+        ends = [float(end) for end in ends]
+        axis = (LogUniform if entry.get("log") else Uniform)(ends[0], ends[1], when)
+    for value in ends:
+        try:
+            from_dict(nested({"data": "a.h5", "out": "run", name: value}))
+        except ValueError as error:
+            raise ValueError(f"--space {path}: {error}") from None
+    return axis
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"norm": {"kind": "bn"}}` -> `{"norm.kind": "bn"}`."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

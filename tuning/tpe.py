@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import optuna
 
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.sources import MakeSpec, RecordedSource
-from tuning.space import draw
+from tuning.space import SPACE, Axis, Drawn, draw
 
 STARTUP = 10  # trials drawn at random before TPE starts to model
 
@@ -30,6 +32,8 @@ class TpeSource(RecordedSource):
         make_spec: Returns the full specification of a task.
         ledger: The study's record.
         reporter: Progress bar and W&B runs.
+        space: What is drawn.
+        base: Flat settings of all trials, which conditions read.
     """
 
     def __init__(
@@ -41,8 +45,11 @@ class TpeSource(RecordedSource):
         make_spec: MakeSpec,
         ledger: StudyLedger,
         reporter: ProgressReporter,
+        space: Mapping[str, Axis] = SPACE,
+        base: Drawn = MappingProxyType({}),
     ) -> None:
         super().__init__(make_spec, ledger, reporter)
+        self.space, self.base = space, base
         self.trials, self.seed, self.ranks = trials, seed, ranks
         self.deadline = None if budget is None else time.monotonic() + budget
         self.left_over = deque(ledger.under_way.values())
@@ -71,7 +78,7 @@ class TpeSource(RecordedSource):
         if self.drawn >= self.trials:
             return None
         trial = self.study.ask()
-        task = Task(f"{self.drawn:04d}", draw(trial), self.seed, ranks=self.ranks)
+        task = Task(f"{self.drawn:04d}", draw(trial, self.space, self.base), self.seed, ranks=self.ranks)
         self.asked[task.name] = trial
         self.drawn += 1
         self.ledger.begin(task)
@@ -86,7 +93,7 @@ class TpeSource(RecordedSource):
         """Register known settings as a trial of Optuna."""
         self.study.enqueue_trial(task.settings)
         trial = self.study.ask()
-        draw(trial)
+        draw(trial, self.space, self.base)
         self.asked[task.name] = trial
 
     def _tell(self, outcome: Outcome) -> None:

@@ -38,7 +38,7 @@ from pipeline.pages import diagnosis as pages
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import record_diagnosis
 from preprocessing import exits, files
-from preprocessing.arguments import next_command
+from preprocessing.arguments import suggest
 from preprocessing.pages import Provenance
 
 
@@ -106,7 +106,7 @@ def main() -> int:
             run.write_doctor(answer)
         print(f"written: {command.run / 'doctor.json'}")
         if diagnosis.causes and not command.fix:
-            print(next_command("pipeline.doctor", command.run, "--fix"))
+            suggest("pipeline.doctor", command.run, "--fix")
         record_diagnosis(folder, command.wandb)
         if command.html is not None:
             files.publish_text(

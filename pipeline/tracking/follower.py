@@ -56,7 +56,7 @@ class Follower:
         options = ["--mode", mode, "--id", self.id, "--after", str(after), *limits]
         root = str(Path(__file__).parents[2])  # the process imports this very package, wherever it is
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        words = [sys.executable, "-m", self.module, *self.arguments, *options]
+        words = [sys.executable, "-P", "-m", self.module, *self.arguments, *options]
         try:
             # A session of its own: Ctrl-C reaches the parent only, which then signals the follower.
             return subprocess.Popen(  # noqa: S603 - the words are ours

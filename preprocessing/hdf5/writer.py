@@ -61,7 +61,7 @@ def write(
         os.environ, PYTHONPATH=os.pathsep.join([home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     )
     child = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "preprocessing.hdf5", str(spool.folder)],
+        [sys.executable, "-P", "-m", "preprocessing.hdf5", str(spool.folder)],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -330,3 +330,23 @@ def test_a_file_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, answe
     assert result.returncode == 2
     text = " ".join(result.stderr.replace("│", " ").split())  # the box breaks lines where the path is long
     assert "build it with python -m preprocessing.build" in text
+
+
+@pytest.mark.slow
+def test_a_search_is_confirmed_and_its_best_settings_train(data_file: Path, tmp_path: Path) -> None:
+    """From a preset, in a space of one's own; the command that it prints works as it stands."""
+    (tmp_path / "space.toml").write_text('[norm.kind]\nvalues = ["gn", "bn"]\n[optim.lr]\nlow = 1e-3\nhigh = 1e-2\n')
+    more = ("--preset", "demo", "--model", "cnn", "--space", str(tmp_path / "space.toml"), "--confirm", "2")
+    done = search(data_file, tmp_path / "study", "--trials", "2", "--epochs", "2", "--frames", "16", *more)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert [row["n"] for row in results["confirmed"]] == [3, 3]
+    assert results["confirmed"][0]["val"] >= results["confirmed"][1]["val"]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("next: ")]
+    words = line.removeprefix("next: python ").split()
+    again = subprocess.run(
+        [sys.executable, *words, "--wandb", "off"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs" / "best" / "summary.json").is_file()

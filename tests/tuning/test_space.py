@@ -1,5 +1,6 @@
 """space.py: everything searched is a setting that the trainer knows, every value is allowed, and none is idle."""
 
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,7 +10,7 @@ import torch
 from pipeline.config import from_dict
 from pipeline.models import build_model
 from pipeline.norms import NORMS
-from tuning.space import SPACE, Categorical, draw, nested
+from tuning.space import SPACE, Categorical, defaults, describe_axis, draw, flat, nested, read_space
 
 
 def draws(number: int) -> list[dict[str, Any]]:
@@ -72,3 +73,60 @@ def test_every_draw_is_a_network_that_runs() -> None:
         assert model(x_NCTVM, present_NMT).isfinite().all(), drawn
         seen.add(config.norm.kind)
     assert seen == set(NORMS)
+
+
+def space_file(folder: Path, text: str) -> Path:
+    path = folder / "space.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_space_of_ones_own_is_drawn_under_the_same_conditions(tmp_path: Path) -> None:
+    """In the order that conditions need; they read the base where a setting is not drawn."""
+    path = space_file(
+        tmp_path,
+        '[norm.momentum]\nlow = 0.01\nhigh = 0.5\nlog = true\n[norm.kind]\nvalues = ["bn", "gn"]\n'
+        "[augment.rotate]\nlow = 0\nhigh = 1\n",
+    )
+    space = read_space(path)
+    assert list(space) == ["norm.kind", "norm.momentum", "augment.rotate"]
+    assert [describe_axis(axis) for axis in space.values()] == ["one of ['bn', 'gn']", "0.01 to 0.5, log", "0.0 to 1.0"]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [draw(study.ask(), space, defaults()) for _ in range(30)]
+    assert {one["norm.kind"] for one in drawn} == {"bn", "gn"}
+    assert all(("norm.momentum" in one) == (one["norm.kind"] == "bn") for one in drawn)
+    momentum = read_space(space_file(tmp_path, "[norm.momentum]\nlow = 0.01\nhigh = 0.5\n"))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    assert "norm.momentum" in draw(study.ask(), momentum, defaults())
+    assert draw(study.ask(), momentum, defaults() | {"norm.kind": "gn"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[norm", "is not a TOML file"),
+        ("", "draws nothing: name at least one setting"),
+        ('[norm.kinds]\nvalues = ["bn"]\n', "unknown setting norm.kinds; did you mean norm.kind?"),
+        ('[norm.kind]\nvalues = ["bn", "batchnorm"]\n', "norm.kind 'batchnorm' is unknown; choose one of none, bn"),
+        ("[norm.momentum]\nlow = 0.5\nhigh = 0.1\n", "norm.momentum has low 0.5 and high 0.1: low must be below high"),
+        ("[norm.momentum]\nlow = 0.1\nhigh = 2.0\n", "norm.momentum 2.0 is outside (0, 1]"),
+        ("[norm.momentum]\nlow = 0.1\n", "norm.momentum must be values = [...], or low = ... and high = ..."),
+        ("[norm]\nmomentum = 0.1\n", "norm.momentum must be values = [...]"),
+        ("[norm.kind]\nvalues = []\n", "norm.kind must be values = [...]"),
+    ],
+)
+def test_a_mistake_in_a_space_is_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared
+        read_space(space_file(tmp_path, text))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"--space {tmp_path / 'space.toml'}")
+    assert "\n" not in str(caught.value)
+
+
+def test_flat_and_nested_are_inverse() -> None:
+    values = {"norm.kind": "bn", "norm.momentum": 0.1, "data": "a"}
+    assert flat(nested(values)) == values
+
+
+def test_the_order_of_clips_is_not_searched() -> None:
+    assert not [name for name in SPACE if "order" in name]
