@@ -137,6 +137,15 @@ HOMES = {"pipeline.doctor": "pipeline.doctor.__main__"}  # module of the command
 ALIASES = {"pipeline.page": {"--html": "--out"}}  # other name of an option -> its name
 
 
+def options_class(module: str) -> Any:
+    """Return the dataclass of a command's options."""
+    if module == "pipeline.train":
+        from pipeline.config import Config
+
+        return Config
+    return OPTIONS[module]
+
+
 def read_options(module: str, words: Sequence[str] | None = None) -> Any:
     """Return the options of a command.
 

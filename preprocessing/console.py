@@ -50,6 +50,7 @@ COMMANDS = {
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),
+    "completion": Command("preprocessing.completion", "a script that completes commands in bash, zsh or fish"),
 }
 VERSIONS = ("skelnorm", "torch", "numpy", "h5py", "ray", "wandb")
 NOT = ("not installed", "none (not a checkout)")

@@ -77,6 +77,8 @@ class TaskSource(Protocol):
 def connected(address: str | None) -> Iterator[None]:
     """Start a private Ray on loopback, or join a cluster; leave it at the end. No dashboard, no usage reports.
 
+    Within another `connected` nothing is started: Ray starts badly a second time in one process.
+
     Args:
         address: Address of a cluster, or `auto`; None starts Ray on this machine.
 
@@ -89,10 +91,25 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # Ray's state is never read back
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, which can be resumed
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # makes verbose=0 silent: the source reports
-    with _own_ray() if address is None else _cluster(address):
+    if _connections:
+        yield
+        return
+    with _own_ray() if address is None else _cluster(address), _counted():
         # The source reports failed trials.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield
+
+
+_connections: list[bool] = []  # one entry while this process is connected
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    _connections.append(True)
+    try:
+        yield
+    finally:
+        _connections.pop()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ from pipeline.settings import Choice, Range
 from preprocessing import exits, files, lifetime, startup
 from preprocessing.arguments import suggest
 from tuning.best import BEST_FILE, confirm, write_best
-from tuning.engine import Asha, Resources
+from tuning.engine import Asha, Resources, connected
 from tuning.experiment import (
     INTERRUPTED,
     AtLeast1,
@@ -69,8 +70,8 @@ class Search(Experiment):
     """Seed of the draws and of every training."""
     preset: str = "default"
     """Preset, or TOML file, that all trials start from; --frames and --epochs win over it."""
-    model: Annotated[str, Choice(MODELS)] | None = None
-    """Network of all trials; none: the preset's."""
+    model: Annotated[str, Choice(("preset", *MODELS))] = "preset"
+    """Network of all trials; preset: that of the preset."""
     space: Path | None = None
     """TOML file with the settings to search (format: tuning/space.py); none: normalization and what depends on it."""
     confirm: Annotated[int, Range(ge=0)] = 0
@@ -98,7 +99,7 @@ class Search(Experiment):
     def base(self) -> dict[str, Any]:
         """Flat settings of the preset and the model."""
         values = {name: value for name, value in flat(preset(self.preset)).items() if name not in OWN}
-        if self.model is not None:
+        if self.model != "preset":
             values["model.name"] = self.model
         from_dict(nested(values | {"data": "a.h5", "out": "run"}))
         return values
@@ -147,15 +148,17 @@ def run_search(settings: Search) -> list[Outcome]:
         ledger = study_ledger(settings, "search", settings.identity)
         done = len(ledger.ended)
         report_resumed(done, len(ledger.under_way))
-        if done < settings.trials or ledger.under_way:
-            with settings.reporter(settings.trials, done) as reporter:
-                settings.run(tpe_source(settings, ledger, reporter), Asha(settings.grace, settings.epochs))
-        outcomes = list(ledger.ended.values())
-        document = {"command": settings.recorded_command, "trials": results.search_rows(outcomes)}
-        results.write(settings.out, document)
-        confirmed = confirm(settings, outcomes) if settings.confirm else []
-        if confirmed:
-            results.write(settings.out, document | {"confirmed": confirmed})
+        left, confirmed = done < settings.trials or bool(ledger.under_way), list[dict[str, Any]]()
+        with connected(settings.address) if left or settings.confirm else nullcontext():
+            if left:
+                with settings.reporter(settings.trials, done) as reporter:
+                    settings.run(tpe_source(settings, ledger, reporter), Asha(settings.grace, settings.epochs))
+            outcomes = list(ledger.ended.values())
+            document = {"command": settings.recorded_command, "trials": results.search_rows(outcomes)}
+            results.write(settings.out, document)
+            if settings.confirm:
+                confirmed = confirm(settings, outcomes)
+                results.write(settings.out, document | {"confirmed": confirmed})
         write_best(settings, outcomes, confirmed)
         page.write_search(settings.out, settings.command, outcomes)
     return outcomes
