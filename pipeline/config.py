@@ -29,6 +29,7 @@ PRESETS = preset_list.PRESETS
 MODULE = "pipeline.train"
 DRY_RUN = "--dry-run"
 LIST = "skelnorm presets lists them"
+OURS = ("lock", "wandb", "checkpoints")  # beside JSON, what a run folder may hold without its settings
 # Short name of an option -> its name. The other commands have the same short names.
 ALIASES = {
     "--epochs": "--train.epochs",
@@ -176,6 +177,14 @@ def preset(name: str) -> dict[str, Any]:
     return merged
 
 
+def _others(out: Path) -> list[str]:
+    """Return the names of files in a folder that is not a run folder; a training that was rejected leaves its own."""
+    if not out.is_dir() or (out / "config.json").exists():
+        return []
+    names = sorted(path.name for path in out.iterdir())
+    return [name for name in names if name not in OURS and not name.startswith(".") and ".json" not in name]
+
+
 def parse(words: Sequence[str] | None = None, description: str = "") -> Config:
     """Make settings from a command line, whose first word names the preset.
 
@@ -224,5 +233,10 @@ def parse(words: Sequence[str] | None = None, description: str = "") -> Config:
         raise ValueError(f"--init {config.init} is the run folder --out: choose another --out for the fine-tuned run")
     if config.out.is_file():
         raise ValueError(f"--out {config.out} is a file; a run makes a folder")
+    if others := _others(config.out):
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ValueError(
+            f"--out {config.out} holds other files ({some}): name a folder that is empty or does not exist yet"
+        )
     # The run remembers where its data is, for the doctor and the page, which may be started in another folder.
     return dataclasses.replace(config, data=config.data.resolve())

@@ -20,7 +20,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -81,8 +81,13 @@ class Choice:
         for word in value.split(self.joined) if self.joined else (value,):
             if word not in self.names:
                 several = f", or join several: {self.joined.join(list(self.names)[:2])}" if self.joined else ""
-                return f"{word!r} is unknown; choose one of {', '.join(self.names)}{several}"
+                return f"{word!r} is unknown; choose one of {', '.join(self.names)}{several}{_near(word, self.names)}"
         return ""
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def declared(cls: Any) -> dict[str, Any]:
@@ -137,7 +142,9 @@ def _fault(kind: Any, value: Any) -> str:
     kind, *markers = get_args(kind) if get_origin(kind) is Annotated else (kind,)
     if get_origin(kind) is Literal:
         known = get_args(kind)
-        return "" if value in known else f"{value!r} is unknown; choose one of {', '.join(map(str, known))}"
+        if value in known:
+            return ""
+        return f"{value!r} is unknown; choose one of {', '.join(map(str, known))}{_near(str(value), map(str, known))}"
     if get_origin(kind) is tuple:
         each = get_args(kind)[0]
         if not isinstance(value, tuple):

@@ -144,6 +144,8 @@ def _one_line(program: str) -> Iterator[None]:
         return
 
     def report(event: Any) -> None:
+        if type(event).__name__ == "InstantiationFailure" and event.argument is None:
+            raise SystemExit(exits.report(ValueError(event.message)))  # of the class itself, with its own remedy
         if message := _message(event):
             raise SystemExit(_report(program, message))
 

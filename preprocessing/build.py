@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from preprocessing import engines, exits, startup
 from preprocessing.arguments import parse as read_options
-from preprocessing.arguments import suggest
+from preprocessing.arguments import suggest, suggestion
 from preprocessing.balance import balance_notes
 from preprocessing.bones import check_bones
 from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
@@ -263,7 +263,9 @@ def _check(options: Options) -> None:
     except ValueError as error:
         raise SourceError(str(error)) from None
     if options.engine not in engines.ENGINES:
-        raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {', '.join(engines.ENGINES)}")
+        hint = suggestion(options.engine, engines.ENGINES)
+        known = ", ".join(engines.ENGINES)
+        raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {known}{hint}")
 
 
 def _allowed(options: Options, content_sha256: str) -> None:

@@ -47,7 +47,7 @@ def table() -> dict[str, Choices]:
     """Return the options of every command that has a dataclass of options."""
     from preprocessing.console import COMMANDS
 
-    found = {}
+    found: dict[str, Choices] = {}
     for name, command in COMMANDS.items():
         module = command.module.removesuffix(".__main__")
         home = importlib.import_module(command.reader or command.module)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preprocessing.arguments import suggestion
 from preprocessing.hdf5 import SkeletonFile
 
 
@@ -36,7 +37,8 @@ def splits_of(file: SkeletonFile, protocol: str = "", fit: str = "train") -> Spl
     """
     protocol = protocol or file.default_protocol
     if protocol not in file.splits:
-        raise ValueError(f"{file.path} has no protocol {protocol!r}; it has {', '.join(sorted(file.splits)) or 'none'}")
+        known = ", ".join(sorted(file.splits)) or "none"
+        raise ValueError(f"{file.path} has no protocol {protocol!r}; it has {known}{suggestion(protocol, file.splits)}")
     parts = {
         name: torch.from_numpy(np.asarray(file.splits[protocol].get(name, []), dtype=np.int64))
         for name in ("train", "val", "test")

@@ -12,7 +12,7 @@ except ImportError:
     try:
         from pytorch_lightning import Callback
     except ImportError:
-        raise ImportError("Lightning is missing: pip install 'skelnorm-normdoctor[lightning]'") from None
+        raise ImportError("Lightning is missing: pip install lightning") from None
 
 PREFIX = "normdoctor/"
 

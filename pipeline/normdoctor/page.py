@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis
 
 TEMPLATES = Path(__file__).parent / "templates"
-MISSING = "the page needs jinja2: pip install 'skelnorm-normdoctor[page]'"
+MISSING = "the page needs jinja2: pip install jinja2"
 DISTRIBUTIONS = ("skelnorm-normdoctor", "skelnorm")
 # Least number of ticks of an axis.
 TICKS = 4

@@ -9,7 +9,7 @@ from .monitor import Measurement, Monitor
 try:
     from transformers import TrainerCallback
 except ImportError:
-    raise ImportError("transformers is missing: pip install 'skelnorm-normdoctor[transformers]'") from None
+    raise ImportError("transformers is missing: pip install transformers accelerate") from None
 
 # Argument of models that is about the loss, and no input.
 OF_THE_LOSS = "num_items_in_batch"

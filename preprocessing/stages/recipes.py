@@ -107,7 +107,9 @@ def recipe(
 
 def _check_optional(stage: str, name: str, kinect: bool, landmarks: Landmarks) -> None:
     if stage not in OPTIONAL:
-        raise ValueError(f"--add {stage!r} is unknown; choose from {', '.join(OPTIONAL)}")
+        near = get_close_matches(stage, list(OPTIONAL), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--add {stage!r} is unknown; choose from {', '.join(OPTIONAL)}{hint}")
     if name != "exact":
         raise ValueError(f"--add {stage} works with recipe exact only; {name} is kept as published")
     if stage == "motion" and not kinect:
