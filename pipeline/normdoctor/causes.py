@@ -19,6 +19,9 @@ from .sources import running
 # Below this share of the gap, what is left is called unexplained; a check that explains this share of what a check it
 # supersedes does takes its place; fresh statistics that recover it name the cause where no check does.
 EXPLAINED = 0.8
+# Least gain of a remedy without a gap, as a share of a score outside [0, 1]: running statistics of small batches are
+# noisy.
+NOTICED_SHARE = 0.1
 # A proof fails where the evaluation samples exclude that they gain this share of what the training samples do.
 CONFIRMED = 0.5
 # Checks of what the size of a batch does to its statistics, which fresh ones change too.
@@ -224,7 +227,8 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
         recovers = gain.significant and gain.mean >= EXPLAINED * evidence.gap
     else:
         on_eval = "C" not in scores or evidence.paired(evidence.score["C"], scores["C"]).significant
-        recovers = gain.significant and on_eval
+        large = evidence.is_share or gain.mean >= NOTICED_SHARE * abs(evidence.mean("A"))
+        recovers = gain.significant and on_eval and large
     if not recovers and not _cures_evaluation(evidence, tried):
         return []
     padding = next((one for one in found if one.name == "padding" and one.is_fact), None)

@@ -202,6 +202,15 @@ def test_evaluation_that_fails_as_found_is_the_mode() -> None:
     assert not score_checks.mode(evidence(training_modules=["norm"])).fails  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("gain", "named"), [(0.06, []), (0.2, ["foreign"])])
+def test_without_a_gap_a_tenth_of_a_loss_must_be_gained(gain: float, named: list[str]) -> None:
+    """Noise of running statistics costs a few hundredths of a loss in any healthy network of small batches."""
+    loss = -1 - 0.1 * right(0.5).double()
+    seen = evidence(score={name: loss - worse for name, worse in (("A", 0), ("B", 0.5), ("C", 0), ("D", 0.5))})
+    tried = {"joint": {"A": loss + gain, "C": loss + gain}}
+    assert [one.name for one in unnamed(seen, [], tried)] == named
+
+
 def test_what_fails_with_an_error_comes_before_every_cause() -> None:
     """A batch of one that torch rejects cannot have left bad statistics: it is the failure, and no cause.
 
