@@ -47,6 +47,7 @@ COMMANDS = {
     "adopt": Command("pipeline.adopt", "accept an edited run folder as it is"),
     "page": Command("pipeline.page", "one report over several runs", OPTIONS),
     "train-nodes": Command("tuning.train", "train one network over the nodes of a Ray cluster"),
+    "watch": Command("tuning.watch", "follow a training, a search or a study in the browser"),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),

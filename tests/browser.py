@@ -1,19 +1,25 @@
 """A page in headless Chromium: its DOM after its scripts ran, the errors of its scripts, and a picture of it."""
 
+import asyncio
+import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-# No host is looked up: neither the page's nor Chromium's own.
+# No host is looked up: neither the page's nor Chromium's own. The rules hold for addresses too, but for this machine's.
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--hide-scrollbars",
 )  # fmt: skip
 WATCH = """<script>
 addEventListener("error", (event) => { document.documentElement.dataset.failed = event.message; });
@@ -72,3 +78,38 @@ def loads(page: Path) -> list[str]:
     style = "".join(re.findall(r"<style>(.*?)</style>", page.read_text(), flags=re.S))
     links = re.findall(r"(?:src|href|action|poster)\s*=\s*[\"']?([^\s\"'>]+)", outside_scripts(page))
     return [link for link in links if not link.startswith("#")] + re.findall(r"@import|url\([^)]*\)", style)
+
+
+@contextlib.contextmanager
+def opened(address: str, folder: Path) -> Iterator[Callable[[str], Any]]:
+    """A page that stays open; yields a function that evaluates an expression of JavaScript in it."""
+    aiohttp = pytest.importorskip("aiohttp")
+    profile = folder / "profile"
+    command = [chromium(), *QUIET, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield lambda expression: asyncio.run(_evaluate(aiohttp, profile / "DevToolsActivePort", expression))
+        finally:
+            process.kill()
+
+
+async def _evaluate(aiohttp: Any, port_file: Path, expression: str) -> Any:
+    deadline = time.monotonic() + 30
+    while not (port_file.is_file() and "\n" in port_file.read_text()):
+        assert time.monotonic() < deadline, "the browser does not start"
+        await asyncio.sleep(0.1)
+    port = port_file.read_text().splitlines()[0]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+            (page,) = [one for one in await answer.json() if one["type"] == "page"]
+        async with session.ws_connect(page["webSocketDebuggerUrl"]) as socket:
+            params = {"expression": expression, "returnByValue": True}
+            for number in range(1, 100):
+                await socket.send_json({"id": number, "method": "Runtime.evaluate", "params": params})
+                reply: dict[str, Any] = {}
+                while reply.get("id") != number:
+                    reply = json.loads((await socket.receive()).data)
+                if "result" in reply:  # else the page is being loaded
+                    return reply["result"]["result"].get("value")
+                await asyncio.sleep(0.1)
+    raise AssertionError("the page does not load")

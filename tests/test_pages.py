@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.pages import diagnosis, evaluation, runs, timeline
+from pipeline.pages import diagnosis, evaluation, live, runs, timeline
 from pipeline.pages.finished import read_run
 from pipeline.timeline import Segment, Timeline
 from preprocessing import inspect, view
@@ -22,14 +22,26 @@ from preprocessing.skeleton import RawClip, Track
 from tests.browser import loads, rendered
 from tests.tuning.test_page import ARMS, arms, trials
 from tuning import page as tuning_page
-from tuning import results
+from tuning import results, watch
 
 ROOT = Path(__file__).parents[1]
 OLD = ROOT / "tests" / "golden" / "old"
 CSS = (ROOT / "preprocessing" / "pages" / "templates" / "page.css").read_text()
 FOOTER = Provenance("python -m x --out y", "1.2.3", "abcdef0123", "2026-01-01 00:00 UTC")
 LONG = "a-run-whose-name-is-long-and-has-no-place-to-break-it_0123456789"
-NAMES = ("report", "doctor", "evaluate", "study", "search", "inspect", "recordings", "view", "timeline")
+NAMES = (
+    "report",
+    "doctor",
+    "evaluate",
+    "study",
+    "search",
+    "inspect",
+    "recordings",
+    "view",
+    "timeline",
+    "watch",
+    "watched study",
+)
 WIDTHS = (500, 900, 1400)
 
 
@@ -60,7 +72,7 @@ def _timeline(file: SkeletonFile) -> str:
     track = Track(1, np.arange(6), np.asarray(file.joints_RV3[:6]))
     line = Timeline(LONG, 30.0, 6, [Segment(0, 2, "wave", 0.9), Segment(3, 5, "<b>", 0.4)], [], RawClip(6, (track,)))
     bones = [(int(a), int(b)) for a, b in file.bones]
-    return timeline.page([line], LONG, bones, len(file.joint_names), FOOTER)
+    return timeline.page([line], LONG, bones, file.joint_names, FOOTER)
 
 
 def make(name: str, folder: Path) -> str:
@@ -78,6 +90,10 @@ def make(name: str, folder: Path) -> str:
     if name == "search":
         tuning_page.write_search(folder, {"data": LONG, "epochs": "2"}, trials(30))
         return (folder / "report.html").read_text()
+    if name == "watch":
+        return live.page(OLD / "runs" / "finished", FOOTER)
+    if name == "watched study":
+        return watch.study_page(OLD / "study", FOOTER)
     if name == "timeline":
         return _timeline(file)
     survey = inspect.Survey(f"{LONG}.h5")
