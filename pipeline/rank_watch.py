@@ -1,8 +1,8 @@
 """Notice ranks that are stopped or hang: the launcher looks at their state, their work and their beats.
 
-A sign of life is a beat (`distributed.beat`: a step, a collective), processor time of the rank or of a process that it
-started (a compiler), or bytes that it reads or writes. So a long compilation, evaluation or hash of a data file is not
-silence; neither is the wait for a rank that does one of them. Ranks are silent when none of them gives a sign.
+A sign of life is a beat (`distributed.beat`: a step, a collective), processor time that the rank or a process that it
+started (a compiler) uses or waits for, or bytes that it reads or writes. So a long compilation, evaluation or hash of a
+data file is not silence; neither is the wait for a rank that does one of them. Ranks are silent when none gives a sign.
 
 Only Linux shows all this; elsewhere nobody is ever silent here, and torch's own time limit of collectives holds. A rank
 that waits on a GPU uses processor time all the while: there only stopped processes are found.
@@ -93,14 +93,23 @@ def state(pid: int) -> str:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process and of all processes that it started, ended ones included."""
-    seconds, pids = 0, [pid]
+    """Return the processor time that a process and all that it started have used or waited for, ended ones included."""
+    seconds, pids = 0.0, [pid]
     while pids:
         one = pids.pop()
         if fields := _fields(one):
-            seconds += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+            seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime, stime, cutime, cstime
+            seconds += _waiting_seconds(one)
             pids += _children(one)
-    return seconds / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def _waiting_seconds(pid: int) -> float:
+    """Return how long a process's first thread has waited for a core: on a crowded machine that is most of its time."""
+    try:
+        return int((PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _children(pid: int) -> list[int]:

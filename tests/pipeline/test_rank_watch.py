@@ -86,6 +86,14 @@ def test_beats_and_file_access_are_signs_of_life(monkeypatch: pytest.MonkeyPatch
         assert watched(two, [1, 1]) is None
 
 
+def test_waiting_for_a_core_is_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where more processes compute than it has cores."""
+    waited = iter(range(1000))
+    monkeypatch.setattr(rank_watch, "_waiting_seconds", lambda pid: next(waited))
+    with ranks(SLEEPS, SLEEPS) as two:
+        assert watched(two, [1, 1]) is None
+
+
 def test_without_a_bound_nobody_is_silent() -> None:
     with ranks(SLEEPS) as one:
         one[0].send_signal(signal.SIGSTOP)
