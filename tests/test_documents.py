@@ -10,12 +10,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.models import MODELS, ModelConfig, build_model
+from pipeline.normdoctor.checks import CHECKS, REST
 from pipeline.norms import NormConfig
 from preprocessing.build import Options
 from preprocessing.build import main as build
@@ -24,8 +26,8 @@ from preprocessing.hdf5 import open_file
 from preprocessing.layouts import LAYOUTS
 from preprocessing.sources import SOURCES
 from preprocessing.synthetic import main as synthetic
+from tests.site import causes, picture, settings
 from tests.site import norms as norms_table
-from tests.site import picture, settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -97,17 +99,24 @@ def test_the_example_of_an_array_file_builds_and_its_skeleton_is_a_network_s(tmp
         assert network(x, present).shape == (1, 2)
 
 
+def picture_of(name: str, text: str) -> str:
+    """The present picture of a cause."""
+    return causes.picture(name)
+
+
 @pytest.mark.parametrize(
     ("path", "now"),
     [
         ("pipeline/SETTINGS.md", lambda text: settings.page()),
         ("pipeline/norms/README.md", norms_table.filled),
+        ("pipeline/normdoctor/README.md", causes.filled),
+        *((f"pipeline/normdoctor/pictures/{name}.svg", partial(picture_of, name)) for name in CHECKS | REST),
         ("pipeline/question.svg", lambda text: picture.picture(picture.figures(picture.TABLE.read_text()))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_generated_part_is_what_its_generator_writes(path: str, now) -> None:
-    """If not: python tests/site/settings.py > pipeline/SETTINGS.md, tests/site/norms.py, tests/site/picture.py."""
+    """If not: python tests/site/settings.py > pipeline/SETTINGS.md, and causes.py, norms.py, picture.py beside it."""
     text = (ROOT / path).read_text()
     assert text == now(text)
 

@@ -21,7 +21,8 @@ from .diagnosis import Diagnosis, diagnose
 from .evidence import History
 from .layers import decayed_scales
 from .masking import MaskedBatchNorm, convert, counting
-from .monitor import Announcement, Measurement, Monitor, NormalizationWarning
+from .measurement import Announcement, Measurement, NormalizationWarning
+from .monitor import Monitor
 from .recalibration import recalibrate
 from .repair import load_repaired
 

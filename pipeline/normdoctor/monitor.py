@@ -24,10 +24,11 @@ from torch import nn
 from .batches import size_of
 from .calling import Forward, Metric, first_line
 from .collector import Rows
-from .diagnosis import Diagnosis, diagnose
+from .diagnosis import diagnose
 from .evidence import History, gaps
 from .intervals import Difference
 from .layer_checks import TOO_FAST
+from .measurement import Announcement, Measurement, NormalizationWarning, passes, significant_together
 from .samples import random_state_kept
 from .sites import eagerly
 from .watched import Watched, generators_kept, kept_apart, synchronized
@@ -35,7 +36,7 @@ from .watched import Watched, generators_kept, kept_apart, synchronized
 # Largest share of the training's time that measurements take.
 SHARE = 0.02
 # A training counts as at least this many steps long, so that its first measurements come early.
-LEAST_STEPS = 400
+LEAST_STEPS = 600
 # No measurement before this step: weights of the first steps move faster than any running statistics.
 FIRST_STEP = 100
 # Momenta below SLOW or above TOO_FAST are unusual: such a training is measured every UNUSUAL_PAUSE steps from step
@@ -46,83 +47,17 @@ UNUSUAL_FIRST, UNUSUAL_PAUSE, UNUSUAL_LAST = 50, 20, 200
 INITIAL = 0.05
 # Steps between a measurement that finds a gap and the one that must confirm it.
 PAUSE = 25
-# Measurements in a row that hint at a gap (half of what is significant), and are then looked at together.
-POOLED, HINT = 3, 0.5
-# Batches of a measurement: at least LEAST_BATCHES, and up to MOST_BATCHES where these hold few samples.
-LEAST_BATCHES, MOST_BATCHES, SAMPLES = 4, 16, 128
+# Measurements in a row that hint at a gap, and are then looked at together.
+POOLED = 3
+# Batches of a measurement: at least LEAST_BATCHES, and up to MOST_BATCHES where these hold few samples; twice as many
+# where a momentum is unusual.
+LEAST_BATCHES, MOST_BATCHES, SAMPLES = 4, 8, 128
 # Samples and batches of the diagnosis, and evaluation samples kept.
 DIAGNOSED, DIAGNOSED_BATCHES = 512, 64
+# Multiple of its threshold from which a gap is announced without a cause.
+UNEXPLAINED = 2.0
 # Cost of the first measurement in training steps, until it is known.
 FIRST_COST = 6.0
-
-
-class NormalizationWarning(UserWarning):
-    """A normalization gap has opened during training.
-
-    Example:
-        >>> import warnings, normdoctor
-        >>> warnings.simplefilter("error", normdoctor.NormalizationWarning)  # end the training there
-        >>> warnings.simplefilter("default", normdoctor.NormalizationWarning)
-    """
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Scores at one step of the training.
-
-    Example:
-        >>> import torch, normdoctor
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
-        >>> normdoctor.Monitor(model).measurements
-        []
-    """
-
-    step: int
-    scores: dict[str, float]
-    """A, B and, where there are evaluation samples, C and D: means over the latest batches."""
-    gap: dict[str, float]
-    """`normalization` B - A and, where D is known, `generalization` B - D."""
-    cost: Difference
-    """B - A with its interval and threshold."""
-    excess: float
-    """What running statistics cost on the training or the evaluation samples, as a multiple of what is significant."""
-    seconds: float
-    """Time that it took."""
-
-    @property
-    def is_significant(self) -> bool:
-        """True if running statistics cost score."""
-        return self.excess > 1
-
-    @property
-    def hints(self) -> bool:
-        """True if they may."""
-        return self.excess > HINT
-
-
-@dataclass(frozen=True)
-class Announcement:
-    """The one warning of a training.
-
-    Example:
-        >>> import torch, normdoctor
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
-        >>> normdoctor.Monitor(model).announcement is None
-        True
-    """
-
-    step: int
-    measurement: Measurement
-    """The latest before the diagnosis."""
-    diagnosis: Diagnosis
-    seconds: float
-    """Time of the diagnosis, which comes on top of the monitor's share."""
-
-    def __str__(self) -> str:
-        """Return verdict and remedy in one line."""
-        remedies = [one.remedy for one in self.diagnosis.causes] + [one.remedy for one in self.diagnosis.suspicions]
-        remedy = "".join(f" Remedy: {text}." for text in remedies[:1])
-        return f"normdoctor at step {self.step}: {self.diagnosis.verdict}{remedy}"
 
 
 @dataclass
@@ -164,8 +99,8 @@ class Monitor:
         rows: As in `diagnose`.
         history: As in `diagnose`.
         higher_is_better: As in `diagnose`.
-        share: Largest share of the training's time that measurements take. The first 400 steps count as a whole, so a
-            shorter training may spend more.
+        share: Largest share of the training's time that measurements take. A training counts as 600 steps long at
+            least, so a shorter one may spend more.
         every: Steps from one measurement to the next, whatever they cost; None: as `share` allows.
 
     Attributes:
@@ -218,6 +153,7 @@ class Monitor:
         self._eval_batches, self._held_out, self._held_out_samples = eval_batches, [], 0  # type: ignore[var-annotated]
         self._timer, self._collected = _Timer(), _Collected()
         self._in_a_row = self._hints = 0  # significant measurements, and those that hint at a gap
+        self._suspect: tuple[float, nn.Module] | None = None  # a copy of the model where the gap was largest
         self._not_before = UNUSUAL_FIRST
         self._is_unusual: bool | None = None  # known at the first look at the layers
 
@@ -290,7 +226,7 @@ class Monitor:
 
     def _stop(self, error: Exception) -> None:
         self.off = f"{type(error).__name__}: {first_line(error)}"
-        self._watched = None
+        self._watched = self._suspect = None
         self._held_out.clear()
         warnings.warn(f"normdoctor.Monitor is off: {self.off}", NormalizationWarning, stacklevel=4)
 
@@ -314,7 +250,8 @@ class Monitor:
         if not self._collected.wanted:
             if not self._is_ready(watched):
                 return None
-            self._collected = _Collected(min(MOST_BATCHES, max(LEAST_BATCHES, -(-SAMPLES // size))))
+            most = 2 * MOST_BATCHES if self._is_unusual else MOST_BATCHES
+            self._collected = _Collected(min(most, max(LEAST_BATCHES, -(-SAMPLES // size))))
         self._collected.batches.append(kept_apart(batch))
         if len(self._collected.batches) < self._collected.wanted:
             return None
@@ -328,13 +265,21 @@ class Monitor:
         self._in_a_row = self._in_a_row + 1 if measurement.is_significant else 0
         self._hints = self._hints + 1 if measurement.hints else 0
         self._not_before = self.steps + (PAUSE if self._hints else UNUSUAL_PAUSE if self._is_unusual else 0)
-        together = self._hints >= POOLED and _significant_together(self.measurements[-POOLED:])
+        self._keep_suspect(watched, measurement)
+        together = self._hints >= POOLED and significant_together(self.measurements[-POOLED:])
         if self._hints >= POOLED:
             self._hints = 0
         if self.announcement is None and (self._in_a_row >= 2 or together):
             wanted = min(DIAGNOSED_BATCHES, max(2 * LEAST_BATCHES, DIAGNOSED // size))
             self._collected = _Collected(wanted, batches, is_diagnosis=True)
         return measurement
+
+    def _keep_suspect(self, watched: Watched, measurement: Measurement) -> None:
+        """Keep the model of the largest gap in a row: running statistics that are too fast are wrong now and then."""
+        if not measurement.hints or self.announcement is not None:
+            self._suspect = None
+        elif self._suspect is None or measurement.excess > self._suspect[0]:
+            self._suspect = measurement.excess, watched.subject()
 
     def _is_ready(self, watched: Watched) -> bool:
         """Return whether running statistics can be judged yet; those of an average, once it averages something."""
@@ -373,9 +318,11 @@ class Monitor:
         """Name the cause, and announce it if the diagnosis confirms the gap."""
         begin = time.perf_counter()
         forward, metric = self._usage
+        subject = watched.subject() if self._suspect is None else self._suspect[1]
+        self._suspect = None
         with eagerly():
             diagnosis = diagnose(
-                watched.subject(),
+                subject,
                 batches,
                 self._held_out or None,
                 forward=forward,
@@ -386,7 +333,8 @@ class Monitor:
                 samples=DIAGNOSED,
             )
         cost = diagnosis.gap.get("own_batches", diagnosis.gap["normalization"])
-        if diagnosis.causes or cost > diagnosis.threshold:
+        found = bool(diagnosis.causes) or cost > UNEXPLAINED * diagnosis.threshold
+        if found and (self._is_unusual or not passes(diagnosis)):
             seconds = time.perf_counter() - begin
             self._timer.announced = seconds
             self.announcement = Announcement(self.steps, self.measurements[-1], diagnosis, seconds)
@@ -410,10 +358,3 @@ class Monitor:
     def _keep_eval(self, batch: Any) -> None:
         self._held_out.append(kept_apart(batch))
         self._held_out_samples += size_of(batch)
-
-
-def _significant_together(latest: list[Measurement]) -> bool:
-    """Return whether measurements find a gap together: their batches differ, so their errors are independent."""
-    if len(latest) < POOLED:
-        return False
-    return sum(one.excess for one in latest) > math.sqrt(len(latest))

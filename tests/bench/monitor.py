@@ -36,10 +36,12 @@ from averages import NETWORKS  # noqa: E402 - the path is set above
 
 from pipeline.normdoctor import Monitor  # noqa: E402
 
-STEPS, BATCH, RATE = 400, 64, 0.05
+STEPS, HEALTHY_STEPS, BATCH, RATE = 400, 800, 64, 0.05
 # Noise on the digits, and spread of their logarithmic contrast: without them, networks that small are right whatever
 # their statistics.
 NOISE, CONTRAST = 0.7, 0.7
+# Step after which the gap is measured from outside, and samples for that.
+GAP_AT, GAP_SAMPLES = 199, 1024
 # An average over the steps from here on.
 AVERAGE_FROM = 50
 DECAY = 0.98
@@ -58,6 +60,8 @@ class Training:
     batch: int = BATCH
     rate: float = RATE
     optimizer: str = "sgd"
+    one_contrast: bool = False
+    """One contrast per batch, as where each batch is one recording."""
     second_pass: bool = False
     """Another forward pass per step, on inputs of another distribution, as in domain adaptation."""
 
@@ -95,7 +99,7 @@ def tracked(channels: int) -> nn.Module:
 PLAIN, SEPARABLE = NETWORKS["plain"], NETWORKS["separable"]
 FAULTS: dict[str, Training] = {
     "SWA, momentum 0": Training(PLAIN, ("buffers", "averaging"), momentum=0.0, averaged="equally"),
-    "momentum of Keras": Training(NETWORKS["dense"], ("stale",), momentum=0.99, batch=8),
+    "momentum of Keras": Training(PLAIN, ("stale", "correlated"), momentum=0.99, one_contrast=True),
     "slow": Training(PLAIN, ("stale", "buffers"), momentum=0.001),
     "reuse": Training(lambda: Twice(empty=True), ("reuse",)),
     "second forward pass": Training(PLAIN, ("foreign", "stale"), second_pass=True),
@@ -126,7 +130,8 @@ def batches(training: Training, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(y_N), generator=draw)
         for chosen in order[: len(order) // training.batch * training.batch].split(training.batch):
             x_B1HW = x_N1HW[chosen]
-            contrast_B = torch.exp(CONTRAST * torch.randn(len(x_B1HW), 1, 1, 1, generator=draw))
+            pictures = 1 if training.one_contrast else len(x_B1HW)
+            contrast_B = torch.exp(CONTRAST * torch.randn(pictures, 1, 1, 1, generator=draw))
             noise_B1HW = NOISE * torch.randn(x_B1HW.shape, generator=draw)
             yield contrast_B * (x_B1HW + noise_B1HW), y_N[chosen]
 
@@ -163,6 +168,7 @@ def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, A
         optimizer = torch.optim.SGD(model.parameters(), training.rate, momentum=0.9)
     monitor = Monitor(model if average is None else average) if watch else None
     source = batches(training, seed)
+    gap = 0.0
     begin = time.perf_counter()
     for step in range(steps):
         x, y = next(source)
@@ -176,7 +182,24 @@ def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, A
             _follow(average, model)
         if monitor is not None:
             monitor.step((x, y))
-    return {"seconds": time.perf_counter() - begin} | ({} if monitor is None else _said(monitor))
+        if step == GAP_AT:
+            pause = time.perf_counter()
+            gap = outside_gap(model if average is None else average, training, seed)
+            begin += time.perf_counter() - pause
+    seconds = time.perf_counter() - begin
+    return {"gap": gap, "seconds": seconds} | ({} if monitor is None else _said(monitor))
+
+
+def outside_gap(model: nn.Module, training: Training, seed: int) -> float:
+    """Return B - A over fresh batches, by a plain pass in training and in eval mode."""
+    found = {True: 0.0, False: 0.0}
+    source = batches(training, seed + 1000)
+    some = [next(source) for _ in range(GAP_SAMPLES // training.batch)]
+    for mode in found:
+        twin = copy.deepcopy(model).train(mode)
+        with torch.no_grad():
+            found[mode] = statistics.mean((twin(x).argmax(1) == y).double().mean().item() for x, y in some)
+    return found[True] - found[False]
 
 
 def _said(monitor: Monitor) -> dict[str, Any]:
@@ -194,20 +217,23 @@ def _said(monitor: Monitor) -> dict[str, Any]:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as two Markdown tables."""
-    rows = ["| fault | announced at step | named first | diagnosis, s |", "|" + "---|" * 4]
+    rows = ["| fault | gap at step 200, points | announced at step | named first | diagnosis, s |", "|" + "---|" * 5]
     for name in FAULTS:
         mine = [line for line in lines if line["training"] == name]
         at = ", ".join(str(line["step"] or "never") for line in mine)
         first = ", ".join(dict.fromkeys((line["named"] or ["-"])[0] for line in mine))
         took = [line["diagnosis_seconds"] for line in mine if line["step"]]
-        rows.append(f"| {name} | {at} | {first} | {statistics.mean(took) if took else 0:.1f} |")
-    rows += ["", "| healthy training | announced | measurements | monitor's share of the time, % |", "|" + "---|" * 4]
+        gaps = ", ".join(f"{100 * line['gap']:.0f}" for line in mine)
+        rows.append(f"| {name} | {gaps} | {at} | {first} | {statistics.mean(took) if took else 0:.1f} |")
+    rows += ["", "| healthy training | gap at step 200, points | announced | measurements | share of the time, % |"]
+    rows.append("|" + "---|" * 5)
     for name in HEALTHY:
         mine = [line for line in lines if line["training"] == name]
         said = sum(line["step"] is not None for line in mine)
         shares = ", ".join(f"{100 * line['own'] / (line['seconds'] - line['own']):.1f}" for line in mine)
         made = ", ".join(str(len(line["measurements"])) for line in mine)
-        rows.append(f"| {name} | {said} of {len(mine)} | {made} | {shares} |")
+        gaps = ", ".join(f"{100 * line['gap']:.0f}" for line in mine)
+        rows.append(f"| {name} | {gaps} | {said} of {len(mine)} | {made} | {shares} |")
     return "\n".join(rows)
 
 
@@ -216,7 +242,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench-monitor"), help="folder of the results")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of a training")
     parser.add_argument("--only", nargs="+", choices=[*FAULTS, *HEALTHY], default=[*FAULTS, *HEALTHY], help="these")
     parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
     options = parser.parse_args()
@@ -232,7 +257,8 @@ def main() -> None:
                 if (name, seed) in known:
                     continue
                 line = {"training": name, "seed": seed}
-                line |= train((FAULTS | HEALTHY)[name], seed, options.steps, watch=True)
+                steps = STEPS if name in FAULTS else HEALTHY_STEPS
+                line |= train((FAULTS | HEALTHY)[name], seed, steps, watch=True)
                 lines.append(line)
                 file.write(json.dumps(line) + "\n")
                 file.flush()

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.normdoctor import Monitor, NormalizationWarning
+from pipeline.normdoctor.measurement import passes
 from tests.pipeline.normdoctor.planted import Batches, Small, data, norms
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +120,24 @@ def test_the_scores_are_those_of_the_present_weights() -> None:
             assert monitor.measurements[-1].scores[name] == pytest.approx(right)
         model.norm2.eval()
     assert len({one.scores["A"] for one in monitor.measurements}) == 3
+
+
+@pytest.mark.parametrize(
+    ("causes", "shift", "ratio", "over_soon"),
+    [
+        (["foreign"], 0.1, 1.1, True),
+        ([], 0.1, 1.1, True),
+        (["foreign"], 0.3, 1.1, False),
+        (["stale"], 0.1, 2.5, False),
+        (["reuse"], 0.1, 1.1, False),
+        (["foreign"], None, 1.1, False),
+    ],
+)
+def test_a_small_lag_passes(causes: list[str], shift: float | None, ratio: float, over_soon: bool) -> None:
+    """Statistics near those of the samples, and no other cause; an unknown distance is not near."""
+    layers = [{"train": {"shift": shift, "ratio": ratio}}, {"train": {"shift": 0.0, "ratio": 1.0}}, {}]
+    found = SimpleNamespace(causes=[SimpleNamespace(check=name) for name in causes], layers=layers)
+    assert passes(found) is over_soon
 
 
 # --- nothing changes --------------------------------------------------------------------------------------------------
@@ -235,9 +255,9 @@ def test_measurements_wait_until_their_share_of_the_time_has_passed(monkeypatch:
             measured.append(step)
             monitor._timer.own += 0.1
             now[0] += 0.1
-        assert own <= 0.02 * max(now[0], 400 * 0.01) + 0.1
+        assert own <= 0.02 * max(now[0], 600 * 0.01) + 0.1
     assert measured[0] == 103
-    assert measured[1:] == [505, 1005, 1505, 2004, 2504]
+    assert measured[1:] == [107, 1005, 1505, 2004, 2504]
 
 
 @pytest.mark.slow
