@@ -58,6 +58,7 @@ def _fresh() -> None:
     ended.clear()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_replaced_ends_the_training_and_spoils_no_weights(tmp_path: Path) -> None:
     """With the file back in its place, the run ends with the weights of an undisturbed one."""
     data = write_file(tmp_path / "a.h5", clips=96)

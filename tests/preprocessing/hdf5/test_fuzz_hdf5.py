@@ -64,8 +64,8 @@ def check(path: Path, first: int, count: int) -> Counter[str]:
 
 def test_damaged_files_are_refused_or_equal(tmp_path: Path) -> None:
     """The damage is real: most mutants are refused."""
-    found = check(write_to(tmp_path / "a.h5"), 0, 150)
-    assert found["refused"] > 75
+    found = check(write_to(tmp_path / "a.h5"), 0, 100)
+    assert found["refused"] > 50
 
 
 @pytest.mark.slow
@@ -86,6 +86,7 @@ def test_h5py_alone_reads_damaged_frames(tmp_path: Path) -> None:
         assert not np.array_equal(file["frames/joints"][()], before)
 
 
+@pytest.mark.slow
 def test_h5py_raises_of_several_classes_on_damaged_metadata(tmp_path: Path) -> None:
     """Negative control: what `open_file` turns into one class."""
     path, classes = write_to(tmp_path / "a.h5"), set()
