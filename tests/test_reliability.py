@@ -20,6 +20,8 @@ class Row(NamedTuple):
 RESUME, WATCH, KILLS = "preprocessing/test_resume.py", "pipeline/test_data_watch.py", "pipeline/test_training_kills.py"
 FUZZ, HDF5, FILES = "preprocessing/hdf5/test_fuzz_hdf5.py", "preprocessing/hdf5", "preprocessing/test_files.py"
 WHOLE, CHECKPOINT = "pipeline/test_integrity.py", "pipeline/test_checkpoint.py"
+FAULTS, LIMITS, EXPOSED = "pipeline/test_train_faults.py", "pipeline/test_train_limits.py", "tuning/test_exposure.py"
+RIGHTS, UNDISTURBED = "test_permissions.py", "pipeline/test_train_faults.py::test_an_undisturbed_training_ends_with_0"
 RANKS, SEARCH, TRIAL = "pipeline/test_distributed.py", "tuning/test_search.py", "tuning/test_trial.py"
 
 ROWS = {
@@ -31,8 +33,24 @@ ROWS = {
     "F2": Row(
         "SIGKILL of a build's worker", ("preprocessing/test_engines.py::test_a_killed_worker_is_reported_in_one_line",)
     ),
-    "F3": Row("SIGTERM and SIGINT", (f"{RESUME}::test_a_signal_ends_a_build_with_its_code_and_one_line",)),
-    "F4": Row("full disk", (f"{RESUME}::test_a_full_disk_is_reported_and_changes_nothing_and_the_build_resumes",)),
+    "F3": Row(
+        "SIGTERM and SIGINT",
+        (
+            f"{RESUME}::test_a_signal_ends_a_build_with_its_code_and_one_line",
+            f"{FAULTS}::test_a_signal_ends_it_with_one_line",
+            f"{SEARCH}::test_an_interrupted_search_leaves_no_trial_running",
+        ),
+        (UNDISTURBED,),
+    ),
+    "F4": Row(
+        "full disk",
+        (
+            f"{RESUME}::test_a_full_disk_is_reported_and_changes_nothing_and_the_build_resumes",
+            f"{FAULTS}::test_a_full_disk",
+            f"{LIMITS}::test_a_limit_of_file_sizes_is_a_full_disk",
+        ),
+        (UNDISTURBED,),
+    ),
     "F5": Row(
         "damaged recordings",
         ("preprocessing/test_fuzz.py::test_mutants_are_rejected_with_a_line_or_change_nothing_but_a_digit",),
@@ -61,9 +79,35 @@ ROWS = {
         ),
     ),
     "F11": Row("hostile HDF5", (f"{HDF5}/test_reader.py::test_data_outside_the_file_is_rejected",)),
-    "F13": Row("SIGKILL of a rank", (f"{RANKS}::test_a_rank_that_dies_ends_the_command_and_is_named",)),
-    "F14": Row("hang of a rank", (f"{RANKS}::test_a_rank_that_hangs_is_ended_with_the_others",)),
-    "F15": Row("error of one rank", (f"{RANKS}::test_an_error_that_nobody_expected_is_printed_with_its_rank",)),
+    "F13": Row(
+        "SIGKILL of a rank",
+        (
+            f"{RANKS}::test_a_rank_that_dies_ends_the_command_and_is_named",
+            "pipeline/test_ranks_killed.py::test_a_killed_rank_changes_no_bit",
+            f"{FAULTS}::test_a_killed_rank_is_named",
+        ),
+        (UNDISTURBED,),
+    ),
+    "F14": Row(
+        "hang of a rank",
+        (
+            f"{RANKS}::test_a_rank_that_hangs_is_ended_with_the_others",
+            f"{RANKS}::test_one_line_names_the_rank_and_the_first_cause",
+            f"{FAULTS}::test_a_stopped_process_is_named",
+        ),
+        (
+            f"{RANKS}::test_a_rank_that_computes_longer_than_the_bound_is_waited_for",
+            "pipeline/test_rank_watch.py::test_a_rank_that_computes_is_not_silent",
+        ),
+    ),
+    "F15": Row(
+        "error of one rank, and a rank without clips",
+        (
+            f"{RANKS}::test_an_error_that_nobody_expected_is_printed_with_its_rank",
+            "pipeline/data/test_augment.py::test_each_change_takes_a_part_of_any_size",
+        ),
+        (UNDISTURBED,),
+    ),
     "F17": Row("non-finite loss", ("pipeline/test_nonfinite.py::test_from_the_bad_batch_on_no_step_is_taken",)),
     "F18": Row(
         "SIGKILL of a training, inside a save too",
@@ -94,16 +138,43 @@ ROWS = {
         "crash of a trial", ("tuning/test_trial.py::test_a_killed_attempt_is_named_and_the_next_one_resumes_it",)
     ),
     "F24": Row(
-        "SIGKILL of a driver", (f"{SEARCH}::test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing",)
+        "SIGKILL of a driver",
+        (
+            f"{SEARCH}::test_a_killed_trial_is_tried_again_and_a_killed_driver_repeats_nothing",
+            f"{EXPOSED}::test_a_killed_driver_leaves_no_process_and_repeats_no_trial",
+        ),
+    ),
+    "F26": Row(
+        "wrong permissions",
+        (f"{RIGHTS}::test_one_line_names_what_is_not_permitted", f"{FAULTS}::test_permission_denied"),
+        (f"{RIGHTS}::test_with_the_privilege_the_same_works",),
     ),
     "F27": Row(
         "loss of the network",
         (
             "pipeline/tracking/test_follower.py::"
             "test_a_server_of_no_use_costs_one_message_and_the_run_is_recorded_on_disk",
+            f"{SEARCH}::test_an_online_search_does_not_wait_for_its_server",
         ),
     ),
-    "F28": Row("locale and time zone", (f"{RESUME}::test_locale_and_time_zone_change_no_byte",)),
+    "F28": Row(
+        "clock, locale and time zone",
+        (
+            f"{RESUME}::test_locale_and_time_zone_change_no_byte",
+            f"{LIMITS}::test_a_clock_that_jumps_changes_nothing",
+            f"{LIMITS}::test_locales_change_nothing",
+        ),
+        ("preprocessing/test_exits.py::test_an_output_without_the_character_does_not_end_the_work",),
+    ),
+    "F29": Row(
+        "little memory, few descriptors, no /dev/shm",
+        (
+            f"{FAULTS}::test_out_of_memory",
+            f"{LIMITS}::test_few_descriptors",
+            f"{LIMITS}::test_a_tiny_shm",
+        ),
+        (UNDISTURBED,),
+    ),
     "F30": Row(
         "power loss",
         ("pipeline/test_power_loss.py::test_every_state_of_the_disk_is_whole",),
@@ -117,9 +188,10 @@ ROWS = {
             "test_golden.py::test_an_interrupted_old_run_resumes_to_the_end_of_the_finished_one",
         ),
     ),
+    "F32": Row("many steps", (f"{LIMITS}::test_two_thousand_steps_leak_nothing",)),
 }
 # Rows that this table names no test of; some are tested in parts elsewhere.
-OPEN = ("F6", "F7", "F8", "F12", "F16", "F19", "F20", "F25", "F26", "F29", "F32")
+OPEN = ("F6", "F7", "F8", "F12", "F16", "F19", "F20", "F25")
 
 
 @pytest.mark.parametrize("name", ROWS)
