@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.bench import averages, orders, pictures
-
 HERE = Path(__file__).parent / "bench"
+sys.path.append(str(HERE))  # as for a script there, which imports its neighbours
+
+from tests.bench import averages, orders, pictures  # noqa: E402
+
 NO_GAIN = {"recomputed": 0.0, "larger": 0.0, "evaluation": 0.0}
 
 
