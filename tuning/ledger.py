@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from preprocessing.journal import Journal
+from preprocessing.files import IntegrityError
+from preprocessing.journal import REMEDY, Journal
 
 NAME = "ledger.jsonl"
+ENDS = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class StudyLedger:
 
     Raises:
         OtherStudy: The folder holds a study with another identity.
+        IntegrityError: A line is damaged, or is not the record of an event.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -81,7 +84,9 @@ class StudyLedger:
         if not lines:
             self._journal.append({"study": mine})
         else:
-            theirs = lines[0]["study"]
+            theirs = lines[0].get("study") if isinstance(lines[0], dict) else None
+            if not isinstance(theirs, dict):
+                raise _damaged(folder, 1, "it does not name the study")
             differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
             if differing:
                 raise OtherStudy(
@@ -91,14 +96,20 @@ class StudyLedger:
         self.ended: dict[str, Outcome] = {}
         self.under_way: dict[str, Task] = {}
         self.failures: Counter[str] = Counter()
-        for line in lines[1:]:
-            if "begun" in line:
-                task = _task(line["begun"])
-                self.under_way[task.name] = task
-            elif "failed" in line:
-                self.failures[line["failed"]] += 1
-            else:
-                self._note(_outcome(line["ended"]))
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                self._replay(line)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise _damaged(folder, number, f"{type(error).__name__}: {error}") from None
+
+    def _replay(self, line: dict[str, Any]) -> None:
+        if "begun" in line:
+            task = _task(line["begun"])
+            self.under_way[task.name] = task
+        elif "failed" in line:
+            self.failures[line["failed"]] += 1
+        else:
+            self._note(_outcome(line["ended"]))
 
     def begin(self, task: Task) -> None:
         """Record that a task is under way."""
@@ -123,6 +134,10 @@ class StudyLedger:
         self.ended[outcome.task.name] = outcome
 
 
+def _damaged(folder: Path, number: int, why: str) -> IntegrityError:
+    return IntegrityError(f"{folder / NAME}: line {number} is not the record of an event ({why}). {REMEDY}")
+
+
 # In the file re-evaluations are called variants: the key that studies of older versions have.
 
 
@@ -141,9 +156,15 @@ def _outcome_line(outcome: Outcome) -> dict[str, Any]:
 
 def _task(values: dict[str, Any]) -> Task:
     rest = {key: value for key, value in values.items() if key != "variants"}
-    return Task(**rest, re_evaluations=tuple(values["variants"]))
+    task = Task(**rest, re_evaluations=tuple(values["variants"]))
+    if not (isinstance(task.name, str) and isinstance(task.settings, dict) and type(task.seed) is int):
+        raise TypeError("name must be a text, settings an object and seed a whole number")
+    return task
 
 
 def _outcome(values: dict[str, Any]) -> Outcome:
     rest = {key: value for key, value in values.items() if key not in ("task", "variants")}
-    return Outcome(**rest, task=_task(values["task"]), re_evaluations=values["variants"])
+    outcome = Outcome(**rest, task=_task(values["task"]), re_evaluations=values["variants"])
+    if outcome.outcome not in ENDS or not isinstance(outcome.curve, list) or not isinstance(outcome.summary, dict):
+        raise TypeError(f"outcome must be one of {', '.join(ENDS)}, curve a list and summary an object")
+    return outcome

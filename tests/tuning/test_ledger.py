@@ -1,9 +1,13 @@
 """ledger.py: ended tasks are never repeated, tasks under way come first, a torn line does not count."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from preprocessing.files import IntegrityError
 from tuning.ledger import NAME, OtherStudy, Outcome, StudyLedger, Task
 
 WHOSE = {"kind": "search", "epochs": 2}
@@ -66,3 +70,31 @@ def test_failed_attempts_are_counted_over_restarts(tmp_path: Path) -> None:
     again = StudyLedger(tmp_path, WHOSE)
     again.end(outcome("a"))
     assert again.ended["a"].attempts == 2
+
+
+EDITS: dict[str, tuple[int, Callable[[dict[str, Any]], Any]]] = {
+    "NaN": (3, lambda line: line["ended"]["curve"][0].update(val=float("nan"))),
+    "no study": (1, lambda line: line.pop("study")),
+    "name": (2, lambda line: line["begun"].update(name=5)),
+    "seed": (2, lambda line: line["begun"].update(seed="3")),
+    "missing": (2, lambda line: line["begun"].pop("variants")),
+    "unknown": (2, lambda line: line["begun"].update(colour=1)),
+    "event": (3, lambda line: line.pop("ended")),
+    "outcome": (3, lambda line: line["ended"].update(outcome="won")),
+    "curve": (3, lambda line: line["ended"].update(curve={"val": 1})),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_line_is_named(tmp_path: Path, name: str) -> None:
+    """The file and the line; without the edit the ledger opens."""
+    ledger = StudyLedger(tmp_path, WHOSE)
+    ledger.begin(task("a"))
+    ledger.end(outcome("a"))
+    StudyLedger(tmp_path, WHOSE)
+    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    number, change = EDITS[name]
+    change(lines[number - 1])
+    (tmp_path / NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(IntegrityError, match=rf"ledger.jsonl: line {number} is .*Restore the file from a copy"):
+        StudyLedger(tmp_path, WHOSE)
