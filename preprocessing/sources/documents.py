@@ -11,6 +11,8 @@ from preprocessing.sources.entries import SourceError
 from preprocessing.sources.trees import Item, Tree, content
 from preprocessing.sources.zips import Packed
 
+BOM = b"\xef\xbb\xbf"  # some editors begin UTF-8 with it
+
 
 def read_json(place: str | Packed, name: str) -> Any:
     """Return a JSON document; SkeletonError with the line of its fault."""
@@ -36,7 +38,8 @@ def first_json(items: Sequence[Item]) -> Any:
 def begins_with(tree: Tree, *words: bytes) -> bool:
     """Return whether one of the first JSON documents of a tree has all these words near its beginning."""
     return any(
-        head.lstrip()[:1] in (b"{", b"[") and all(word in head for word in words) for head in tree.beginnings(".json")
+        head.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") and all(word in head for word in words)
+        for head in tree.beginnings(".json")
     )
 
 

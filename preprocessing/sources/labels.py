@@ -128,8 +128,19 @@ def labelled_source(
         unit=unit,
         scores=scores,
         stages=stages,
-        notes=[*labelled.notes, *_alike(labelled.class_names)],
+        notes=[*labelled.notes, *_alike(labelled.class_names), *_unplaced(protocols or {}, names)],
     )
+
+
+def _unplaced(protocols: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> list[str]:
+    """Return a note per protocol with clips in no part, or with members that are not there."""
+    notes = []
+    for protocol, members in protocols.items():
+        if without := sum(name not in members for name in names):
+            notes.append(f"{without} of {len(names)} clips are in no part of {protocol}")
+        if stray := sorted(set(members) - set(names)):
+            notes.append(f"{protocol} names {len(stray)} clips that are not there, such as {stray[0]}")
+    return notes
 
 
 def uniquely_named(clips: Sequence[Found]) -> list[Found]:

@@ -6,6 +6,7 @@ Joints with score 0 are absent. People are linked over frames by person_id, or b
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,14 +43,14 @@ def open_openpose(trees: list[Tree], reading: Reading) -> ClipSource:
     channels, joints = _shape(items)
     layout = keypoint_layout(str(trees[0].path), joints, channels, reading)
     clips = []
-    for name, frames in _clips(items).items():
+    for name, path, frames in _clips(items):
         files = tuple((number, item.place) for number, item in frames)
         first = frames[0][1]
         entry = Entry(
             name, first.origin.rpartition("/")[0] or first.origin, sum(item.size for _, item in frames),
             max(item.stamp for _, item in frames), read_clip, Place(files, channels, joints),
         )  # fmt: skip
-        clips.append(Found(entry, first.folder if name == first.folder.rpartition("/")[2] else first.path))
+        clips.append(Found(entry, path))
     return labelled_source(
         trees, clips, layout, reading, channels=channels, unit="px" if channels == IMAGE else "m", scores=True,
         stages=selecting(3, True, reading),
@@ -72,21 +73,22 @@ def _shape(items: list[Item]) -> tuple[tuple[str, ...], int]:
     raise SourceError("no frame of OpenPose's JSON files has a person")
 
 
-def _clips(items: list[Item]) -> dict[str, list[tuple[int, Item]]]:
-    """Group frames: a folder is a clip, or the front of the names where one folder holds several."""
+def _clips(items: list[Item]) -> list[tuple[str, str, list[tuple[int, Item]]]]:
+    """Group frames into (name, path, frames): a folder is a clip, or the front of the names where one holds several."""
     groups: dict[tuple[str, str], list[tuple[int, Item]]] = {}
     for item in items:
         match = _FILE.fullmatch(item.name)
         if match:
             groups.setdefault((item.folder, match["front"]), []).append((int(match["frame"]), item))
-    folders = [folder for folder, _ in groups]
-    clips: dict[str, list[tuple[int, Item]]] = {}
+    folders = Counter(folder for folder, _ in groups)
+    clips = []
     for (folder, front), frames in groups.items():
         last = folder.rpartition("/")[2]
-        name = last if folder and folders.count(folder) == 1 else front or last or "clip"
-        if name in clips:  # folders of one name in different places
-            name = f"{folder}/{front}".strip("/")
-        clips[name] = sorted(frames, key=lambda frame: frame[0])
+        alone = bool(folder) and folders[folder] == 1
+        name = last if alone else front or last or "clip"
+        clips.append(
+            (name, folder if alone else f"{folder}/{name}".lstrip("/"), sorted(frames, key=lambda one: one[0]))
+        )
     return clips
 
 

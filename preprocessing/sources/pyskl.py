@@ -63,7 +63,8 @@ def open_pyskl(trees: list[Tree], reading: Reading) -> ClipSource:
         label = annotation.get("label")
         clips.append(
             Found(
-                Entry(name, f"{path}[{number}]", size, stamp, read_clip, place), label=label if _whole(label) else None
+                Entry(name, f"{path}[{number}]", size, stamp, read_clip, place),
+                label=label if _whole(label) or isinstance(label, str) else None,
             )
         )
     most = max(shape.shape[0] for shape in shapes)

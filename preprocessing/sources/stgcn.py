@@ -16,6 +16,7 @@ from preprocessing.sources.array_files import Rows, memory, read_npy
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.folders import PARTS
 from preprocessing.sources.keypoints import keypoint_layout
+from preprocessing.sources.label_arrays import label_array
 from preprocessing.sources.labels import Found, labelled_source
 from preprocessing.sources.tracks import array_tracks, selecting
 from preprocessing.sources.trees import Tree
@@ -91,7 +92,7 @@ def _scored(rows: Rows, reading: Reading) -> bool:
     return reading.channels == "xys" or (not reading.channels and rows.shape[1] == 3 and rows.shape[3] == 18)
 
 
-def _labels(path: Path, count: int) -> tuple[list[str], list[int]]:
+def _labels(path: Path, count: int) -> tuple[list[str], list[int | str]]:
     """Return the names and labels of the clips of an array."""
     match = _DATA.fullmatch(path.name)
     front = f"{match['front']}_" if match and match["front"] else ""
@@ -100,7 +101,7 @@ def _labels(path: Path, count: int) -> tuple[list[str], list[int]]:
     if found is None:
         raise SourceError(f"{path} has no labels: put {places[0].name} (names, labels) or {places[1].name} beside it")
     if found.suffix == ".npy":
-        names, labels = [f"{path.stem}-{i:06d}" for i in range(count)], memory(read_npy(found)).tolist()
+        names, labels = [f"{path.stem}-{i:06d}" for i in range(count)], memory(read_npy(found))
     else:
         try:
             document = read_pickle(found)
@@ -109,11 +110,15 @@ def _labels(path: Path, count: int) -> tuple[list[str], list[int]]:
         if not isinstance(document, tuple | list) or len(document) < 2:
             raise SourceError(f"{found} is a pickle of unknown contents; expected (names, labels)")
         names, labels = (one.load().tolist() if isinstance(one, LazyArray) else one for one in document[:2])
-    if not isinstance(labels, list | tuple) or not all(type(label) is int and label >= 0 for label in labels):
-        raise SourceError(f"{found}: labels must be integers from 0")
     if not isinstance(names, list | tuple) or not len(names) == len(labels) == count:
         raise SourceError(f"{found} has {len(names)} names and {len(labels)} labels; {path} has {count} clips")
-    return [str(name).removesuffix(".skeleton") for name in names], list(labels)
+    try:
+        label_N, _ = label_array(found, np.asarray(labels), count)
+    except ValueError as error:
+        raise (
+            error if isinstance(error, SourceError) else SourceError(f"{found}: labels are not one per clip")
+        ) from None
+    return [str(name).removesuffix(".skeleton") for name in names], label_N.tolist()
 
 
 def read_clip(place: Place, name: str) -> RawClip:

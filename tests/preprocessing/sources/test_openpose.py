@@ -91,3 +91,12 @@ def test_a_clip_that_the_labels_lack_and_a_damaged_frame_are_rejected_alone(tmp_
     with pytest.raises(SkeletonError, match="clip1:1: bad-json"):
         source.entries[1].read()
     assert source.entries[0].read().frames == 8
+
+
+def test_clips_of_one_name_in_several_class_folders_keep_their_class(tmp_path: Path) -> None:
+    for number, label in enumerate(("jump", "wave")):
+        for clip in ("a", "b"):
+            openpose_frames(tmp_path / label / clip, [[one] for one in scored(walk(4, 25, number, 2))], "f")
+    source = open_sources([tmp_path])
+    assert [entry.name for entry in source.entries] == ["jump/a", "jump/b", "wave/a", "wave/b"]
+    assert (source.class_names, source.columns["label"].tolist()) == (["jump", "wave"], [0, 0, 1, 1])

@@ -136,3 +136,13 @@ def test_a_truncated_pickle_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(SourceError, match="it ends too early"):
         open_sources([path])
+
+
+def test_text_labels_are_classes_and_clips_outside_a_split_are_noted(tmp_path: Path) -> None:
+    annotations = [annotation(number, label="ab"[number % 2]) for number in range(4)]
+    split = {"x_train": ["clip000", "clip001"], "x_val": ["clip002", "ghost"]}
+    source = open_sources([save(tmp_path / "a.pkl", annotations, split)])
+    assert (source.class_names, source.columns["label"].tolist()) == (["a", "b"], [0, 1, 0, 1])
+    assert source.notes == [
+        "1 of 4 clips are in no part of x", "x names 1 clips that are not there, such as ghost"
+    ]  # fmt: skip

@@ -64,3 +64,11 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     np.save(path, np.zeros((6, 3)))
     with pytest.raises(SourceError, match=r"has shape \(6, 3\) of float64; expected numbers \(N, C, T, V, M\)"):
         open_sources([path])
+
+
+@pytest.mark.parametrize("labels", [np.arange(6) % 3 * 1.0, np.eye(3)[np.arange(6) % 3], np.array(list("abcabc"))])
+def test_labels_may_be_floats_one_hot_rows_or_text(tmp_path: Path, labels: np.ndarray) -> None:
+    path = save(tmp_path)
+    (tmp_path / "val_label.pkl").unlink()
+    np.save(tmp_path / "val_label.npy", labels)
+    assert open_sources([path]).columns["label"].tolist() == [0, 1, 2, 0, 1, 2]
