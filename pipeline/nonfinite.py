@@ -43,6 +43,8 @@ class NonFiniteGuard:
     ) -> None:
         self.epoch, self.model, self.optimizer, self.names = epoch, model, optimizer, names
         self.broken = torch.zeros((), device=device)
+        self.norm = torch.zeros((), device=device)
+        """Norm of the gradients seen last, on the device."""
         self.last: _Answer | None = None
 
     def see(self, index_N: Tensor) -> None:
@@ -51,8 +53,8 @@ class NonFiniteGuard:
         A non-finite loss makes non-finite gradients, and those of several ranks are sums over all of them: every rank
         sees the same without a further exchange.
         """
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        self.broken = torch.maximum(self.broken, (~torch.isfinite(norm)).float())
+        self.norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.broken = torch.maximum(self.broken, (~torch.isfinite(self.norm)).float())
         # A fused optimizer of torch skips its step where this is 1 (torch.amp.GradScaler uses the same attribute).
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]
         self.read()

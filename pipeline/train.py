@@ -119,8 +119,10 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
             transfer.keep_frozen(state.model)
         torch.manual_seed(training.seed * 1_000_003 + epoch * 1_009 + rank)  # of dropout
         begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
+        norms, steps, rate = torch.zeros((), dtype=torch.float64, device=device), 0, 0.0
         for step in training_steps(config, clips, train_N, epoch, state.model, state.optimizer, rank, ranks):
-            optim.set_rate(state.optimizer, optim.rate(config.optim, step.progress, training.epochs))
+            rate = optim.rate(config.optim, step.progress, training.epochs)
+            optim.set_rate(state.optimizer, rate)
             state.optimizer.zero_grad(set_to_none=True)
             for batch in step.micro_batches:
                 with network.autocast(config, device):
@@ -135,6 +137,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
                 loss.backward()
                 right = (logits.argmax(1) == batch.label_N).sum()
                 sums += torch.stack([right, loss.detach() / ranks * step.clips])
+            norms, steps = norms + step.guard.norm, steps + 1
             optim.clip_gradients(state.model, config.optim, config.norm.clip)
             state.optimizer.step()
             if state.average is not None:
@@ -143,6 +146,7 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
+        record["optim"] = {"lr": rate, "gradient_norm": norms.item() / max(1, steps)}
         yield record | measure.after_epoch(config, clips, splits, state.eval_model, epoch)
 
 

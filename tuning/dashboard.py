@@ -16,12 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.metric_names import FOUR, GAPS, MEAN_SHIFTS, TRAIN_LOSS, VAL_TOP1
+from pipeline.tracking.metric_names import (
+    FINAL,
+    FINAL_VAL,
+    FOUR,
+    GAPS,
+    GRADIENT_NORM,
+    MEAN_SHIFTS,
+    OF_SPEED,
+    RATE,
+    TEST_TOP1,
+    TRAIN_LOSS,
+    VAL_LOSS,
+    VAL_TOP1,
+)
 from preprocessing import arguments, files, startup
 from tuning.space import SPACE, LogUniform
 
 NAME = "skelnorm: what normalization does"
-NORMALIZATION = GAPS["normalization"]
+NORMALIZATION = f"{FINAL}{GAPS['normalization']}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,8 @@ def workspace(entity: str, project: str) -> Any:
         for name, axis in SPACE.items()
     ]
     columns += [
-        panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(name)) for name in (*GAPS.values(), VAL_TOP1)
+        panels.ParallelCoordinatesPlotColumn(metric=panels.SummaryMetric(name))
+        for name in (*(f"{FINAL}{gap}" for gap in GAPS.values()), FINAL_VAL)
     ]
     sections = [
         workspaces.Section(
@@ -66,20 +80,43 @@ def workspace(entity: str, project: str) -> Any:
                 panels.LinePlot(
                     title="Distance of running means from the training clips", x="epoch", metric_regex=MEAN_SHIFTS
                 ),
-                panels.LinePlot(title="Training loss", x="epoch", y=[TRAIN_LOSS]),
+                panels.LinePlot(title="Loss of training and held-out clips", x="epoch", y=[TRAIN_LOSS, VAL_LOSS]),
+                panels.LinePlot(title="Learning rate", x="epoch", y=[RATE]),
+                panels.LinePlot(title="Norm of the gradient, mean per epoch", x="epoch", y=[GRADIENT_NORM]),
+                panels.LinePlot(title="Clips per second", x="epoch", y=[OF_SPEED["clips_per_second"]]),
             ],
+        ),
+        workspaces.Section(
+            name="Test split and seeds",
+            is_open=True,
+            panels=[
+                panels.ScatterPlot(
+                    title="Test accuracy by seed", x=panels.Config("train.seed"), y=panels.SummaryMetric(TEST_TOP1)
+                ),
+                panels.BarPlot(
+                    title="Test accuracy by arm, mean and standard deviation over seeds",
+                    metrics=[panels.SummaryMetric(TEST_TOP1)],
+                    groupby=panels.Config("arm"),
+                    groupby_aggfunc="mean",
+                    groupby_rangefunc="stddev",
+                ),
+                panels.MediaBrowser(title="Confusion", media_keys=["confusion_picture"]),
+            ],
+        ),
+        workspaces.Section(
+            name="The doctor", is_open=True, panels=[panels.WeavePanelSummaryTable(table_name="doctor/verdict")]
         ),
         workspaces.Section(
             name="Settings",
             is_open=True,
             panels=[
                 panels.ParallelCoordinatesPlot(title="Settings and their results", columns=columns),
-                panels.ParameterImportancePlot(with_respect_to=VAL_TOP1),
+                panels.ParameterImportancePlot(with_respect_to=FINAL_VAL),
                 panels.ParameterImportancePlot(with_respect_to=NORMALIZATION),
                 panels.ScatterPlot(
                     title="Accuracy against the normalization gap",
                     x=panels.SummaryMetric(NORMALIZATION),
-                    y=panels.SummaryMetric(VAL_TOP1),
+                    y=panels.SummaryMetric(FINAL_VAL),
                 ),
                 panels.RunComparer(diff_only="split"),
             ],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import follower_process, ledger, metric_names
+from pipeline.tracking.subjects import tags_of
 from preprocessing import files, journal, provenance
 from tuning.attempt import epoch_metrics
 from tuning.ledger import NAME
@@ -45,6 +46,17 @@ class Trial:
         path = self.folder / provenance.FILE
         return settings | ({"provenance": files.read_json(path)} if path.is_file() else {})
 
+    @property
+    def tags(self) -> list[str]:
+        """Arm and normalization."""
+        settings = self.task["settings"]
+        return tags_of(self.task["arm"], settings.get("norm.kind"), settings.get("norm.persons"))
+
+    @property
+    def notes(self) -> str:
+        """The command of the trial's process."""
+        return str(self.config.get("provenance", {}).get("command", ""))
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the evaluated epochs: from the trial's own ledger, at its end from the study's."""
         if self.outcome is not None:
@@ -57,9 +69,10 @@ class Trial:
         return stopped or self.outcome is not None
 
     def conclude(self, run: WandbRun) -> dict[str, Any]:
-        """Return the figures of the last epoch."""
+        """Return the figures of the last epoch, and of the test split if the trial read it."""
         rows = self.rows()
-        return metric_names.named(rows[-1]) if rows else {}
+        summary = metric_names.final(self.outcome["summary"]) if self.outcome else {}
+        return (metric_names.last(rows[-1]) if rows else {}) | summary
 
 
 class Trials:

@@ -28,6 +28,8 @@ class Step(NamedTuple):
     """Clips of the step over all ranks."""
     micro_batches: Iterator[Batch]
     """This rank's share, in the parts that gradients are accumulated over."""
+    guard: NonFiniteGuard
+    """After the last micro-batch its `norm` is that of the step's gradient, before clipping."""
 
 
 def training_steps(
@@ -78,7 +80,7 @@ def training_steps(
             guard.see(part_N)
 
     for number, index_N in enumerate(batches):
-        yield Step(epoch - 1 + (number + 0.5) / len(batches), len(index_N), micro_batches(index_N))
+        yield Step(epoch - 1 + (number + 0.5) / len(batches), len(index_N), micro_batches(index_N), guard)
     guard.read()
 
 

@@ -19,6 +19,7 @@ from pipeline import distributed
 from pipeline.data.clips import Batch, Clips
 from pipeline.data.order import epoch_batches, subsample
 from pipeline.data.prefetch import prefetch
+from pipeline.evaluation.metrics import cross_entropy
 from pipeline.normdoctor.collector import Collector, SiteMoments
 from pipeline.normdoctor.moments import PASSING, Moments, mean_shift
 from pipeline.normdoctor.ranks import merged_sites
@@ -128,6 +129,8 @@ class Evaluation(NamedTuple):
     norms: dict[str, dict[str, float]]
     """Layer with running statistics -> mean_shift: distance of the running mean from that of the training clips, in
     standard deviations (`normdoctor.moments.mean_shift`), at the layer's worst call."""
+    loss: float | None = None
+    """Cross-entropy of C (nats per clip); None without held-out clips."""
 
 
 def evaluation(
@@ -146,15 +149,17 @@ def evaluation(
     model.eval()
     collector = Collector(model, hand_over=False, precision=PASSING)
 
-    def measure(names: str, index_N: Tensor, batchwise: Statistics) -> dict[str, float]:
+    def measure(names: str, index_N: Tensor, batchwise: Statistics) -> tuple[dict[str, float], Prediction]:
         sources = [None, batchwise] if batch_norms(model) else [None]
-        seen = [one.top1 for one in predict_each(model, clips, index_N, frames, size, sources)]
-        return {names[0]: seen[0], names[1]: seen[-1]}
+        seen = predict_each(model, clips, index_N, frames, size, sources)
+        return {names[0]: seen[0].top1, names[1]: seen[-1].top1}, seen[0]
 
-    four = measure("AB", train_N, collector)
+    four, _ = measure("AB", train_N, collector)
+    loss = None
     if len(held_out_N):
-        four |= measure("CD", held_out_N, batch_statistics)
-    return Evaluation(four, _mean_shifts(model, collector.seen.population))
+        of_held_out, seen = measure("CD", held_out_N, batch_statistics)
+        four, loss = four | of_held_out, cross_entropy(seen.logits_NK, seen.label_N)
+    return Evaluation(four, _mean_shifts(model, collector.seen.population), loss)
 
 
 def _mean_shifts(model: nn.Module, table: SiteMoments) -> dict[str, dict[str, float]]:

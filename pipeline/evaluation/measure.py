@@ -24,7 +24,8 @@ def after_epoch(config: Config, clips: Clips, splits: Splits, model: nn.Module, 
     """Recalibrate and evaluate the network where the settings ask for it.
 
     Returns:
-        `reused` of a recalibration; `accuracies` (A to D), `gap`, `norm` and `evaluation_seconds` of an evaluation.
+        `reused` of a recalibration; `accuracies` (A to D), `gap`, `norm`, `val` (its loss) and `evaluation_seconds` of
+        an evaluation.
     """
     training, frames, size = config.train, config.input.frames, config.train.batch_size
     probe_N, record = accuracies.probe(splits.fit(config.input.fit)), dict[str, Any]()
@@ -40,6 +41,8 @@ def after_epoch(config: Config, clips: Clips, splits: Splits, model: nn.Module, 
             "norm": found.norms,
             "evaluation_seconds": time.perf_counter() - begin,
         }
+        if found.loss is not None:
+            record["val"] = {"loss": found.loss}
     return record
 
 

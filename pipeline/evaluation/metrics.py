@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
@@ -19,6 +19,11 @@ def metrics(logits_NK: Tensor, label_N: Tensor) -> dict[str, float]:
         "top5": hit_N5.any(1).double().mean().item(),
         "mean_class": (right_K[seen_K > 0] / seen_K[seen_K > 0]).mean().item(),
     }
+
+
+def cross_entropy(logits_NK: Tensor, label_N: Tensor) -> float:
+    """Return the mean cross-entropy (nats), without class weights and label smoothing."""
+    return nn.functional.cross_entropy(logits_NK.double(), label_N).item()
 
 
 def confusion(logits_NK: Tensor, label_N: Tensor) -> Tensor:

@@ -70,7 +70,15 @@ class Recorder:
     def _start(self, subject: Subject) -> WandbRun:
         from pipeline.tracking.wandb_door import About, WandbRun
 
-        about = About(self.options.id + subject.key, subject.name, subject.job_type, subject.group, subject.config)
+        about = About(
+            self.options.id + subject.key,
+            subject.name,
+            subject.job_type,
+            subject.group,
+            subject.config,
+            tuple(subject.tags),
+            subject.notes,
+        )
         options, mode = self.options, self.options.mode
         if mode == "offline":
             for part in (self.folder / "wandb").glob(f"run-*-{about.id}"):

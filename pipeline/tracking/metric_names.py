@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 # Names on W&B, which tuning.dashboard draws. Other figures keep the name that they have in the record.
-TRAIN_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "train/top1", "val/top1"
+TRAIN_LOSS, VAL_LOSS, TRAIN_TOP1, VAL_TOP1 = "train/loss", "val/loss", "train/top1", "val/top1"
+RATE, GRADIENT_NORM = "optim/lr", "optim/gradient_norm"
+FINAL = "final/"
+TEST_TOP1, FINAL_VAL = "test/top1", f"{FINAL}{VAL_TOP1}"
 FOUR = {name: f"accuracies/{name}" for name in "ABCD"}
 GAPS = {name: f"gap/{name}" for name in ("normalization", "generalization")}
 # One per layer with running statistics, from the evaluation after an epoch and from the doctor.
 MEAN_SHIFTS = "norm/.*/mean_shift"
 # What epoch metrics of trials are called (tuning.attempt) -> their W&B name.
+OF_SPEED = {
+    "clips_per_second": "throughput/clips_per_second",
+    "seconds": "throughput/seconds_per_epoch",
+    "evaluation_seconds": "throughput/evaluation_seconds",
+}
+# Metric -> what W&B keeps of its epochs in the summary, as `NAME.max` or `NAME.min`.
+SUMMARIES = {VAL_TOP1: "max", TRAIN_TOP1: "max", TRAIN_LOSS: "min", VAL_LOSS: "min"}
 OF_TRIALS = {"train": TRAIN_TOP1, "val": VAL_TOP1, **FOUR, **{f"{name}_gap": full for name, full in GAPS.items()}}
 
 
@@ -20,7 +30,8 @@ def named(record: dict[str, Any]) -> dict[str, float]:
 
     C after an epoch is the accuracy on held-out clips, so it is `val/top1` too.
     """
-    result = {OF_TRIALS.get(name, name): value for name, value in flat(record).items() if _is_number(value)}
+    names = OF_TRIALS | OF_SPEED
+    result = {names.get(name, name): value for name, value in flat(record).items() if _is_number(value)}
     if FOUR["C"] in result:
         result.setdefault(VAL_TOP1, result[FOUR["C"]])
     return result
@@ -29,11 +40,19 @@ def named(record: dict[str, Any]) -> dict[str, float]:
 def final(summary: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a run's summary.json.
 
-    A to D and their gaps are named `final/...`: unlike those of an epoch they are of the test split, if there is one.
+    Those that epochs have too are named `final/...`: A to D and their gaps are those of the test split, if there is
+    one; training and validation figures are those of the kept epoch, while W&B keeps the best of all epochs.
     """
-    rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", "accuracies", "gap")}
-    final_figures = {key: summary[key] for key in ("accuracies", "gap") if key in summary}
-    return {name: value for name, value in flat(rest | {"final": final_figures}).items() if _is_number(value)}
+    of_epochs = ("accuracies", "gap", "train", "val")
+    rest = {key: value for key, value in summary.items() if key not in ("config", "confusion", *of_epochs)}
+    final_figures = {FINAL[:-1]: {key: summary[key] for key in of_epochs if key in summary}}
+    figures = {OF_SPEED.get(name, name): value for name, value in flat(rest | final_figures).items()}
+    return {name: value for name, value in figures.items() if _is_number(value)}
+
+
+def last(row: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a trial's last epoch as `final` names those of a run."""
+    return {f"{FINAL}{name}" if name != "epoch" else name: value for name, value in named(row).items()}
 
 
 def of_diagnosis(answer: dict[str, Any]) -> dict[str, float]:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.tracking.wandb_door import WandbRun
 
 
+TAG = 64  # characters of a tag
+
+
 class Subject(Protocol):
     """One W&B run to be, as far as its record on disk has come."""
 
@@ -24,6 +27,14 @@ class Subject(Protocol):
     @property
     def config(self) -> dict[str, Any]:
         """Settings and provenance."""
+
+    @property
+    def tags(self) -> list[str]:
+        """Short words to filter runs by."""
+
+    @property
+    def notes(self) -> str:
+        """A sentence about the run."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures of each epoch so far, in order."""
@@ -49,6 +60,19 @@ class Training:
         self._tail, self._rows = journal.Tail(run / ledger.NAME), dict[int, dict[str, Any]]()
         self.name, self.group = run.name, run.resolve().parent.name
         self.config = _json(run / "config.json") | {"provenance": _json(run / provenance.FILE)}
+
+    @property
+    def tags(self) -> list[str]:
+        """Network, normalization, protocol and input stream."""
+        norm, data = self.config.get("norm", {}), self.config.get("input", {})
+        persons = norm.get("persons", "") if norm.get("kind") != "none" else ""
+        words = (self.config.get("model", {}).get("name"), norm.get("kind"), persons)
+        return tags_of(*words, data.get("protocol"), data.get("stream"))
+
+    @property
+    def notes(self) -> str:
+        """The command."""
+        return str(self.config["provenance"].get("command", ""))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of the ledger, which is read on from where it was last read."""
@@ -92,6 +116,16 @@ class DoctorVerdict:
         self.answer = _json(run / "doctor.json")
         self.config = {"run": run.name, **{key: self.answer.get(key) for key in ("judged", "provenance")}}
 
+    @property
+    def tags(self) -> list[str]:
+        """The causes."""
+        return tags_of("doctor", *(entry["check"] for entry in self.answer.get("causes", [])))
+
+    @property
+    def notes(self) -> str:
+        """The verdict."""
+        return str(self.answer.get("verdict", ""))
+
     def rows(self) -> list[dict[str, Any]]:
         """Return nothing: a diagnosis has no epochs."""
         return []
@@ -107,6 +141,11 @@ class DoctorVerdict:
         if metadata.get("content_sha256"):
             run.dataset(metadata)
         return {"verdict": self.answer.get("verdict", ""), **metric_names.of_diagnosis(self.answer)}
+
+
+def tags_of(*words: str | None) -> list[str]:
+    """Return the words that W&B takes as tags: not empty, at most 64 characters, none twice."""
+    return list(dict.fromkeys(word[:TAG] for word in words if word))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.tracking import metric_names
 PROJECT = "skelnorm"
 MODEL_BYTES = 200_000_000  # a larger checkpoint is recorded by its sha256 alone
 PROBE = 5  # seconds
+SYSTEM = "SKELNORM_WANDB_SYSTEM"  # 1: W&B also records the use of processors, memory and GPUs
 # W&B sends usage reports from offline runs too, and waits for them where no server answers.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -31,6 +32,8 @@ class About(NamedTuple):
     """train, doctor or trial."""
     group: str
     config: dict[str, Any]
+    tags: tuple[str, ...] = ()
+    notes: str = ""
 
 
 def without_folders(value: Any) -> Any:
@@ -65,7 +68,8 @@ class WandbRun:
     ) -> None:
         # Program, arguments, host, console and code are not recorded: they may hold secrets.
         settings = wandb.Settings(
-            silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True,
+            silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True,
+            x_disable_stats=os.environ.get(SYSTEM) != "1",
             x_disable_machine_info=True, host="", program=PROJECT, init_timeout=start_limit,
             finish_timeout=finish_limit, finish_timeout_raises=True,
         )  # fmt: skip
@@ -73,10 +77,14 @@ class WandbRun:
         self._run = wandb.init(
             project=PROJECT, mode=mode, settings=settings, dir=str(folder), name=about.name, id=about.id,
             group=about.group, job_type=about.job_type, config=without_folders(about.config),
+            tags=about.tags or None, notes=about.notes or None,
             resume="allow" if resume and self.online else None,
             reinit="create_new",  # a search has many runs open at once
         )  # fmt: skip
+        self._run.define_metric("epoch", hidden=True)
         self._run.define_metric("*", step_metric="epoch")
+        for metric, kept in metric_names.SUMMARIES.items():
+            self._run.define_metric(metric, step_metric="epoch", summary=kept)
 
     def log(self, record: dict[str, Any]) -> None:
         """Record the figures of an epoch."""
@@ -105,12 +113,20 @@ class WandbRun:
         self._run.log_artifact(artifact)
 
     def confusion(self, counts: list[list[int]], class_names: list[str], split: str) -> None:
-        """Record a confusion matrix (rows: actual class)."""
+        """Record a confusion matrix (rows: actual class): as a chart, a picture and a table."""
         columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
         rows = [[class_names[i], class_names[j], count] for i, row in enumerate(counts) for j, count in enumerate(row)]
         table, fields = wandb.Table(columns=columns, data=rows), {str(column): str(column) for column in columns}
         title = {"title": f"Confusion on {split}"}
-        self._run.log({"confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)})
+        shown = {
+            "confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title),
+            "confusion_picture": wandb.Html(picture(counts, class_names, split), inject=False),
+            "confusion_by_class": wandb.Table(
+                columns=["class", *(f"as {name}" for name in class_names)],
+                data=[[name, *row] for name, row in zip(class_names, counts, strict=True)],
+            ),
+        }
+        self._run.log(shown)
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Record a table."""
@@ -120,6 +136,17 @@ class WandbRun:
         """End the run with its last figures. TimeoutError if the server does not take all of it in time."""
         self._run.summary.update(summary)
         self._run.finish(exit_code=exit_code)
+
+
+def picture(counts: list[list[int]], class_names: list[str], split: str) -> str:
+    """Return a confusion matrix as a page of its own."""
+    from pipeline.pages import render
+    from pipeline.pages.figures import Heat
+    from preprocessing.provenance import Provenance
+
+    shares = tuple(tuple(count / max(1, sum(row)) for count in row) for row in counts)
+    heat = Heat(f"Predictions by class on {split} (% of the clips of a class)", "", tuple(class_names), shares)
+    return render("picture.html", Provenance.of_process(), title=heat.title, figure=heat)
 
 
 def refusal() -> str | None:

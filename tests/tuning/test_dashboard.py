@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.metric_names import OF_TRIALS, TRAIN_LOSS, named
+from pipeline.tracking.metric_names import (
+    GRADIENT_NORM,
+    OF_TRIALS,
+    RATE,
+    TRAIN_LOSS,
+    VAL_LOSS,
+    last,
+    named,
+)
 from tests.conftest import Answer
 from tests.wandb_stub import Stub
 from tuning.attempt import epoch_metrics
@@ -52,7 +60,9 @@ def test_parallel_coordinates_go_through_every_setting_that_is_searched(spec: di
     axes = [column["accessor"] for column in plot["columns"]]
     for name in SPACE:
         assert sum(name in axis.replace(".value", "") for axis in axes) >= 1, (name, axes)
-    assert axes[-1] == "summary:val/top1"
+    assert axes[-1] == "summary:final/val/top1"
+    row = {"epoch": 1, "val": 0.5, "normalization_gap": 0.0, "generalization_gap": 0.0}
+    assert {axis.removeprefix("summary:") for axis in axes if axis.startswith("summary:")} <= set(last(row))
 
 
 def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
@@ -64,19 +74,32 @@ def test_curves_are_of_figures_that_trials_send(spec: dict[str, Any]) -> None:
         "accuracies": dict.fromkeys("ABCD", 0.5),
         "gap": {"normalization": 0.0, "generalization": 0.0},
         "norm": {"norms.0.0": {"mean_shift": 0.5}},
+        "val": {"loss": 1.0},
+        "optim": {"lr": 0.1, "gradient_norm": 1.0},
+        "clips_per_second": 1.0,
     }
     sent_by_trials, sent_by_trainings = set(named(epoch_metrics(line))), set(named(line))
-    assert drawn == {*OF_TRIALS.values(), TRAIN_LOSS} - {"train/top1"}
+    of_trainings = {TRAIN_LOSS, VAL_LOSS, RATE, GRADIENT_NORM, "throughput/clips_per_second"}
+    assert drawn == {*OF_TRIALS.values(), *of_trainings} - {"train/top1"}
     assert drawn <= sent_by_trainings
     (regex,) = {plot["metricRegex"] for plot in panels(spec, "Run History Line Plot") if plot.get("useMetricRegex")}
     assert [name for name in sent_by_trainings if re.fullmatch(regex, name)] == ["norm/norms.0.0/mean_shift"]
-    assert drawn - {TRAIN_LOSS} <= sent_by_trials
+    assert drawn - of_trainings <= sent_by_trials
     assert {plot["xAxis"] for plot in panels(spec, "Run History Line Plot")} == {"epoch"}
 
 
 def test_importance_is_for_accuracy_and_for_the_gap(spec: dict[str, Any]) -> None:
     """The two that the project is about."""
-    assert [p["targetKey"] for p in panels(spec, "Parameter Importance")] == ["val/top1", "gap/normalization"]
+    targets = [p["targetKey"] for p in panels(spec, "Parameter Importance")]
+    assert targets == ["final/val/top1", "final/gap/normalization"]
+
+
+def test_the_test_split_is_shown_by_seed_and_by_arm_and_the_doctor_has_a_panel(spec: dict[str, Any]) -> None:
+    scatter = panels(spec, "Scatter Plot")
+    assert ("config:train.value.seed", "summary:test/top1") in [(one["xAxis"], one["yAxis"]) for one in scatter]
+    text = json.dumps(spec)
+    assert "doctor/verdict" in text
+    assert "confusion_picture" in text
 
 
 def test_the_same_workspace_twice_is_the_same_file(spec: dict[str, Any]) -> None:

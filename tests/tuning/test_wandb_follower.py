@@ -45,7 +45,7 @@ def test_a_trial_has_the_epochs_of_its_ledger_then_those_of_its_outcome(tmp_path
     assert trial.rows() == curve(2, 4)
     assert trial.ended(stopped=False)
     last = trial.conclude(None)  # type: ignore[arg-type]
-    assert (last["epoch"], last["val/top1"], last["gap/normalization"]) == (4, 0.3, 0.1)
+    assert (last["epoch"], last["final/val/top1"], last["final/gap/normalization"]) == (4, 0.3, 0.1)
 
 
 def test_trials_that_ended_under_an_earlier_command_are_left_out(tmp_path: Path) -> None:

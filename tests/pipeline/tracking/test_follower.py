@@ -131,8 +131,34 @@ def test_an_offline_run_has_figures_matrix_and_model(run: Path) -> None:
     assert '"content_sha256"' in text.replace("\\", "")
     for name in ("val/top1", "final/gap/normalization"):
         assert name in text, name
-    (table,) = run.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert ["jump", "sit", 1] in json.loads(table.read_text())["data"]
+    tables = [json.loads(path.read_text()) for path in run.glob("wandb/offline-run-*/files/media/table/*.json")]
+    assert len(tables) == 2
+    assert any(["jump", "sit", 1] in table["data"] for table in tables), "the chart's"
+    assert any(table["data"] == [["jump", 3, 1], ["sit", 0, 4]] for table in tables), "one row per class"
+    (picture,) = run.glob("wandb/offline-run-*/files/media/html/confusion_picture*.html")
+    assert 'title="jump: 25 % as sit"' in picture.read_text()
+    assert "<script" not in picture.read_text()
+
+
+def test_tags_notes_and_what_the_summary_keeps(run: Path) -> None:
+    """The settings' short words, the command, and for each metric the best of its epochs."""
+    settings = {
+        "norm": {"kind": "bn", "persons": "loop"}, "model": {"name": "cnn"}, "data": "/home/me/clips.h5",
+        "input": {"protocol": "x" * 80, "stream": "joint"},
+    }  # fmt: skip
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "provenance.json").write_text(json.dumps({"command": "python -m pipeline.train demo", "skelnorm": "0.1.0"}))
+    client(run, "offline")
+    found = records(run)
+    (about, *_) = of_kind(found, "run")
+    assert about["tags"] == ["cnn", "bn", "loop", "x" * 64, "joint"]
+    assert about["notes"] == "python -m pipeline.train demo"
+    assert about["config"]["update"]["provenance"]["skelnorm"] == "0.1.0"
+    assert "/home" not in json.dumps(about["config"])
+    kept = {one["name"]: one.get("summary", {}) for one in of_kind(found, "metric") if "name" in one}
+    assert {name for name, kind in kept.items() if kind.get("max")} == {"val/top1", "train/top1"}
+    assert {name for name, kind in kept.items() if kind.get("min")} == {"train/loss", "val/loss"}
+    assert not of_kind(found, "stats"), "the use of the machine is recorded on demand only"
 
 
 def test_a_large_checkpoint_is_recorded_by_its_hash_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +323,7 @@ def test_the_doctors_answer_is_a_run_with_a_table(run: Path) -> None:
     found = records(run)
     (about, *_) = of_kind(found, "run")
     assert (about["job_type"], about["run_group"], about["display_name"]) == ("doctor", "study", "run")
+    assert (about["tags"], about["notes"]) == (["doctor", "reuse"], "norms.0 is called twice.")
     (table,) = run.glob("wandb/offline-run-*/files/media/table/doctor/*.json")
     written = json.loads(table.read_text())
     assert written["columns"] == list(metric_names.VERDICT)

@@ -68,8 +68,25 @@ def test_stable_names_for_a_training_and_for_a_trial() -> None:
 def test_final_figures_do_not_overwrite_those_of_the_last_epoch() -> None:
     """A to D after an epoch are of held-out training subjects, the summary's of the test split."""
     assert metric_names.final(SUMMARY) == {
-        "train/top1": 0.5, "val/top1": 0.3, "test/top1": 0.75, "final/accuracies/A": 0.1, "final/accuracies/C": 0.75,
-        "final/gap/normalization": 0.25,
+        "final/train/top1": 0.5, "final/val/top1": 0.3, "test/top1": 0.75, "final/accuracies/A": 0.1,
+        "final/accuracies/C": 0.75, "final/gap/normalization": 0.25,
+    }  # fmt: skip
+    assert not set(metric_names.final(SUMMARY)) & set(metric_names.SUMMARIES), "W&B keeps the best epoch of these"
+    assert metric_names.last({"epoch": 3, "val": 0.5, "C": 0.5}) == {
+        "epoch": 3, "final/val/top1": 0.5, "final/accuracies/C": 0.5,
+    }  # fmt: skip
+
+
+def test_losses_rate_gradient_and_speed_have_names() -> None:
+    """Speed in a group of its own."""
+    line = {
+        "epoch": 1, "val": {"loss": 2.0}, "optim": {"lr": 0.1, "gradient_norm": 3.0}, "seconds": 4.0,
+        "clips_per_second": 5.0, "evaluation_seconds": 6.0,
+    }  # fmt: skip
+    assert metric_names.named(line) == {
+        "epoch": 1, metric_names.VAL_LOSS: 2.0, metric_names.RATE: 0.1, metric_names.GRADIENT_NORM: 3.0,
+        "throughput/seconds_per_epoch": 4.0, "throughput/clips_per_second": 5.0,
+        "throughput/evaluation_seconds": 6.0,
     }  # fmt: skip
 
 
