@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import socket
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -95,7 +94,7 @@ def record(changed: list[str]) -> dict[str, Any]:
     except (KeyError, OSError):  # a container's user without a name
         user = str(os.getuid())
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"when": when, "who": f"{user}@{socket.gethostname()}", "version": version(), "parts": changed}
+    return {"when": when, "who": user, "version": version(), "parts": changed}
 
 
 def _before(folder: Path) -> dict[str, Any]:
