@@ -7,6 +7,7 @@ a dropout inside it stays.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -160,9 +161,14 @@ def statistics(model: nn.Module, source: Statistics | None, calls: Counter[str] 
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """Return a context in which compiled parts of a model run eagerly; before torch 2.6 there is none."""
+    """Return a context in which compiled parts of a model run eagerly; before torch 2.6 there is none.
+
+    Where the compiler is not loaded nothing is compiled, and asking it would load it: more than a second.
+    """
     set_stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if set_stance is None else set_stance("force_eager")
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return set_stance("force_eager")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """sites: layers are found, calls counted, and outputs replaced by those of other statistics."""
 
 import math
+import sys
 from collections import Counter
 
 import pytest
@@ -105,6 +106,13 @@ def test_before_torch_2_6_nothing_is_asked_of_the_compiler(monkeypatch: pytest.M
     monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
     with eagerly():
         assert not hasattr(torch.compiler, "set_stance")
+
+
+def test_the_compiler_is_not_loaded_for_a_model_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer to load than a small diagnosis."""
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    with eagerly():
+        assert "torch._dynamo" not in sys.modules
 
 
 def test_changed_buffers_are_named_and_restored() -> None:
