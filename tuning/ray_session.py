@@ -45,7 +45,8 @@ def allowed(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in variables.items()
-        if name in NEEDED or ((name in ALLOWED or name.startswith(ALLOWED_BEGINNINGS)) and not SECRET.search(name))
+        if name.startswith(NEEDED)
+        or ((name in ALLOWED or name.startswith(ALLOWED_BEGINNINGS)) and not SECRET.search(name))
     }
 
 

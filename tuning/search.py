@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,9 +96,9 @@ class Search(Experiment):
         duration_seconds(self.budget, "--budget")
         _ = self.base, self.axes  # a mistake in a file is reported before anything starts
 
-    @property
+    @cached_property
     def base(self) -> dict[str, Any]:
-        """Flat settings of the preset and the model."""
+        """Flat settings of the preset and the model, read once: a job's folder may be replaced under it."""
         values = {name: value for name, value in flat(preset(self.preset)).items() if name not in OWN}
         if self.model != "preset":
             values["model.name"] = self.model
