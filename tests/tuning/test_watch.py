@@ -94,7 +94,7 @@ def test_a_mistake_gets_one_line(answer: Answer, tmp_path: Path, study: Path) ->
     assert "name the --out of a train, search or study command" in result.stderr
     result = answer(watch.main, study, "--port", 70000)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: --port 70000 is outside [0, 65535].")
+    assert result.stderr.startswith("error: --port 70000 is outside [0, 65535]")
 
 
 def test_watching_loads_neither_torch_nor_ray() -> None:
