@@ -50,7 +50,8 @@ def checksum(values: dict[str, Any], without: tuple[str, ...] = ("checksum",)) -
 
 def signed(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with their own `checksum`."""
-    return values | {"checksum": checksum(values)}
+    plain = json.loads(json.dumps(values))  # as it will be read: keys that are numbers become texts, in another order
+    return plain | {"checksum": checksum(plain)}
 
 
 def require_signed(path: Path, values: dict[str, Any], remedy: str) -> None:

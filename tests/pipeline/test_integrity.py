@@ -419,3 +419,10 @@ def test_a_reader_beside_a_training_tries_again(work: Path, tmp_path: Path, monk
     monkeypatch.setattr(integrity, "check_weights", published_meanwhile)
     integrity.check(run)
     assert len(tries) == 2
+
+
+def test_the_checksum_of_a_file_is_that_of_what_is_read(tmp_path: Path) -> None:
+    """Numbers as keys become texts: 10 comes after 2, but "10" before "2"."""
+    integrity.require_signed(
+        tmp_path, json.loads(json.dumps(integrity.signed({"groups": {2: "a", 10: "b"}, "pair": (1, 2)}))), ""
+    )
