@@ -5,7 +5,6 @@ python tests/site/settings.py > pipeline/SETTINGS.md
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
@@ -13,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pipeline.config import PRESETS, Config
-from pipeline.settings import Choice, Range, declared
+from pipeline import preset_list
+from pipeline.config import Config
+from pipeline.settings import Choice, Range, declared, documented
 
 HEAD = """\
 # Settings of a training
@@ -45,16 +45,9 @@ def page() -> str:
 
 
 def presets() -> str:
-    """Return the table of presets: name, and the first sentence of its file."""
-    rows = [f"| `{path.stem}` | {purpose(path)} |" for path in sorted(PRESETS.glob("*.toml"))]
+    """Return the table of presets: name, and the first line of its file."""
+    rows = [f"| `{name}` | {preset_list.title(name)} |" for name in preset_list.names()]
     return "\n".join(["## Presets", "", "| preset | for |", "|---|---|", *rows, ""])
-
-
-def purpose(path: Path) -> str:
-    """Return the first paragraph of a preset's comment in one line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    first = lines[: lines.index("#")]
-    return " ".join(line.removeprefix("#").strip() for line in first)
 
 
 def section(title: str, prefix: str, cls: Any) -> str:
@@ -72,7 +65,7 @@ def section(title: str, prefix: str, cls: Any) -> str:
 
 def rows(prefix: str, cls: Any) -> Iterator[str]:
     """Yield the rows of a section's table."""
-    meaning = docstrings(cls)
+    meaning = documented(cls)
     for field in dataclasses.fields(cls):
         kind = declared(cls)[field.name]
         if not dataclasses.is_dataclass(kind):
@@ -103,18 +96,6 @@ def default(field: dataclasses.Field[Any]) -> str:
     if field.default is None or field.default is False or field.default == ():
         return ""
     return "on" if field.default is True else f"`{field.default}`"
-
-
-def docstrings(cls: Any) -> dict[str, str]:
-    """Return the text below each field of a dataclass, in one line."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
-    for before, after in zip(body.body, body.body[1:], strict=False):
-        text = ast.get_docstring(ast.Module([after], [])) if isinstance(after, ast.Expr) else None
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and text:
-            found[before.target.id] = " ".join(text.split())
-    return found
 
 
 def first_sentence(cls: Any) -> str:
