@@ -118,20 +118,19 @@ def _own_ray() -> Iterator[None]:
         unused = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is not used"
         print(f"note: {unused}: trials run on this machine; --address auto joins that cluster", file=sys.stderr)
     session, switches = ray_session.SessionFolder(), ray_session.LOOPBACK | ray_session.NO_METRICS
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         with ray_session.private_environment(session.path / "tmp", **switches):
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             import ray
             from ray._private import ray_constants
 
-            with ray_session.on_loopback(ray_constants):
-                _start(ray, session.path / "r")  # which Ray lets everybody write to
-                try:
-                    yield
-                finally:
-                    ray.shutdown()
+            _start(ray, ray_constants, session.path / "r")  # which Ray lets everybody write to
+        try:
+            yield
+        finally:
+            ray.shutdown()
     finally:
         session.remove()
 
@@ -152,21 +151,22 @@ def _cluster(address: str) -> Iterator[None]:
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _start(ray: Any, folder: Path) -> None:
+def _start(ray: Any, constants: Any, folder: Path) -> None:
     """Start Ray, up to STARTS times: its processes must be up within 30 s, which a busy machine can miss."""
     for left in reversed(range(STARTS)):
         try:
             # Without "local" Ray joins the cluster that was last started here, and waits minutes if it is gone.
-            ray.init(
-                address="local", include_dashboard=False, _temp_dir=str(folder),
-                log_to_driver=False, logging_level=logging.ERROR,
-            )  # fmt: skip
+            with ray_session.on_loopback(constants):
+                ray.init(
+                    address="local", include_dashboard=False, _temp_dir=str(folder),
+                    log_to_driver=False, logging_level=logging.ERROR,
+                )  # fmt: skip
             return
         except Exception as error:  # Ray raises a plain Exception here
             ray.shutdown()
@@ -201,7 +201,12 @@ def run_all(
         KeyboardInterrupt: The user pressed Ctrl-C; Terminated, a kind of it, after SIGTERM.
     """
     live = _Live(source)
-    with connected(address), tempfile.TemporaryDirectory(prefix="skelnorm-tune-") as scratch, live.interruptible():
+    with (
+        connected(address),
+        ray_session.private_environment(),
+        tempfile.TemporaryDirectory(prefix="skelnorm-tune-") as scratch,
+        live.interruptible(),
+    ):
         from ray import tune
 
         tuner = tune.Tuner(

@@ -30,6 +30,7 @@ from pipeline.run_folder import Run
 from pipeline.tracking import ledger
 from preprocessing import exits, lifetime, startup
 from preprocessing.engines import EngineError
+from tuning import ray_session
 from tuning.engine import connected
 
 WORDS = "failed.json"  # of the ranks, beside Ray's own state
@@ -96,7 +97,7 @@ def train(place: Place, config: Config) -> None:
     Raises:
         TrainingFailed: A rank failed more often than allowed, or for a reason that a new start does not mend.
     """
-    with Run(config.out).lock(), connected(place.address):
+    with Run(config.out).lock(), connected(place.address), ray_session.private_environment():
         Run.claim(config)
         _fit(place, config)
 

@@ -318,7 +318,7 @@ def test_an_address_in_the_environment_that_is_not_used_is_reported(
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # else the other tests would get what this one sets
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    monkeypatch.setattr(engine, "_start", lambda ray, folder: None)
+    monkeypatch.setattr(engine, "_start", lambda *_: None)
     with engine.connected(None):
         pass
     assert "RAY_ADDRESS=head:6379 is not used: trials run on this machine" in capsys.readouterr().err
