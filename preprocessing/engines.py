@@ -29,10 +29,8 @@ ATTEMPTS = 3  # of a task whose worker died on a cluster
 LARGE = 31 << 20  # bytes, just below the largest threshold of the C library
 
 
-class EngineError(RuntimeError):
+class EngineError(exits.Fault):
     """The engine cannot be used; the message has one line."""
-
-    exit_code = exits.USAGE
 
 
 class WorkerDied(EngineError):

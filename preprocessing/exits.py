@@ -1,6 +1,7 @@
 """Exit codes of the commands, the same in all packages: 0 is success, 128 + n is the end by signal n.
 
-An error class of ours that stands for more than wrong usage has an attribute `exit_code`.
+Every error that a command reports in one line is a ValueError, an OSError or a `Fault`. A class that stands for more
+than wrong usage has an attribute `exit_code`.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def expected(error: BaseException) -> bool:
     """Return whether a command reports this error in one line; any other one is a defect of ours, with a traceback."""
-    ours = isinstance(error, (ValueError, OSError, Fault, KeyboardInterrupt)) or hasattr(error, "exit_code")
-    return ours or out_of_memory(error)
+    return isinstance(error, (ValueError, OSError, Fault, KeyboardInterrupt)) or out_of_memory(error)
 
 
 def code(error: BaseException) -> int:

@@ -29,7 +29,6 @@ from pipeline.config import Config, as_dict, from_dict, parse
 from pipeline.run_folder import Run
 from pipeline.tracking import ledger
 from preprocessing import exits, lifetime, startup
-from preprocessing.engines import EngineError
 from tuning import ray_session
 from tuning.engine import connected
 
@@ -222,7 +221,7 @@ def main() -> int:
             train(place, config)
             print(Run(config.out).describe(), flush=True)
         except BaseException as error:
-            if not (exits.expected(error) or isinstance(error, EngineError)):
+            if not exits.expected(error):
                 raise
             return exits.report(error, "interrupted; the same command resumes")
     return 0

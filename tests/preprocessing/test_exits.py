@@ -52,7 +52,7 @@ def test_an_error_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_defect_is_not_reported_as_a_users_mistake() -> None:
     """It keeps its traceback; an allocation that failed is nobody's defect, whatever its class."""
-    assert all(exits.expected(error) for error, _ in MEANING if type(error) is not EngineError)
+    assert all(exits.expected(error) for error, _ in MEANING)
     for defect in (IndexError("0"), RuntimeError("size mismatch"), AssertionError(), TypeError("None")):
         assert not exits.expected(defect)
     assert exits.code(RankDied("rank 1 was killed, perhaps out of memory")) == exits.WORKER
