@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,12 @@ def _states(name: str, node: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str,
 
 def _prefix(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return the prefix without which most names are those of the model ("module.", "_orig_mod.", "model.")."""
-    candidates = {""}
+    known = {*wanted, KEY}
+    fitting = Counter({"": 0})
     for key in state:
-        for name in wanted:
-            if key.endswith(f".{name}"):
-                candidates.add(key.removesuffix(name))
-
-    def fitting(prefix: str) -> tuple[int, int]:
-        names = {key.removeprefix(prefix) for key in state if key.startswith(prefix)}
-        return len(names & (set(wanted) | {KEY})), -len(prefix)
-
-    return max(candidates, key=fitting)
+        for start in (0, *(place + 1 for place, letter in enumerate(key) if letter == ".")):
+            fitting[key[:start]] += key[start:] in known
+    return max(fitting, key=lambda prefix: (fitting[prefix], -len(prefix)))
 
 
 def _mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str:
