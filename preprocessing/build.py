@@ -23,7 +23,8 @@ from preprocessing.arguments import parse as read_options
 from preprocessing.arguments import suggest, suggestion
 from preprocessing.balance import balance_notes
 from preprocessing.bones import check_bones
-from preprocessing.files import IntegrityError, LockedError, lock, require_space, require_suffix, sweep
+from preprocessing.faults import faultpoint
+from preprocessing.files import IntegrityError, LockedError, lock_folder, require_space, require_suffix, sweep
 from preprocessing.hdf5 import Contents, body_index, open_file, write
 from preprocessing.ledger import BuildLedger, identity
 from preprocessing.manifest import Manifest, describe_input, manifest_path
@@ -119,7 +120,7 @@ class Options:
         return Reading(**{key: getattr(self, key) for key in READING})
 
 
-class TooManyRejects(RuntimeError):
+class TooManyRejects(exits.Fault):
     """More clips are unreadable than in an intact download, or no clip could be built."""
 
     exit_code = exits.REJECTS
@@ -178,10 +179,12 @@ def build(options: Options, console: Console) -> Manifest:
     if not _value(options.absent) and (shared := sentinel(source)):
         manifest.warnings.append(shared)
     marks = "float16" if source.scores else "bool"
-    with lock(options.out.with_name(f".{options.out.name}.lock")):
+    part = options.out.with_name(f".{options.out.name}.part")
+    with lock_folder(part):
         sweep(options.out)
+        sweep(manifest_path(options.out))
         ledger = BuildLedger(
-            options.out.with_name(f".{options.out.name}.part"),
+            part,
             identity({**manifest.recipe, **reading.given()}, source.entries),
             len(source.joint_names),
             len(source.channels),
@@ -194,8 +197,10 @@ def build(options: Options, console: Console) -> Manifest:
             contents = _contents(source, shapes, manifest)
             manifest.warnings += _balance(contents)
             write(options.out, contents, ledger.spool, partial(_allowed, options))
+            faultpoint("data published")
             manifest.content_sha256 = open_file(options.out, fast_start=True).content_sha256
             manifest.publish(manifest_path(options.out))
+            faultpoint("manifest published")
         except TooManyRejects:
             ledger.remove()
             raise

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing import exits
+from preprocessing.faults import faultpoint
 
-BLOCK = 1 << 20
+LOCK = "lock"
+"""Name of the lock file of a folder."""
 
 
 class IntegrityError(ValueError):
@@ -65,8 +67,11 @@ def publish(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        faultpoint("file written")
         sync_file(temporary)
+        faultpoint("file synced")
         os.replace(temporary, path)
+        faultpoint("file renamed")
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -172,7 +177,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         LockedError: Another process holds the lock.
     """
-    with lock(folder / "lock"):
+    with lock(folder / LOCK):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,9 +201,12 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         LockedError: Another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)  # an owner that ends may remove it with the lock
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -206,7 +214,7 @@ def lock(path: Path) -> Iterator[None]:
             os.close(descriptor)
             raise LockedError(f"{path} is held by process {owner}; wait for it to end") from None
         # The previous owner may have removed the name between our open and our lock.
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+        if _names(path, descriptor):
             break
         os.close(descriptor)
     try:
@@ -215,6 +223,14 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         # Another process's lock, where ours was deleted, stays.
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+        if _names(path, descriptor):
             path.unlink()
         os.close(descriptor)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """Return whether a path is the name of an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -16,6 +16,8 @@ from typing import Any
 
 from isal import isal_zlib
 
+from preprocessing.faults import faultpoint
+from preprocessing.files import LOCK
 from preprocessing.hdf5 import Spool
 from preprocessing.journal import Journal
 from preprocessing.sources.entries import Entry
@@ -53,8 +55,9 @@ class BuildLedger:
         folder.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(folder / LINES, checksum=True, sync=False)
         if self._journal.records[:1] != [header]:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if path.name != LOCK:  # the folder stays, because the build holds its lock
+                    path.unlink()
             self._journal = Journal(folder / LINES, checksum=True, sync=False)
             self._journal.append(header)
         self.spool = Spool(folder, joints, True, channels, tracked)
@@ -74,6 +77,7 @@ class BuildLedger:
         """Append the rows of a work unit, then its line."""
         self.spool.extend(unit.joints, unit.present, unit.tracked)
         self.spool.flush()
+        faultpoint("rows written")
         record = {key: value for key, value in unit._asdict().items() if key not in ROWS}
         record["refused"] = record.pop("quarantined")  # the key of files that older builds left
         crc = isal_zlib.crc32(unit.tracked, isal_zlib.crc32(unit.present, isal_zlib.crc32(unit.joints)))

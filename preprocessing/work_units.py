@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing.faults import faultpoint
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.entries import Entry
 from preprocessing.stages import Clip, Decision, Stage, apply
@@ -77,6 +78,7 @@ def make(work: Work, task: Task) -> WorkUnit:
     """Read, clean and pack the clips of one task; a clip that cannot be used does not affect the others."""
     first, entries = task
     unit = WorkUnit(first, len(entries), sum(entry.size for entry in entries), b"", b"", [], [], [], [])
+    faultpoint("unit read")
     joints: list[np.ndarray] = []
     present: list[np.ndarray] = []
     tracked: list[np.ndarray | None] = []

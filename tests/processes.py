@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import resource
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from preprocessing import faults
 
 ANY, LOOPBACK = "any address", "loopback"
 
@@ -117,3 +121,41 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def forked(work: Callable[[], int | None], faultpoint: str = "", kill_after: float | None = None) -> int:
+    """Do some work in a child; return its exit code, negative for a signal, once all that it has forked has ended.
+
+    A fork has all modules loaded, so that hundreds of kills take minutes.
+
+    Args:
+        work: The work; its return value is the exit code, None is 0.
+        faultpoint: Where the child is killed, see `preprocessing.faults`.
+        kill_after: Seconds after which the child is killed.
+    """
+    ended, held = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            if faultpoint:
+                os.environ[faults.VARIABLE] = faultpoint
+            code = int(work() or 0)
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)  # a child that has ended is a zombie until it is waited for
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(held)
+    os.read(ended, 1)
+    os.close(ended)
+    return code
+
+
+def resident(pid: int | str = "self") -> int:
+    """Bytes of memory that a process has in use."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()

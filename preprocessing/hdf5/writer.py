@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing import exits
+from preprocessing.faults import faultpoint
 from preprocessing.files import publish, require_space
 from preprocessing.hdf5.reader import open_file
 from preprocessing.hdf5.schema import Contents, attribute_values, small_arrays
@@ -79,6 +80,7 @@ def write(
         raise OSError(reason, f"writing failed (exit {code}): {last}", str(path))
     # The child has compared the checksums; what remains to check is that the numbers match each other.
     made = spool.folder / "joints"
+    faultpoint("data completed")
     allowed(open_file(made, fast_start=True).content_sha256)
     with publish(path) as temporary:
         os.replace(made, temporary)

@@ -1,7 +1,4 @@
-"""A training that is killed at any moment resumes to the weights of an undisturbed one, bit for bit (F18).
-
-Trainings run in forked children: torch is loaded once, so that hundreds of kills take minutes.
-"""
+"""A training that is killed at any moment resumes to the weights of an undisturbed one, bit for bit (F18)."""
 
 import os
 import random
@@ -17,34 +14,13 @@ import torch
 from pipeline import integrity, train
 from pipeline.config import Config, from_dict
 from pipeline.run_folder import Run
-from preprocessing import faults
 from tests.conftest import write_file
 from tests.pipeline.conftest import SMALL
+from tests.processes import forked
 
 EPOCHS = 4
 POINTS = ("ledger written", "checkpoint published", "pointer published", "part allowed", "part published")
 CPU = torch.device("cpu")
-
-
-def forked(work: Callable[[], None], faultpoint: str = "", kill_after: float | None = None) -> int:
-    """Do some work in a child; return its exit code, negative for a signal."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            if faultpoint:
-                os.environ[faults.VARIABLE] = faultpoint
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)  # a child that has ended is a zombie until it is waited for
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def training(config: Config) -> Callable[[], None]:

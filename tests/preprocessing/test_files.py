@@ -163,16 +163,22 @@ def test_an_output_must_have_its_suffix() -> None:
 
 
 def test_a_deleted_lock_file_lets_nobody_in(tmp_path: Path) -> None:
-    """The folder itself is locked. Negative control: the file alone would not be enough."""
+    """The folder itself is locked."""
     with lock_folder(tmp_path):
         (tmp_path / "lock").unlink()
         with pytest.raises(LockedError, match="is in use by another process, although its lock file is gone"):
             lock_folder(tmp_path).__enter__()
-        with lock(tmp_path / "lock"):
-            pass
     with lock_folder(tmp_path):
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_file_alone_lets_a_second_one_in_once_it_is_deleted(tmp_path: Path) -> None:
+    """Negative control."""
+    with lock(tmp_path / "lock"):
+        (tmp_path / "lock").unlink()
+        with lock(tmp_path / "lock"):
+            pass
 
 
 def test_the_lock_of_another_process_stays(tmp_path: Path) -> None:

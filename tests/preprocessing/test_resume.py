@@ -201,6 +201,11 @@ def test_builds_of_one_file_exclude_each_other(many: Path, tmp_path: Path, capsy
     try:
         assert build.main([str(many), "--out", str(out)]) == 2
         assert f"held by process {process.pid}" in capsys.readouterr().err
+        (tmp_path / ".a.h5.part" / "lock").unlink()
+        before = lines(out)
+        assert build.main([str(many), "--out", str(out)]) == 2
+        assert "although its lock file is gone" in capsys.readouterr().err
+        assert lines(out) == before
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
