@@ -99,3 +99,13 @@ def recalibrate(model: nn.Module, batches: list[Any], forward: Forward) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum  # type: ignore[assignment]
     model.eval()
+
+
+def slow(model: nn.Module, momentum: float, updates: int) -> None:
+    """Set running statistics back to what they are after a few updates of a low momentum from their initial values."""
+    weight = 1 - (1 - momentum) ** updates
+    for layer in norms(model):
+        buffers = dict(layer.named_buffers(recurse=False))
+        for name, initial in (("running_mean", 0.0), ("running_var", 1.0)):
+            if buffers.get(name) is not None:
+                buffers[name].mul_(weight).add_((1 - weight) * initial)

@@ -8,7 +8,8 @@
 Each network gets random weights, a short training and freshly computed running statistics, so it is healthy. Then A
 and B of the doctor are compared with plain eval and train passes over the same batches, and any cause that the doctor
 names is false unless a recomputation from outside gains two points, or a pass by each sample's own statistics where an
-instance norm is blamed. The repaired model is saved and loaded, and its score is measured by a plain pass.
+instance norm is blamed. Then slow statistics are planted and diagnosed. The repaired model is saved and loaded, and its
+scores on training and evaluation samples are measured by plain passes.
 OUT/zoo.jsonl holds one line per network; the same command again goes on where it was stopped. The table is written to
 --page. Exit code 1: something differs.
 """
@@ -37,6 +38,10 @@ EPOCHS = 3
 ALLOWED = 0.001
 # What a recomputation from outside must gain to justify a cause.
 REAL = 0.02
+# The slow statistics that are planted: those of this momentum after one epoch of this many updates.
+MOMENTUM, UPDATES = 0.001, 8
+# Batches of each loader that the planted network is diagnosed on.
+PLANTED_BATCHES = 4
 
 
 def compared(name: str) -> dict[str, Any]:
@@ -95,35 +100,59 @@ def _compared(name: str) -> dict[str, Any]:
         "suspicions": [suspicion.check for suspicion in diagnosis.suspicions],
         "named": diagnosis.named,
         "gain": gain,
-        **_round_trip(diagnosis, name, batches, kind),
+        **_planted(model, name, kind, how),
         "verdict": diagnosis.verdict,
         "diagnosis_seconds": round(seconds, 1),
     }
 
 
-def _round_trip(diagnosis: Any, name: str, batches: list[Any], kind: Any) -> dict[str, Any]:
-    """Repair the network by fresh statistics, save and load it, and measure it by a plain pass.
+def _planted(model: Any, name: str, kind: Any, how: dict[str, Any]) -> dict[str, Any]:
+    """Plant slow statistics, repair them by the proven remedy, save and load, and measure by plain passes.
 
     Returns:
-        `promised`: A as the diagnosis has it. `repaired`: A from outside. `loaded`: whether a fresh network with the
-        saved state gives the same outputs. Empty for a network without batch norms.
+        `sick`: score of the evaluation samples as planted. `blamed`: causes. `remedy`: the one that was built in;
+        fresh statistics where none is proven. `promised`: scores A and C of the diagnosis under it. `repaired`: the
+        same from outside. `loaded`: whether a fresh network with the saved state has the same scores. Empty for a
+        network without batch norms.
     """
     import torch
 
-    from pipeline.normdoctor import load_repaired
+    from pipeline.normdoctor import diagnose, load_repaired
+    from pipeline.normdoctor.samples import take
     from tests.zoo import reference
     from tests.zoo.architectures import built
 
+    training, held_out = kind.batches()
+    sick = copy.deepcopy(model)
+    reference.slow(sick, MOMENTUM, UPDATES)
+    diagnosis = diagnose(sick, training, held_out, batches=PLANTED_BATCHES, **how)
     if "joint" not in diagnosis.recalibration:
         return {}
-    model = diagnosis.repaired("joint")
+    remedy = diagnosis.remedy or "joint"
+    repaired = diagnosis.repaired(remedy)
     file = io.BytesIO()
-    torch.save(model.state_dict(), file)
+    torch.save(repaired.state_dict(), file)
     file.seek(0)
     again = load_repaired(built(name), torch.load(file, weights_only=True)).eval()
-    score, other = (reference.both(one, batches, kind.forward, kind.metric)[0] for one in (model, again))
-    promised = diagnosis.recalibration["joint"]["A"]
-    return {"promised": promised, "repaired": score.mean, "loaded": score.mean == other.mean}
+    promised = {which: diagnosis.recalibration[remedy].get(which) for which in "AC"}
+    batches = {
+        which: [batch for _, batch in take(loader, most=PLANTED_BATCHES).batches()]
+        for which, loader in (("A", training), ("C", held_out))
+        if promised[which] is not None
+    }
+    score, other = (
+        {which: reference.score(one, some, kind.forward, kind.metric) for which, some in batches.items()}
+        for one in (repaired, again)
+    )
+    return {
+        "sick": diagnosis.accuracies["C"],
+        "blamed": [cause.check for cause in diagnosis.causes],
+        "remedy": remedy,
+        "promised": promised,
+        "repaired": {which: found.mean for which, found in score.items()},
+        "repaired_ties": max(found.ties for found in score.values()),
+        "loaded": score == other,
+    }
 
 
 def fault(line: dict[str, Any]) -> str:
@@ -134,15 +163,16 @@ def fault(line: dict[str, Any]) -> str:
     if is_false(line):
         off.append(f"false cause: {', '.join(line['causes'])}")
     if not round_trip(line):
-        off.append(f"repaired {line['repaired']:.3f}, promised {line['promised']:.3f}, loaded {line['loaded']}")
+        off.append(f"repaired {line['repaired']}, promised {line['promised']}, loaded {line['loaded']}")
     return ", ".join(off)
 
 
 def round_trip(line: dict[str, Any]) -> bool:
-    """Return whether the repaired network keeps its promise, after loading too; True without batch norms."""
+    """Return whether the repaired network keeps its promises, after loading too; True without batch norms."""
     if "promised" not in line:
         return True
-    return line["loaded"] and abs(line["repaired"] - line["promised"]) <= ALLOWED + line["ties"]
+    off = [abs(score - line["promised"][which]) for which, score in line["repaired"].items()]
+    return line["loaded"] and max(off) <= ALLOWED + line["repaired_ties"]
 
 
 def is_false(line: dict[str, Any]) -> bool:
@@ -158,22 +188,32 @@ def difference(line: dict[str, Any], which: str) -> float:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as a table."""
-    head = "| network | norms | A, plain | A, doctor | B, plain | B, doctor | named | repaired | CPU-seconds | wrong |"
-    rows = [head, "|---|---|---|---|---|---|---|---|---|---|"]
+    head = (
+        "| network | norms | A, plain | A, doctor | B, plain | B, doctor | named | C planted | C promised "
+        "| C repaired | cause of the planted | CPU-seconds | wrong |"
+    )
+    rows = [head, "|" + "---|" * 13]
     for line in sorted(lines, key=lambda line: (not fault(line), line["name"].lower())):
         if "error" in line:
-            cells = ["", "", "", "", "", "", ""]
+            cells = [""] * 10
         else:
             figures = [line["plain_A"], line["A"], line["plain_B"], line["B"]]
-            repaired = f"{100 * line['repaired']:.1f}" if "repaired" in line else ""
             cells = [
                 str(line["norms"]),
                 *(f"{100 * value:.1f}" for value in figures),
                 ", ".join(line["named"]),
-                repaired,
+                *_planted_cells(line),
             ]
         rows.append(f"| {' | '.join([line['name'], *cells, str(line['seconds']), fault(line).replace('|', '/')])} |")
     return "\n".join(rows)
+
+
+def _planted_cells(line: dict[str, Any]) -> list[str]:
+    """Return C as planted, promised and repaired, and the causes."""
+    if "promised" not in line:
+        return [""] * 4
+    figures = [line["sick"], line["promised"]["C"], line["repaired"].get("C")]
+    return [*("" if value is None else f"{100 * value:.1f}" for value in figures), ", ".join(line["blamed"])]
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
@@ -183,10 +223,12 @@ def summary(lines: list[dict[str, Any]]) -> str:
     false = sum(map(is_false, ran))
     suspected = sum(bool(line["suspicions"]) for line in ran)
     tripped = [line for line in ran if "promised" in line]
+    blamed = sum(bool(line["blamed"]) for line in tripped)
     return (
         f"{len(lines)} architectures: A and B equal a plain pass in {equal}, crashes {len(lines) - len(ran)}, "
-        f"false causes {false}, suspicions {suspected}; repaired, saved and loaded with the promised score "
-        f"{sum(map(round_trip, tripped))} of {len(tripped)}; {sum(line['seconds'] for line in lines):.0f} CPU-seconds."
+        f"false causes {false}, suspicions {suspected}. Slow statistics planted: a cause proven in {blamed} of "
+        f"{len(tripped)}; repaired, saved and loaded with the promised scores {sum(map(round_trip, tripped))}; "
+        f"{sum(line['seconds'] for line in lines):.0f} CPU-seconds."
     )
 
 
@@ -194,8 +236,9 @@ PAGE = """# Architectures of other libraries
 
 torch 2.14.1, torchvision 0.29.1, timm 1.0.31, transformers 5.24.0, torch-geometric 2.8.1, monai 1.6.1. Random weights,
 three epochs on 256 samples, freshly computed running statistics; scores in %. A and B are compared with plain eval and
-train passes over the same batches, dropout being off. "Repaired": A of `Diagnosis.repaired("joint")` by a plain pass,
-which must be what the diagnosis promises, also after saving and loading into a fresh network.
+train passes over the same batches, dropout being off. "C planted": evaluation score with the running statistics that a
+momentum of 0.001 has after one epoch. "C repaired": that of `Diagnosis.repaired()` by a plain pass, which must be what
+the diagnosis promises, also after saving and loading into a fresh network.
 
     make test-zoo
 

@@ -46,6 +46,18 @@ def test_both_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_slow_statistics_are_those_of_so_many_updates_from_the_initial_values() -> None:
+    model, batches = _model(), _batches()
+    reference.recalibrate(model, batches, kinds.apply)
+    twin, mean, variance = _model(), model[1].running_mean.clone(), model[1].running_var.clone()
+    reference.slow(model, momentum=0.2, updates=3)
+    for _ in range(3):
+        for name, target in (("running_mean", mean), ("running_var", variance)):
+            getattr(twin[1], name).lerp_(target, 0.2)
+    torch.testing.assert_close(model[1].running_mean, twin[1].running_mean)
+    torch.testing.assert_close(model[1].running_var, twin[1].running_var)
+
+
 def test_recalibration_averages_the_statistics_of_all_batches() -> None:
     model, batches = _model(), _batches()
     reference.recalibrate(model, batches, kinds.apply)
@@ -75,6 +87,11 @@ LINE = {
     "suspicions": [], "named": [], "gain": 0.0, "seconds": 1.0,
 }  # fmt: skip
 
+PLANTED = {
+    "sick": 0.2, "blamed": ["stale"], "remedy": "joint", "promised": {"A": 0.9, "C": 0.8},
+    "repaired": {"A": 0.9, "C": 0.8}, "repaired_ties": 0.0, "loaded": True,
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("change", "expected"),
@@ -84,6 +101,12 @@ LINE = {
         ({"A": 0.502, "ties": 0.004}, ""),
         ({"causes": ["stale"]}, "false cause: stale"),
         ({"causes": ["stale"], "gain": 0.3}, ""),
+        (PLANTED, ""),
+        (
+            PLANTED | {"repaired": {"A": 0.9, "C": 0.79}},
+            "repaired {'A': 0.9, 'C': 0.79}, promised {'A': 0.9, 'C': 0.8}, loaded True",
+        ),
+        (PLANTED | {"loaded": False}, "repaired {'A': 0.9, 'C': 0.8}, promised {'A': 0.9, 'C': 0.8}, loaded False"),
         ({"error": "IndexError: x", "at": "sites.py:1"}, "IndexError: x (sites.py:1)"),
     ],
 )
@@ -92,6 +115,8 @@ def test_fault(change: dict[str, Any], expected: str) -> None:
 
 
 def test_the_table_puts_what_is_wrong_first() -> None:
-    lines = [LINE, LINE | {"name": "z", "error": "E", "at": "b.py:2"}]
+    lines = [LINE, LINE | {"name": "z", "error": "E", "at": "b.py:2"}, LINE | {"name": "b"} | PLANTED]
     assert run.table(lines).splitlines()[2].startswith("| z |")
-    assert "equal a plain pass in 1, crashes 1, false causes 0" in run.summary(lines)
+    assert "| 20.0 | 80.0 | 80.0 | stale |" in run.table(lines)
+    assert "equal a plain pass in 2, crashes 1, false causes 0" in run.summary(lines)
+    assert "a cause proven in 1 of 1; repaired, saved and loaded with the promised scores 1;" in run.summary(lines)
