@@ -177,7 +177,7 @@ def reset(model: nn.Module, looped: nn.Module) -> Case:
 
 def in_half(model: nn.Module, looped: nn.Module) -> Case:
     """Statistics in bfloat16 that are wrong besides."""
-    model.norm1.running_var.mul_(30)
+    model.norm1.running_var.mul_(1000)
     train, held = ([(x.bfloat16(), y) for x, y in batches] for batches in (TRAIN, HELD_OUT))
     return Case(lambda: Small(0.2).bfloat16(), model.bfloat16(), train, held)
 
@@ -349,7 +349,8 @@ def test_it_trains_on(case: tuple[str, Case]) -> None:
     before = {name: p.clone() for name, p in model.named_parameters()}
     still = {name for name, p in model.named_parameters() if not p.requires_grad}
     first = score(model, one.train, 50)
-    steps_on(model, one.train, 24, 1e-4, is_real if remedy == "masked" else none)
+    rate = 1e-3 if case[0] == "half" else 1e-4  # bfloat16 rounds smaller steps away
+    steps_on(model, one.train, 24, rate, is_real if remedy == "masked" else none)
     assert all((name in still) == torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert score(model, one.train, 50) > first - 0.05
 
