@@ -13,10 +13,10 @@ from pipeline import settings
 from pipeline.data.config import InputConfig
 from pipeline.settings import Range
 from preprocessing import arguments
-from preprocessing.hdf5 import open_file
 from tuning.engine import Asha, Resources, TaskSource, run_all
 from tuning.ledger import StudyLedger, Task
 from tuning.progress import ProgressReporter
+from tuning.sets import DataSet
 from tuning.trial_spec import TrialSpec
 
 INTERRUPTED = "interrupted; the same command resumes it"
@@ -96,8 +96,9 @@ class Experiment(ABC):
             read_test: Evaluate the test split once, at the end.
             memory: Gigabytes that each rank may allocate; 0 means no limit.
         """
+        data_set = self.data_set_of(task)
         shared = self.base | {
-            "data": str(self.data.resolve()),
+            "data": str(data_set.path.resolve()),
             "fast_start": True,  # the first trial on each machine checks the file (tuning.trial)
             "input.frames": self.frames,
             "train.epochs": self.epochs,
@@ -106,6 +107,7 @@ class Experiment(ABC):
             "nproc": task.ranks,
             "train.eval_every": eval_every,
         }
+        shared |= data_set.settings | ({"input.protocol": data_set.protocol} if data_set.protocol else {})
         return TrialSpec(
             settings=shared | task.settings,
             read_test=read_test,
@@ -114,6 +116,10 @@ class Experiment(ABC):
             memory=memory,
             keep=self.keep,
         )
+
+    def data_set_of(self, task: Task) -> DataSet:
+        """Return the data set of a task."""
+        return DataSet(self.data)
 
     @property
     def base(self) -> dict[str, Any]:
@@ -166,29 +172,15 @@ def duration_seconds(text: str, option: str) -> float | None:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def check_data(data: Path, protocol: str = "") -> str:
-    """Verify the data file once, before any trial starts, and return its content hash.
-
-    Args:
-        data: The HDF5 file.
-        protocol: Name of the split protocol; empty means the file's default.
-
-    Raises:
-        ValueError: The protocol has no clips in its `val` split, or the file is damaged.
-    """
-    file = open_file(data)
-    name = protocol or file.default_protocol
-    if name not in file.splits or not len(file.splits[name].get("val", [])):
-        raise ValueError(f"{data}: protocol {name!r} has no val clips, which a search and a study select by.")
-    return file.content_sha256
-
-
 def study_ledger(
     experiment: Experiment, kind: str, identity: dict[str, Any], folder: Path | None = None
 ) -> StudyLedger:
     """Open the ledger of STUDY, or of a folder in it; `identity` are the settings that a resumed command must share.
 
     Raises:
+        ValueError: The data file is damaged, or has no val clips.
         OtherStudy: STUDY holds the ledger of other settings or other data.
     """
-    return StudyLedger(folder or experiment.out, {"kind": kind, "data_sha256": check_data(experiment.data)} | identity)
+    if "sets" not in identity:
+        identity = {"data_sha256": DataSet(experiment.data).check()} | identity
+    return StudyLedger(folder or experiment.out, {"kind": kind} | identity)

@@ -56,6 +56,38 @@ def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping
     )
 
 
+def sets_figure(sets: dict[str, Any], arms: list[dict[str, Any]], split: str, baseline: str) -> Rows:
+    """Draw the effect of each arm on each data set with its interval over seeds, one colour per data set."""
+    colours = {name: COLOURS[1 + number % (len(COLOURS) - 1)] for number, name in enumerate(sets)}
+    symbols = {
+        name: ("circle", "diamond", "ring")[number // (len(COLOURS) - 1) % 3] for number, name in enumerate(sets)
+    }
+    rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: -row["effect"])
+    lines, ends, lost = [], [0.0], 0
+    for row in rows:
+        tracks = []
+        for name, one in sets.items():
+            own = next(found for found in one["arms"] if found["arm"] == row["arm"])
+            if own["effect"] is None:
+                lost += 1
+                continue
+            here = 100 * own["effect"]
+            low, high = (100 * end for end in own["interval"]) if own["interval"] else (None, None)
+            tip = f"{name}: {signed(here)} points, {own['pairs']} seeds"
+            tracks.append((Dot(here, colours[name], symbols[name], low, high, tip=tip),))
+            ends += [end for end in (here, low, high) if end is not None]
+        lines.append(Line(row["arm"], tuple(tracks)))
+    missing = f" {lost} of {len(rows) * len(sets)} have no result." if lost else ""
+    return Rows(
+        f"Effect on {split} accuracy against “{baseline}” on each data set",
+        f"Effects of {len(rows)} arms on {len(sets)} data sets; the tables below have all values.{missing}",
+        figures.axis("difference (points), with its 95 % interval over seeds", ends),
+        tuple(lines),
+        tuple(Key(name, colours[name], symbols[name]) for name in sets),
+        rule=0.0,
+    )
+
+
 def gap_figure(arms: list[dict[str, Any]]) -> Rows:
     """Draw A to D of each arm, with a bar between A and B, whose distance is the normalization gap."""
     kinds = (

@@ -35,6 +35,10 @@ class Task:
     ranks: int = 1
     re_evaluations: tuple[str, ...] = ()
     """Further evaluations of the trained network, without retraining (tuning.re_evaluations)."""
+    data_set: str = ""
+    """Name of its data set, in a study over several."""
+    choosing: bool = False
+    """The training only serves a choice on validation; it does not read the test split."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,9 @@ def _damaged(folder: Path, number: int, why: str) -> IntegrityError:
 def _task_line(task: Task) -> dict[str, Any]:
     values = asdict(task)
     values["variants"] = values.pop("re_evaluations")
+    for key in ("data_set", "choosing"):  # absent where not used, as in studies of older versions
+        if not values[key]:
+            del values[key]
     return values
 
 

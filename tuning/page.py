@@ -21,6 +21,12 @@ NOTE = (
     "95 % interval and the p value of Student's paired t-test; p is also corrected for the number of arms after Holm."
 )
 
+OVER_SETS = (
+    "Means over data sets, in %; each data set counts once. Rank: mean rank on the evaluation split, 1 is the best. "
+    "Effect: mean over data sets of the difference to the baseline, with the 95 % interval and the p value of "
+    "Student's paired t-test over data sets; p is also corrected for the number of arms after Holm."
+)
+
 
 def write_study(study: Path, command: dict[str, Any], document: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Publish the page of a study of arms.
@@ -33,19 +39,25 @@ def write_study(study: Path, command: dict[str, Any], document: dict[str, Any], 
     """
     arms, split, baseline = document["arms"], document["judged"], document["baseline"]
     helping = {row["arm"] for row in arms if _helps(row)}
+    sets = document.get("sets", {})
+    unit = "data set" if sets else "seed"
+    where = f"{len(sets)} data sets" if sets else f"up to {max(row['n'] for row in arms)} seeds each"
     page = render(
         "study.html",
         Provenance.of("tuning.study", sys.argv[1:]),
         kind="study",
         title=headline(arms, split, baseline),
         subtitle=(
-            f"{Path(command['data']).name}: {len(arms)} arms, up to {max(row['n'] for row in arms)} seeds each, "
-            f"{command['epochs']} epochs. Effects on the {split} split, paired by seed, against “{baseline}”."
+            f"{Path(command['data']).name}: {len(arms)} arms, {where}, {command['epochs']} epochs. Effects on the "
+            f"{split} split, paired by {unit}, against “{baseline}”."
         ),
         boxes=boxes(arms, split, baseline),
         forest=figures.forest_figure(arms, split, baseline, helping),
         table=arms_table(arms, split, baseline),
-        note=NOTE,
+        note=note(document),
+        sets_figure=figures.sets_figure(sets, arms, split, baseline) if sets else None,
+        sets=[(name, arms_table(one["arms"], split, baseline)) for name, one in sets.items()],
+        choice=choice_table(document["choice"]) if "choice" in document else None,
         gaps=figures.gap_figure(by_effect(arms, baseline)),
         accuracies=accuracies_table(arms, split, baseline),
         curves=figures.arm_curves_figure(outcomes),
@@ -82,6 +94,35 @@ def write_search(study: Path, command: dict[str, Any], outcomes: list[Outcome]) 
         settings=settings_table(command),
     )
     files.publish_text(study / "report.html", page)
+
+
+def note(document: dict[str, Any]) -> str:
+    """Return what the columns of the leaderboard mean."""
+    if "sets" not in document:
+        return NOTE
+    p = document["friedman_p"]
+    equal = "" if p is None else f" Friedman's test of equal ranks: p = {p:.2g}."
+    return OVER_SETS + equal
+
+
+def choice_table(cells: list[dict[str, Any]]) -> Table:
+    """Return what was chosen on validation: the learning rate of each arm and data set, and the arms that remained."""
+    rated, named = any("optim.lr" in cell for cell in cells), any(cell["set"] for cell in cells)
+    columns = [*([text("data set")] if named else []), text("arm"), pages.percent("val")]
+    columns += [*([number("learning rate", form=".2g")] if rated else []), text("all seeds")]
+    rows = tuple(
+        Row(
+            (
+                *([cell["set"]] if named else []),
+                cell["arm"],
+                cell["val"],
+                *([cell["optim.lr"]] if rated else []),
+                "yes" if cell["kept"] else "no",
+            )
+        )
+        for cell in cells
+    )
+    return Table("Choice on validation, by one training of each candidate with seed 0", tuple(columns), rows)
 
 
 def _helps(row: dict[str, Any]) -> bool:
@@ -131,7 +172,9 @@ def by_effect(arms: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]
 def arms_table(arms: list[dict[str, Any]], split: str, baseline: str) -> Table:
     """Return accuracy and effect of every arm; the baseline stands first and is highlighted."""
     splits = ["train", "val"] + (["test"] if split == "test" else [])
-    columns = [text("arm"), number("n", "seeds"), *(number(name, "%") for name in splits)]
+    ranked = any(row.get("rank") is not None for row in arms)
+    columns = [text("arm"), number("n", "data sets" if ranked else "seeds")]
+    columns += [*([number("rank", form=".1f")] if ranked else []), *(number(name, "%") for name in splits)]
     columns += [
         pages.percent("effect", EFFECT, form="+.1f", unit="points"),
         number("95 % interval", "points"),
@@ -141,7 +184,12 @@ def arms_table(arms: list[dict[str, Any]], split: str, baseline: str) -> Table:
     ]
     rows = []
     for row in by_effect(arms, baseline):
-        cells = [row["n"], *(plus_minus(row[name], row[f"{name}_std"]) for name in splits), row["effect"]]
+        cells = [
+            row["n"],
+            *([row["rank"]] if ranked else []),
+            *(plus_minus(row[name], row[f"{name}_std"]) for name in splits),
+            row["effect"],
+        ]
         interval = row["interval"]
         cells.append(None if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}")
         cells += [row["p"], row["p_holm"], row["failed"] or None]

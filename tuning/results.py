@@ -109,7 +109,12 @@ def _arm_row(name: str, re_evaluation: str, outcome: Outcome) -> dict[str, Any]:
     return row | metrics
 
 
-def study_document(arms: Arms, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+def judged_split(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the evaluation split of the rows of trials: test if any has it, else val."""
+    return "test" if any(row["test"] is not None for row in rows) else "val"
+
+
+def study_document(arms: Arms, outcomes: Iterable[Outcome], split: str = "") -> dict[str, Any]:
     """Return the results of a study: every trial, and every arm with its effect against the baseline.
 
     Effects are measured on the evaluation split (test if the file has one, else val) and paired by seed. The arms are
@@ -118,12 +123,13 @@ def study_document(arms: Arms, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     Args:
         arms: The arms and the baseline.
         outcomes: The trials that have ended.
+        split: The evaluation split; empty: test if the file has one, else val.
 
     Returns:
         `judged` (the evaluation split), `baseline`, `arms` and `trials`.
     """
     rows = arm_rows(arms, outcomes)
-    eval_split = "test" if any(row["test"] is not None for row in rows) else "val"
+    eval_split = split or judged_split(rows)
     seeds_of = {name: _by_seed(name, rows, eval_split) for name in arms.arms}
     table = []
     for name, seeds in seeds_of.items():

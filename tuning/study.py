@@ -2,10 +2,13 @@
 
     python -m tuning.study --data ntu60.h5 --out studies/question --arms question --seeds 5
     python -m tuning.study --data ntu60.h5 --out studies/mine --arms mine.toml --seeds 10 --epochs 60
+    python -m tuning.study --data sets.toml --out studies/all --arms norms --lr 3e-4 1e-3 3e-3 --screen 8
 
 Arms: question (the question's network, the answers it received and others), norms (every kind), persons (which bodies
-share statistics), or a TOML file (format: tuning/arms.py). The same command resumes a study, also after a kill; with
-more --seeds it adds the missing ones. Each trial reads the test split once, at its end; nothing is selected by it.
+share statistics), or a TOML file (format: tuning/arms.py). With a TOML file of data sets (format: tuning/sets.py) each
+arm is trained on each set, and the arms are compared over the sets. --lr and --screen choose on validation, before any
+trial reads a test split. The same command resumes a study, also after a kill; with more --seeds it adds the missing
+ones. Each trial reads the test split once, at its end; nothing is selected by it.
 Writes STUDY/results.json, results.csv and report.html; STUDY/ledger.jsonl is the record.
 Exit codes: 0 ok, 2 wrong settings, 3 the baseline has no finished trial, 6 damaged file, 130 interrupted, 143
 terminated.
@@ -15,7 +18,11 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from rich.console import Console
@@ -24,9 +31,10 @@ from rich.table import Table
 from pipeline.config import TrainConfig
 from pipeline.settings import Range
 from preprocessing import exits, files, lifetime, startup
-from tuning.engine import Resources
+from tuning.engine import Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
-from tuning.ledger import Outcome, Task
+from tuning.ledger import Outcome, StudyLedger, Task
+from tuning.sets import DataSet, read_sets
 from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
 
@@ -40,12 +48,19 @@ WIDTH = 160  # characters of the table where stdout is not a terminal
 class Study(Experiment):
     """Settings of a study."""
 
+    data: Path = field(kw_only=False)
+    """HDF5 file made by preprocessing.build, or a TOML file that lists several data sets; on a cluster every node sees
+    it under this path."""
     arms: str
     """question, norms, persons, or a TOML file."""
     epochs: AtLeast1 = TrainConfig.epochs
     """Epochs per trial."""
     seeds: AtLeast1 = 5
     """Number of seeds, 0 to N - 1; each arm is trained with each."""
+    lr: tuple[float, ...] = ()
+    """Learning rates; each arm gets the one that is best on val, on each data set. None: the settings' own."""
+    screen: Annotated[int, Range(ge=0)] = 0
+    """Arms that get all seeds: those with the best mean rank on val with seed 0, and the baseline; 0: all."""
     eval_every: AtLeast1 = TrainConfig.eval_every
     """Epochs between two points of a learning curve."""
     gpus_per_rank: Annotated[float, Range(ge=0)] = 0.0
@@ -53,9 +68,37 @@ class Study(Experiment):
     at_once: Annotated[int, Range(ge=0)] = 0
     """Largest number of trials that run at once; 0 means as many as fit."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if wrong := [rate for rate in self.lr if not 0 < rate < 1]:
+            raise ValueError(f"--lr {wrong[0]:g} is out of range: learning rates are above 0 and below 1.")
+        _ = self.sets  # a mistake in the file is reported before anything starts
+
+    @cached_property
+    def sets(self) -> dict[str, DataSet]:
+        """The data sets by name, read once: a job's folder may be replaced under it."""
+        return {one.name: one for one in read_sets(self.data)}
+
+    def data_set_of(self, task: Task) -> DataSet:
+        """Return the data set of a task."""
+        return self.sets[task.data_set]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that a resumed study must share; a default adds nothing to what older versions recorded."""
+        identity: dict[str, Any] = {"epochs": self.epochs, "eval_every": self.eval_every, "frames": self.frames}
+        if list(self.sets) != [""]:
+            identity["sets"] = {
+                name: {"data_sha256": one.check(), "protocol": one.protocol, "settings": one.settings}
+                for name, one in self.sets.items()
+            }
+        if self.lr:
+            identity["lr"] = list(self.lr)
+        return identity
+
     def spec(self, task: Task) -> TrialSpec:
-        """Return the specification of a training that reads the test split once, at its end."""
-        return self.make_spec(task, self.eval_every, read_test=True)
+        """Return the specification of a training; it reads the test split at its end, unless it serves a choice."""
+        return self.make_spec(task, self.eval_every, read_test=not task.choosing)
 
     def resources(self) -> Resources:
         """Return what each trial gets."""
@@ -72,19 +115,28 @@ class StudyResult(NamedTuple):
     """Content of results.json without the command (tuning.results.study_document)."""
 
 
-def list_tasks(arms: Arms, seeds: int) -> list[Task]:
+def list_tasks(arms: Arms, seeds: int, sets: Sequence[str] = ("",)) -> list[Task]:
     """Return all trainings, seed by seed: whenever a study stops, most arms have pairs.
 
+    Args:
+        arms: The arms.
+        seeds: Number of seeds.
+        sets: Names of the data sets; the name of an only one may be empty.
+
     Raises:
-        ValueError: Two arms would share a folder.
+        ValueError: Two arms or two data sets would share a folder.
     """
     tasks = [
-        Task(f"{_slug(name)}-s{seed}", arm.settings, seed, name, arm.ranks, arms.re_evaluations_of(name))
+        Task(
+            f"{_slug(data_set)}--{_slug(name)}-s{seed}" if data_set else f"{_slug(name)}-s{seed}",
+            arm.settings, seed, name, arm.ranks, arms.re_evaluations_of(name), data_set,
+        )
         for seed in range(seeds)
+        for data_set in sets
         for name, arm in arms.trained().items()
-    ]
+    ]  # fmt: skip
     if len({task.name for task in tasks}) < len(tasks):
-        raise ValueError("Two arms have names that differ by case or punctuation only: rename one.")
+        raise ValueError("Two arms, or two data sets, have names that differ by case or punctuation only: rename one.")
     return tasks
 
 
@@ -105,30 +157,81 @@ def run_study(settings: Study) -> StudyResult:
     """
     from tuning import page, results  # loads scipy
     from tuning.arms import read_arms
+    from tuning.over_sets import combined_document
 
     with files.lock_folder(settings.out):
         arms = read_arms(settings.arms)
-        tasks = list_tasks(arms, settings.seeds)
-        identity = {"epochs": settings.epochs, "eval_every": settings.eval_every, "frames": settings.frames}
-        ledger = study_ledger(settings, "study", identity | arms.identity())
-        left = [task for task in tasks if task.name not in ledger.ended]
-        done = len(tasks) - len(left)
-        report_resumed(done, len(ledger.under_way))
-        if left:
-            with settings.reporter(len(tasks), done) as reporter:
-                settings.run(TaskList(left, settings.spec, ledger, reporter))
+        sets = list(settings.sets)
+        tasks = list_tasks(arms, settings.seeds, sets)
+        ledger = study_ledger(settings, "study", settings.identity | arms.identity())
+        report_resumed(len(ledger.ended), len(ledger.under_way))
+        choice: dict[str, Any] = {}
+        with ExitStack() as ray:  # started by the first task that is missing, once
+            if settings.lr or settings.screen:
+                arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
+            _run_missing(settings, tasks, ledger, ray)
         outcomes = [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
-        document = results.study_document(arms, outcomes)
+        several = sets != [""]
+        document = combined_document(arms, outcomes, sets) if several else results.study_document(arms, outcomes)
+        document |= choice
         results.write(settings.out, {"command": settings.recorded_command, **document})
         page.write_study(settings.out, settings.command, document, outcomes)
     return StudyResult(arms, outcomes, document)
 
 
+def _run_missing(settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack) -> None:
+    """Run the tasks that have not ended."""
+    left = [task for task in tasks if task.name not in ledger.ended]
+    if left:
+        ray.enter_context(connected(settings.address))
+        with settings.reporter(len(tasks), len(tasks) - len(left)) as reporter:
+            settings.run(TaskList(left, settings.spec, ledger, reporter))
+
+
+def _choose(
+    settings: Study, arms: Arms, tasks: Iterable[Task], ledger: StudyLedger, ray: ExitStack
+) -> tuple[Arms, list[Task], dict[str, Any]]:
+    """Train the candidates, then return the arms that remain, their tasks, and the choice for results.json."""
+    from tuning import selection
+
+    first = [task for task in tasks if task.seed == 0]
+    candidates = selection.candidates(first, settings.lr)
+    _run_missing(settings, candidates, ledger, ray)
+    best = selection.best_of_each(ledger.ended[task.name] for task in candidates if task.name in ledger.ended)
+    kept = selection.screened(arms, best, list(settings.sets), settings.screen)
+    chosen = [
+        replace(task, settings=best[task.data_set, task.arm].task.settings)
+        for task in tasks
+        if task.arm in kept.arms and (task.data_set, task.arm) in best
+    ]
+    cells = [
+        {"set": data_set, "arm": arm, "val": outcome.last["val"], "kept": arm in kept.arms}
+        | {key: outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}
+        for (data_set, arm), outcome in best.items()
+    ]
+    return kept, chosen, {"choice": cells}
+
+
 def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
-    """Print the leaderboard."""
+    """Print the leaderboard; of a study over several data sets, with the mean rank."""
     from tuning.results import plus_minus
 
-    table = Table("arm", "n", "train", "val", eval_split, "effect", "95 %", "p (Holm)", "A", "B", "C", "D")
+    ranked = any(row.get("rank") is not None for row in arms)
+    table = Table(
+        "arm",
+        "n",
+        *(["rank"] if ranked else []),
+        "train",
+        "val",
+        eval_split,
+        "effect",
+        "95 %",
+        "p (Holm)",
+        "A",
+        "B",
+        "C",
+        "D",
+    )
     for row in arms:
         if not row["n"]:
             table.add_row(row["arm"], "0")
@@ -137,6 +240,7 @@ def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
         table.add_row(
             row["arm"],
             str(row["n"]),
+            *(["" if row["rank"] is None else f"{row['rank']:.1f}"] if ranked else []),
             *(plus_minus(row[name], row[f"{name}_std"]) for name in ("train", "val", eval_split)),
             "" if effect is None else f"{100 * effect:+.1f}",
             "" if interval is None else f"{100 * interval[0]:+.1f} .. {100 * interval[1]:+.1f}",

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import write_file
 from tuning import experiment
 from tuning.engine import Resources
-from tuning.experiment import Experiment, check_data, duration_seconds
+from tuning.experiment import Experiment, duration_seconds
 from tuning.ledger import Task
 from tuning.search import Search
 from tuning.study import Study
@@ -135,16 +135,6 @@ def test_a_spec_survives_json_and_order_json_of_older_versions_is_read() -> None
     assert TrialSpec.from_json(old) == TrialSpec({"norm.kind": "bn"}, True, ("momentum_0",))
     assert TrialSpec.from_json(old).ranks == 1
     assert spec.to_json().keys() == {*old, "keep"}
-
-
-def test_a_file_without_val_clips_is_rejected(tmp_path: Path, data_file: Path) -> None:
-    """A search and a study select by them; else the content hash is returned."""
-    path = write_file(tmp_path / "no-val.h5", val_subjects=())
-    with pytest.raises(ValueError, match="protocol 'xsub' has no val clips"):
-        check_data(path)
-    with pytest.raises(ValueError, match="protocol 'xview' has no val clips"):
-        check_data(data_file, "xview")
-    assert len(check_data(data_file)) == 64
 
 
 def test_a_missing_data_file_is_named_with_the_remedy(tmp_path: Path) -> None:

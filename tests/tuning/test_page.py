@@ -12,6 +12,7 @@ from tests.browser import loads, watched
 from tuning import figures, page, results
 from tuning.arms import Arm, Arms
 from tuning.ledger import Outcome, Task
+from tuning.over_sets import combined_document
 from tuning.space import draw
 
 ARMS = Arms("BatchNorm <loop>", {"BatchNorm <loop>": Arm(), "masked": Arm(), "no norm": Arm()})
@@ -38,7 +39,7 @@ def trials(number: int) -> list[Outcome]:
     return made
 
 
-def arms() -> list[Outcome]:
+def arms(data_set: str = "") -> list[Outcome]:
     """Three seeds of three arms."""
     made = []
     for arm, values in TEST.items():
@@ -48,8 +49,11 @@ def arms() -> list[Outcome]:
                 "accuracies": {"A": 0.4, "B": 1.0, "C": test, "D": 0.8}, "gap": {"normalization": 0.6},
             }  # fmt: skip
             made.append(
-                Outcome(Task(f"{arm}-{seed}", {}, seed, arm=arm), "finished", curve=curve(test), summary=summary)
-            )
+                Outcome(
+                    Task(f"{arm}-{seed}", {}, seed, arm=arm, data_set=data_set), "finished", curve=curve(test),
+                    summary=summary,
+                )
+            )  # fmt: skip
     return made
 
 
@@ -69,7 +73,18 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-@pytest.mark.parametrize(("name", "figures"), [("study", 3), ("search", 18)])
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a study over two data sets, one named in a way that must be quoted."""
+    folder, names = tmp_path_factory.mktemp("sets"), ["utd", "<ucla>, view 3"]
+    outcomes = [outcome for name in names for outcome in arms(name)]
+    document = combined_document(ARMS, outcomes, names)
+    cells = [{"set": name, "arm": "masked", "val": 0.75, "kept": True, "optim.lr": 0.001} for name in names]
+    page.write_study(folder, {"data": "sets.toml", "epochs": "2"}, document | {"choice": cells}, outcomes)
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize(("name", "figures"), [("study", 3), ("search", 18), ("sets", 4)])
 def test_a_browser_draws_it_without_an_error(
     name: str, figures: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -79,6 +94,7 @@ def test_a_browser_draws_it_without_an_error(
     assert "data-failed" not in dom
     assert dom.count('<figure class="plot"') == figures
     assert "<loop>" not in dom
+    assert "<ucla>" not in dom
     assert "memory: <b>" not in dom
     assert loads(made) == []
 
@@ -98,6 +114,15 @@ def test_what_helps_and_what_is_not_shown_to_stand_first(study: Path) -> None:
     assert rest.items == (("no norm", "+1.0"),)
     means = page.accuracies_table([row("base", None), row("a")], "test", "base")
     assert means.rows[1].cells == ("a", 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_a_study_over_data_sets_shows_ranks_and_each_set(sets: Path) -> None:
+    """The headline counts data sets; each set has its table, and the choice is shown."""
+    text = sets.read_text()
+    assert "Effects on the test split, paired by data set, against" in text
+    assert "sets.toml: 3 arms, 2 data sets, 2 epochs" in text
+    for shown in ("<th>rank", "&lt;ucla&gt;, view 3", "Choice on validation", "Friedman"):
+        assert shown in re.sub(r"<th [^>]*>", "<th>", text), shown
 
 
 def row(arm: str, effect: float | None = 0.1, p: float | None = 0.01, **more: Any) -> dict[str, Any]:

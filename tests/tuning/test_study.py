@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from preprocessing.hdf5 import open_file
-from tests.conftest import Answer
+from tests.conftest import Answer, write_file
 from tuning.arms import Arm, Arms, read_arms
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.study import Study, list_tasks, main, run_study
@@ -151,6 +151,41 @@ def test_a_study_whose_baseline_never_finished_ends_with_3(data_file: Path, tmp_
     result = answer(main, "--data", data_file, "--out", tmp_path, "--arms", tmp_path / "mine.toml", "--seeds", "1")
     assert result.returncode == 3
     assert run_study(settings).document["arms"][0]["failed"] == 1
+
+
+@pytest.mark.slow
+def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path, tmp_path: Path) -> None:
+    """Candidates of every arm, rate and set; then all seeds of the arm that remains and of the baseline."""
+    write_file(tmp_path / "other.h5", seed=1)
+    (tmp_path / "sets.toml").write_text(f'[sets.a]\ndata = "{data_file}"\n[sets.b]\ndata = "other.h5"\n')
+    (tmp_path / "arms.toml").write_text(
+        'baseline = "none"\ncommon.train.batch_size = 16\n[arms.none]\nnorm.kind = "none"\n'
+        '[arms.masked]\nnorm.kind = "bn"\n[arms.gn]\nnorm.kind = "gn"\n'
+    )
+    words = ["--seeds", "2", "--lr", "1e-3", "3e-3", "--screen", "1", "--epochs", "2", "--frames", "16"]
+    first = study(tmp_path / "sets.toml", tmp_path / "out", tmp_path / "arms.toml", *words)
+    assert first.returncode == 0, first.stderr
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    cells = {(cell["set"], cell["arm"]): cell for cell in document["choice"]}
+    assert len(cells) == 6
+    kept = {arm for _, arm in cells if cells["a", arm]["kept"]}
+    assert "none" in kept
+    assert len(kept) <= 2
+    lines = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
+    ended = [line["ended"] for line in lines if "ended" in line]
+    choosing = [one for one in ended if one["task"].get("choosing")]
+    assert len(choosing) == 3 * 2 * 2
+    assert not any(one["summary"].get("test") for one in choosing)  # the test split was not read
+    final = [one for one in ended if not one["task"].get("choosing")]
+    assert len(final) == len(kept) * 2 * 2
+    for one in final:
+        cell = cells[one["task"]["data_set"], one["task"]["arm"]]
+        assert one["task"]["settings"]["optim.lr"] == cell["optim.lr"]
+        assert one["summary"]["test"]["top1"] is not None
+    again = study(tmp_path / "sets.toml", tmp_path / "out", tmp_path / "arms.toml", *words)
+    assert again.returncode == 0, again.stderr
+    after = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
+    assert after == lines
 
 
 def test_tasks_go_seed_by_seed_and_are_named_after_arm_and_seed() -> None:

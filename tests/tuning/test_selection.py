@@ -1,0 +1,68 @@
+"""selection.py: rates and arms are chosen on validation, and nothing that chooses reads the test split."""
+
+from pathlib import Path
+
+import pytest
+
+from tuning.arms import Arm, Arms
+from tuning.ledger import Outcome, Task
+from tuning.selection import best_of_each, candidates, screened
+from tuning.study import Study, list_tasks
+
+ARMS = Arms("none", {"none": Arm(), "bn": Arm({"norm.kind": "bn"}), "gn": Arm({"norm.kind": "gn"})})
+SETS = ("ucla", "utd")
+
+
+def ended(task: Task, val: float | None) -> Outcome:
+    """A task that reached this accuracy; None: it failed."""
+    if val is None:
+        return Outcome(task, "failed", cause="memory")
+    return Outcome(task, "finished", curve=[{"epoch": 1, "val": 1.0}, {"epoch": 2, "val": val}])
+
+
+def test_a_candidate_per_rate_that_never_reads_the_test_split(data_file: Path) -> None:
+    tasks = candidates([Task("bn-s0", {"norm.kind": "bn"}, 0, "bn", 2, ("joint",))], [1e-3, 0.0003])
+    assert [(task.name, task.settings) for task in tasks] == [
+        ("bn-s0-choosing-lr-0.001", {"norm.kind": "bn", "optim.lr": 0.001}),
+        ("bn-s0-choosing-lr-0.0003", {"norm.kind": "bn", "optim.lr": 0.0003}),
+    ]
+    study = Study(data_file, Path("out"), arms="norms")
+    assert all(not study.spec(task).read_test and not task.re_evaluations and task.ranks == 2 for task in tasks)
+    assert study.spec(Task("bn-s0", {}, 0)).read_test
+
+
+def test_without_rates_a_task_keeps_its_own() -> None:
+    (task,) = candidates([Task("bn-s0", {"optim.lr": 0.01}, 0, "bn")], [])
+    assert (task.name, task.settings, task.choosing) == ("bn-s0-choosing", {"optim.lr": 0.01}, True)
+
+
+def test_the_best_last_epoch_wins_and_a_failed_training_is_no_candidate() -> None:
+    (first, second, third) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3, 1e-2])
+    best = best_of_each([ended(first, 0.5), ended(second, 0.75), ended(third, None)])
+    assert best["utd", "bn"].task is second
+    assert best_of_each([ended(third, None)]) == {}
+
+
+def test_the_arms_with_the_best_mean_rank_and_the_baseline_remain() -> None:
+    """An arm that failed on a set ranks last there; a re-evaluation stays with its arm."""
+    arms = Arms("none", ARMS.arms | {"bn, joint": Arm(of="bn", re_evaluation="joint")})
+    val = {"none": (0.1, 0.1), "bn": (0.9, 0.5), "gn": (0.8, None)}
+    best = best_of_each(
+        ended(task, val[task.arm][SETS.index(task.data_set)]) for task in candidates(list_tasks(arms, 1, SETS), [])
+    )
+    assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "bn, joint"]
+    assert screened(arms, best, SETS, keep=0) is arms
+    assert screened(arms, best, SETS, keep=3) is arms
+
+
+def test_ties_go_to_the_arm_that_stands_first() -> None:
+    best = best_of_each(ended(task, 0.5) for task in candidates(list_tasks(ARMS, 1, SETS), []))
+    assert list(screened(ARMS, best, SETS, keep=2).arms) == ["none", "bn"]
+
+
+def test_each_arm_is_trained_on_each_set_in_a_folder_of_its_own() -> None:
+    names = [task.name for task in list_tasks(ARMS, 2, SETS)]
+    assert len(set(names)) == len(names) == 12
+    assert names[:4] == ["ucla--none-s0", "ucla--bn-s0", "ucla--gn-s0", "utd--none-s0"]
+    with pytest.raises(ValueError, match="two data sets, have names"):
+        list_tasks(ARMS, 1, ("UCLA", "ucla"))
