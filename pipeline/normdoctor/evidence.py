@@ -131,6 +131,10 @@ class Evidence:
     """Evaluation samples in shuffled batches; None without evaluation samples."""
     groups: dict[str, dict[int, Group]] = field(default_factory=dict)
     """Division (camera, subject) -> number of the group -> its figures."""
+    _differences: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Difference]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `paired` has computed of which tensors."""
 
     def mean(self, name: Pass) -> float:
         """Return the mean score of a pass (accuracy as a fraction)."""
@@ -143,7 +147,12 @@ class Evidence:
 
     def paired(self, a_N: Tensor, b_N: Tensor, batches: Sequence[Tensor] = ()) -> Difference:
         """Return the mean of b - a over the same samples, scored by this metric (see `intervals.paired`)."""
-        return paired(a_N, b_N, batches=batches, samples_per_score=self.samples_per_score)
+        given = (a_N, b_N, *batches)
+        key = tuple(map(id, given))
+        if key not in self._differences:
+            found = paired(a_N, b_N, batches=batches, samples_per_score=self.samples_per_score)
+            self._differences[key] = (given, found)  # the tensors live on: no other one takes their ids
+        return self._differences[key][1]
 
     def costs_as_much(self, name: Pass) -> bool:
         """Return whether the statistics of pass `name` cost at least half of the gap B - A; True if not measured."""
