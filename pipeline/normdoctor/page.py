@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "the page needs jinja2: pip install jinja2"
-DISTRIBUTIONS = ("skelnorm-normdoctor", "skelnorm")
 # Least number of ticks of an axis.
 TICKS = 4
 MEANING = {
@@ -341,18 +339,10 @@ def first_screen(diagnosis: Diagnosis) -> str:
 
 def origin() -> dict[str, str]:
     """Return the provenance of a page: versions and date."""
+    from . import __version__  # the package imports this module
+
     return {
-        "Made by": f"normdoctor {version()}".strip(),
+        "Made by": f"normdoctor {__version__}",
         "With": f"torch {torch.__version__}",
         "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
-
-
-def version() -> str:
-    """Return the installed version, or an empty string."""
-    for name in DISTRIBUTIONS:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
