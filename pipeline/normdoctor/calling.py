@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .batches import LABELS, device_of, leaves, moved, named_leaves
 from .metrics import METRICS, NamedMetric, fits_values, prediction
 from .samples import Samples
-from .sites import buffers_kept, statistics
+from .sites import buffers_kept, modes_kept, statistics
 from .sources import batch_statistics
 
 Forward = Callable[[nn.Module, Any], Any]  # model, batch -> output
@@ -131,14 +131,9 @@ def working_call(model: nn.Module, batch: Any) -> Call:
 
 def quietly(model: nn.Module, forward: Callable[[], Any]) -> Any:
     """Run a forward pass in eval mode that leaves no trace."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng():
-            return forward()
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with modes_kept(model), torch.no_grad(), buffers_kept(model), torch.random.fork_rng():
+        model.eval()
+        return forward()
 
 
 def _calls(model: nn.Module, batch: Any) -> Iterator[Call]:

@@ -6,8 +6,6 @@ running the same samples with two seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from .batches import leaves
 from .bench import Bench
 from .collector import Collector, SiteMoments
 from .metrics import prediction
-from .sites import batch_norms, buffers_kept, eagerly, same_bits
+from .sites import batch_norms, buffers_kept, eagerly, in_training, same_bits
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Samples on which randomness is seen, and samples that the effect of dropout is then measured on.
@@ -41,7 +39,7 @@ def _population_with(bench: Bench, modules: list[nn.Module]) -> SiteMoments:
 
     def population(samples: int, seed: int, on: bool = True) -> SiteMoments:
         collector = Collector(bench.model)
-        with torch.random.fork_rng(), _in_training(modules if on else []):
+        with torch.random.fork_rng(), in_training(modules if on else []):
             torch.manual_seed(seed)
             bench.watch(bench.train.batches(limit=samples), collector)
         return collector.seen.population
@@ -57,18 +55,6 @@ def _population_with(bench: Bench, modules: list[nn.Module]) -> SiteMoments:
 
 def _same(a: SiteMoments, b: SiteMoments, site: Any) -> bool:
     return site not in a or site not in b or same_bits(a[site].variance_C, b[site].variance_C)
-
-
-@contextmanager
-def _in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
-    before = [(module, module.training) for module in modules]
-    for module, _ in before:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 def random_in_eval(bench: Bench) -> str:

@@ -14,8 +14,8 @@ from .collector import Collector, SiteMoments, union
 from .evidence import Pass
 from .layers import Layer
 from .moments import Moments
-from .sites import Site, Statistics, buffers_kept
-from .sources import POPULATION_SOURCES
+from .sites import Statistics, buffers_kept, modes_kept
+from .sources import POPULATION_SOURCES, per_layer
 
 # torch's error about one value per channel in training mode: then the model as found has no score.
 ONE_VALUE = "Expected more than 1 value per channel"
@@ -56,19 +56,15 @@ def rejects_one(bench: Bench) -> str:
     if not train.sizes[1] or train.size == 1 or not train.apart:
         return ""
     _, batch = next(iter(train.composed([torch.tensor([0])])))
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.train()
-        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng():
+        with modes_kept(model), torch.no_grad(), buffers_kept(model), torch.random.fork_rng():
+            model.train()
             bench.output(batch)
     except ValueError as error:
         if ONE_VALUE not in str(error):
             return ""
     else:
         return ""
-    finally:
-        for module, training in modes.items():
-            module.training = training
     seen = Collector(model)
     bench.watch(train.composed([torch.tensor([0])]), seen)
     return next((site[0] for site, found in seen.seen.population.items() if found.count == 1), "a layer")
@@ -89,8 +85,4 @@ def after_lone(layers: Mapping[str, Layer], population: SiteMoments, single: Sit
             unbiased = one.variance_C * (one.count / (one.count - 1))
             mean, variance = whole.mean_C.lerp(one.mean_C, momentum), whole.variance_C.lerp(unbiased, momentum)
             table[name] = Moments(mean, variance, whole.count)
-
-    def source(site: Site, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return table[site[0]].mean_C, table[site[0]].variance_C
-
-    return source
+    return per_layer(table)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .bench import Batches, Bench
 from .intervals import paired
+from .sites import modes_kept
 from .sources import batch_statistics
 
 # Samples that are scored, and the least number of scores that tells chance from skill.
@@ -44,13 +45,9 @@ def read_metric(bench: Bench, higher_is_better: bool | None) -> Scoring:
     stated = Scoring(-1.0 if higher_is_better is False else 1.0)
     if not any(p.dim() > 1 for p in bench.model.parameters()):
         return stated
-    modes = {module: module.training for module in bench.model.modules()}
-    bench.model.eval()
-    try:
+    with modes_kept(bench.model):
+        bench.model.eval()
         good, damaged = _scores(bench)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if len(good) < 2:
         return stated
     rises = all(paired(good, bad).significant for bad in damaged)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .bench import Bench
-from .sites import batch_norms, buffers_kept
+from .sites import batch_norms, buffers_kept, in_training
 
 # Passes in which the buffers come to rest, and the share of their size by which the last one still changes them.
 PASSES, AT_REST = 100, 1e-4
@@ -37,7 +37,7 @@ def settled_buffers(bench: Bench) -> dict[str, Tensor]:
     batches = _two_batches(bench) if owners else []
     if len(batches) < 2:
         return {}
-    with torch.no_grad(), buffers_kept(model), torch.random.fork_rng(), _in_training(owners):
+    with torch.no_grad(), buffers_kept(model), torch.random.fork_rng(), in_training(owners):
         before = _buffers(model)
         first, second = (_after(bench, batch, before) for batch in batches)
         following = [n for n in before if _moved(before[n], first[n]) and not _moved(first[n], second[n])]
@@ -81,18 +81,6 @@ def buffers_as(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]
         for name, value in values.items():
             model.get_buffer(name).copy_(value)
         yield
-
-
-@contextmanager
-def _in_training(modules: list[nn.Module]) -> Iterator[None]:
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def _moved(a: Tensor, b: Tensor) -> bool:

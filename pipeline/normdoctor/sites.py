@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeGuard
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .functional import Call, Intercepted, owners_of_parts, pointer
-from .memory import by_own_batch, holding, memory_of
+from .memory import by_own_batch, holding, in_mode, memory_of
 from .moments import moments, normalize
 
 Site = tuple[str, int]  # a layer's name and the number of its call within one batch
@@ -169,6 +169,26 @@ def eagerly() -> AbstractContextManager[Any]:
     if set_stance is None or "torch._dynamo" not in sys.modules:
         return nullcontext()
     return set_stance("force_eager")
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the modes of the model's modules at the end of the context."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@contextmanager
+def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules themselves, not their parts, into training mode within the context."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(in_mode(module, training=True))
+        yield
 
 
 @contextmanager
