@@ -34,6 +34,8 @@ class Usage(NamedTuple):
     forward: Forward
     metric: Metric
     assumed: list[str]
+    is_ready_made: bool = False
+    """Whether the metric is one of METRICS."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def usage(model: nn.Module, samples: Samples, forward: Forward | None, metric: M
         call = working_call(model, batches[0])
         forward, used = call.run, call.used
         assumed.append(f"the model is called as {call.text}")
+    is_ready_made = not callable(metric)
     if not callable(metric):
         name, path = _label(model, batches, forward, used, metric)
         assumed.append(f"the label is {_shown(batches[0], path)}")
@@ -76,7 +79,7 @@ def usage(model: nn.Module, samples: Samples, forward: Forward | None, metric: M
         metric = _ByName(METRICS[name], path)
     if device is not None and any(leaf.device != device for _, batch in _first(samples, 1) for leaf in _tensors(batch)):
         assumed.append(f"batches are moved to {device}")
-    return Usage(forward, metric, assumed)
+    return Usage(forward, metric, assumed, is_ready_made)
 
 
 def _first(samples: Samples, count: int = TRIAL_SAMPLES) -> list[tuple[Tensor, Any]]:

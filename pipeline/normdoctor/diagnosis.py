@@ -209,8 +209,8 @@ def diagnose(
         eval_batches: The evaluation samples, in any batches; None: there are none.
         forward: (model, batch) -> output. None: found by trial from the model's signature and the batch.
         metric: (output, batch) -> score of each sample (N,), or one of the batch. Or the name of one: accuracy,
-            segmentation accuracy, iou, dice, detection, mse, mae, cross entropy. None: the first of these that fits the
-            output and a part of the batch. `assumed` says what was found.
+            segmentation accuracy, label accuracy, iou, dice, detection, mse, mae, cross entropy. None: the first of
+            these that fits the output and a part of the batch. `assumed` says what was found.
         rows: (batch, a layer's input (B, C, ...), body slot) -> which rows (B,), or places in them (B, ...), hold
             something real; None: all do.
         groups: Name of a division (camera, subject) -> function of a batch that gives each sample's group (N,).

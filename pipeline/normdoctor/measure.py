@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .batches import apart, shape_of
 from .bench import Batches, Bench, PassEnded, PassResult, worst_score
-from .calling import Forward, Metric, quietly, usage
+from .calling import Forward, Metric, first_line, quietly, usage
 from .collector import Collector, Rows, Seen, SiteMoments, add
 from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
@@ -60,13 +60,13 @@ def gather(
     inner, averaged = unwrapped(model)
     reject_unreadable(inner)
     train = take(train_loader, samples, most=batches)
-    held_out = None if eval_loader is None else take(eval_loader, samples, most=batches)
+    held_out = None if eval_loader is None else take(eval_loader, samples, most=batches, name="evaluation batches")
     twin = copied(inner)
     how = usage(twin, train, forward, metric)
     bench = Bench(twin, train, held_out, how.forward, how.metric)
     training = _in_training(bench.model)
     quietly(twin, lambda: note_layers(twin, lambda: bench.output(next(iter(train.batches()))[1])))
-    scoring = read_metric(bench, higher_is_better)
+    scoring = read_metric(bench, higher_is_better, how.is_ready_made)
     bench.sign = scoring.sign
     seen = _as_evaluated(bench, bool(training))
     by_batch = _by_batch_statistics(bench, rows) if seen.layers else _without_layers(seen.passes)
@@ -151,7 +151,8 @@ def _as_found(bench: Bench) -> tuple[Passes, str]:
     """Score the model as it is: the evaluation samples in the loader's own batches, on which its output depends.
 
     Returns:
-        The passes, and torch's error where a batch of one value per channel makes one fail.
+        The passes, and the error where one fails in training mode: on a batch of one value per channel, or because
+        the model then asks for labels and returns losses.
     """
     passes: Passes = {}
     try:
@@ -159,9 +160,9 @@ def _as_found(bench: Bench) -> tuple[Passes, str]:
         if bench.held_out is not None:
             passes["found_C"] = bench.run(bench.held_out.as_given(), None)
     except ValueError as error:
-        if not bench.model.training or ONE_VALUE not in str(error):
+        if not bench.model.training:
             raise
-        return passes, f"{ONE_VALUE} when training"
+        return passes, f"{ONE_VALUE} when training" if ONE_VALUE in str(error) else first_line(error)
     return passes, ""
 
 

@@ -107,6 +107,19 @@ def cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
     return _mean(chosen * counts, counts)
 
 
+def fits_labels(scores: Any, label: Any) -> bool:
+    """Return whether a label says of each of several classes whether a sample (N, K) is of it."""
+    if not _are_tensors(scores, label) or scores.shape != label.shape or scores.dim() != 2 or scores.shape[1] < 2:
+        return False
+    return bool(((label == 0) | (label == 1)).all())
+
+
+def label_accuracy(scores: Tensor, label: Tensor) -> Tensor:
+    """Share of the classes of each sample that are rightly present or absent."""
+    limit = 0.5 if bool(((scores >= 0) & (scores <= 1)).all()) else 0.0
+    return ((scores > limit) == (label.to(scores.device) > 0.5)).float().mean(1)
+
+
 def fits_values(values: Any, label: Any) -> bool:
     """Return whether a label holds as many values as the output."""
     return _are_tensors(values, label) and values.numel() == label.numel() and len(values) == len(label)
@@ -229,6 +242,7 @@ def _has_fractions(label: Tensor) -> bool:
 METRICS: dict[str, NamedMetric] = {
     "accuracy": NamedMetric(accuracy, fits_classes, "share of right first choices"),
     "segmentation accuracy": NamedMetric(accuracy, fits_classes, "share of places with the right class"),
+    "label accuracy": NamedMetric(label_accuracy, fits_labels, "share of right yes or no, several labels per sample"),
     "iou": NamedMetric(iou, fits_masks, "intersection over union, mean over classes"),
     "dice": NamedMetric(dice, fits_masks, "Dice coefficient, mean over classes"),
     "detection": NamedMetric(detection, fits_boxes, "F1 of boxes at an overlap of 0.5"),

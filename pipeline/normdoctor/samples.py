@@ -115,7 +115,12 @@ def _counted(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
 
 
 def take(
-    loader: Iterable[Any], limit: int = LIMIT, seed: int = 0, most: int | None = None, memory: int = MEMORY
+    loader: Iterable[Any],
+    limit: int = LIMIT,
+    seed: int = 0,
+    most: int | None = None,
+    memory: int = MEMORY,
+    name: str = "batches",
 ) -> Samples:
     """Read a loader once, batch by batch, and keep a uniform draw of its samples (reservoir sampling, Vitter 1985).
 
@@ -125,6 +130,7 @@ def take(
         seed: Seed of the draw.
         most: Largest number of batches read; None: until READ x `limit` samples are read.
         memory: Bytes of the samples kept.
+        name: What the loader is called in errors.
 
     Raises:
         ValueError: It gives fewer than two samples, or a batch without tensors.
@@ -138,7 +144,7 @@ def take(
         reader.read(batch)
     if reader.seen < 2:
         raise ValueError(
-            f"the batches hold {reader.seen} sample{'s' if reader.seen != 1 else ''}: batch statistics need two or "
+            f"the {name} hold {reader.seen} sample{'s' if reader.seen != 1 else ''}: batch statistics need two or "
             "more (an exhausted generator gives none: pass a fresh one, or a list)"
         )
     return Samples(reader.kept, reader.like, reader.given, reader.sizes, reader.apart, unread)

@@ -22,6 +22,8 @@ from .sources import batch_statistics
 SAMPLES, LEAST_SCORES = 256, 16
 # Seeds of the damages, which must agree.
 DAMAGES = (0, 1, 2)
+# Shares of the samples that tell errors from hits: a trained network has fewer errors, a damaged one more.
+FEW_ERRORS, MANY_ERRORS = 0.5, 0.6
 
 
 class Scoring(NamedTuple):
@@ -35,12 +37,13 @@ class Scoring(NamedTuple):
     """Whether a fault may not show in the scores."""
 
 
-def read_metric(bench: Bench, higher_is_better: bool | None) -> Scoring:
+def read_metric(bench: Bench, higher_is_better: bool | None, is_ready_made: bool = False) -> Scoring:
     """Return how to read the scores of a bench's metric.
 
     Args:
         bench: The model, in any mode, with its samples. Its modes and parameters stay as they are.
         higher_is_better: As the user says; None: a metric that a damaged network raises is a loss.
+        is_ready_made: Whether the metric is one of METRICS, of which higher is better.
     """
     stated = Scoring(-1.0 if higher_is_better is False else 1.0)
     if not any(p.dim() > 1 for p in bench.model.parameters()):
@@ -58,11 +61,14 @@ def read_metric(bench: Bench, higher_is_better: bool | None) -> Scoring:
         contradicted = rises if higher_is_better else falls
         note = f"higher_is_better={higher_is_better} contradicts the scores: {means}" if contradicted else ""
         return Scoring(stated.sign, note, contradicted)
-    if rises and not binary:
+    is_error_rate = good.mean() < FEW_ERRORS and min(bad.mean().item() for bad in damaged) > MANY_ERRORS
+    if rises and not is_ready_made and (not binary or is_error_rate):
         return Scoring(-1.0, f"the metric falls as predictions improve ({means}): it is read as a loss")
     if rises:
         return Scoring(
-            note=f"the network scores worse than chance ({means}): check labels and metric", is_doubtful=True
+            note=f"the network scores worse than chance ({means}): check labels and metric; for an error rate, pass "
+            "higher_is_better=False",
+            is_doubtful=True,
         )
     if not falls and len(good) >= LEAST_SCORES:
         text = f"the score is at chance by batch statistics too ({means}): no cause can show in it"

@@ -169,6 +169,15 @@ def test_the_model_stays_as_it_is() -> None:
 # metrics
 
 
+def test_several_labels_per_sample_are_scored_by_hand() -> None:
+    """Three of four right, by logits and by probabilities; a label of fractions is no yes or no."""
+    label = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    logits = torch.tensor([[2.0, -1.0, -3.0, 0.5], [-1.0, -1.0, 1.0, 1.0]])
+    assert score("label accuracy", logits, label) == score("label accuracy", logits.sigmoid(), label) == [0.75, 0.75]
+    assert not METRICS["label accuracy"].fits(logits, label / 2)
+    assert not METRICS["label accuracy"].fits(logits, label[:, 0])
+
+
 def score(name: str, output: Any, label: Any) -> list[float]:
     """Of each sample."""
     assert METRICS[name].fits(output, label)

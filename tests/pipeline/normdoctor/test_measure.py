@@ -148,6 +148,21 @@ def test_training_mode_that_fails_is_measured_in_eval_mode() -> None:
     assert gather(Image().eval(), pictures(5), None)[1].rejects_one == ""
 
 
+class Detector(Image):
+    """In training mode it asks for labels and returns losses, as torchvision's detectors do."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        """Return losses or scores."""
+        scores = super().forward(x)
+        return {"loss": nn.functional.cross_entropy(scores, labels)} if self.training else scores  # type: ignore[arg-type]
+
+
+def test_a_model_that_fails_in_training_mode_alone_is_measured_in_eval_mode() -> None:
+    """The error is evidence there; in eval mode it would be the user's."""
+    assert "forward fails on a batch" in gather(Detector().train(), pictures(8), pictures(8))[1].failure
+    assert gather(Detector().eval(), pictures(8), pictures(8))[1].failure == ""
+
+
 def test_statistics_after_a_batch_of_one_are_updated_once_where_torch_accepts_it() -> None:
     """At momentum 0.5 half-way to the statistics of the sample; the pooled layer stays."""
     model = Image().eval()

@@ -28,16 +28,18 @@ def correct(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
     return output.argmax(1) == batch[1]
 
 
-def read(model: nn.Module, metric: Metric, higher_is_better: bool | None = None) -> Scoring:
+def read(
+    model: nn.Module, metric: Metric, higher_is_better: bool | None = None, is_ready_made: bool = False
+) -> Scoring:
     """How the scores of a model are read."""
-    return read_metric(
-        Bench(copy.deepcopy(model), take(TRAIN), None, lambda net, b: net(b[0]), metric), higher_is_better
-    )
+    bench = Bench(copy.deepcopy(model), take(TRAIN), None, lambda net, b: net(b[0]), metric)
+    return read_metric(bench, higher_is_better, is_ready_made)
 
 
 LOSSES: dict[str, Metric] = {
     "per sample": lambda o, b: nn.functional.cross_entropy(o, b[1], reduction="none"),
     "per batch": lambda o, b: nn.functional.cross_entropy(o, b[1]),
+    "errors": lambda o, b: o.softmax(1)[torch.arange(len(o)), b[1]] < 0.6,
     "in 0 to 1": lambda o, b: (o.softmax(1) - nn.functional.one_hot(b[1], 3)).abs().mean(1),
 }
 
@@ -48,7 +50,7 @@ def test_a_loss_is_recognised_and_its_negative_is_not(fine: nn.Module, name: str
     metric = LOSSES[name]
     assert read(fine, metric).sign == -1
     assert "it is read as a loss" in read(fine, metric).note
-    assert read(fine, lambda o, b: -metric(o, b)) == Scoring()
+    assert read(fine, lambda o, b: -metric(o, b).float()) == Scoring()
     assert read(fine, correct) == Scoring()
 
 
@@ -68,6 +70,14 @@ def test_chance_and_worse_than_chance_are_pointed_out(fine: nn.Module) -> None:
     off = read(fine, lambda o, b: o.argmax(1) == (b[1] + 1) % 3)
     assert off.sign == 1
     assert "worse than chance" in off.note
+    assert "pass higher_is_better=False" in off.note  # errors of few classes look like it
+
+
+def test_the_direction_of_a_ready_made_metric_is_known(fine: nn.Module) -> None:
+    """What it says of labels that do not fit is no reason to read it as a loss."""
+    said = read(fine, LOSSES["per sample"], is_ready_made=True)
+    assert said.sign == 1
+    assert "worse than chance" in said.note
 
 
 def test_a_forgotten_minus_changes_no_cause_and_no_loss_is_shown_in_points(fine: nn.Module) -> None:
