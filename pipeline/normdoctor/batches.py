@@ -88,10 +88,10 @@ def is_opaque(node: Any, top: bool = True) -> bool:
 def _children(node: Any, top: bool) -> list[tuple[Any, Any]] | None:
     """Return the named parts of a node; None for a leaf."""
     if isinstance(node, Mapping):
-        return list(node.items())
+        return _marked(list(node.items()))
     if isinstance(node, list | tuple):
         names = getattr(node, "_fields", range(len(node)))
-        return list(zip(names, node, strict=True)) if _is_structure(node, top) else None
+        return _marked(list(zip(names, node, strict=True))) if _is_structure(node, top) else None
     if node is None or isinstance(node, Tensor | np.ndarray | np.generic | str | bytes | bool | int | float | type):
         return None
     if dataclasses.is_dataclass(node):
@@ -102,10 +102,28 @@ def _children(node: Any, top: bool) -> list[tuple[Any, Any]] | None:
     return list(inside.items())
 
 
+class _PerSample(list[Any]):
+    """A list with one entry per sample, as the tensors beside it tell."""
+
+
+def _marked(parts: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Mark the lists of tensors that are as long as a tensor beside them, while the tensors in them are not."""
+    lengths = {len(part) for _, part in parts if _is_long(part)}
+    return [(key, _PerSample(part) if _is_per_sample(part, lengths) else part) for key, part in parts]
+
+
+def _is_per_sample(part: Any, lengths: set[int]) -> bool:
+    if type(part) not in (list, tuple) or len(part) not in lengths or not all(map(_is_long, part)):
+        return False
+    return not any(len(tensor) in lengths for tensor in part)
+
+
 def _is_structure(node: list[Any] | tuple[Any, ...], top: bool) -> bool:
     """Return whether a sequence holds the parts of a batch, rather than one entry per sample or plain values."""
     if hasattr(node, "_fields"):
         return True
+    if isinstance(node, _PerSample):
+        return False
     if not any(_holds_tensors(part) for part in node) or all(isinstance(part, Mapping) for part in node):
         return False
     tensors = [part for part in node if isinstance(part, Tensor | np.ndarray)]

@@ -25,6 +25,8 @@ SIZES: dict[str, tuple[Any, int]] = {
     "tuples of them": ((tuple(PICTURES[:3]), tuple(TARGETS[:3])), 3),
     "pictures of one size": (([torch.zeros(3, 8, 8)] * 2, [{"boxes": torch.zeros(1, 4)}] * 2), 2),
     "dicts as detectron2 has them": ([{"image": PICTURES[0], "height": 4}, {"image": PICTURES[1], "height": 5}], 2),
+    "sequences of different lengths": (([torch.zeros(6, 20 + i) for i in range(3)], torch.zeros(3)), 3),
+    "crops of several sizes": (([torch.zeros(4, 3, 8, 8), torch.zeros(4, 3, 5, 5)], torch.zeros(4)), 4),
     "pairs that nobody collated": ([(PICTURES[0], 1), (PICTURES[1], 0), (PICTURES[2], 1)], 3),
     "graphs": (GRAPH, 3),
     "graphs that count themselves": (SimpleNamespace(**GRAPH, num_graphs=7), 7),
