@@ -13,8 +13,9 @@ from .samples import Row, Samples
 
 # Samples compared, and numbers of them at most.
 COMPARED, NUMBERS = 256, 4_000_000
-# Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale.
-SCALE_RATIO, MEAN_SHIFT = 2.0, 1.0
+# Ratio of deviations, and distance of means in deviations, beyond which inputs are on another scale. Pictures that were
+# not put from 0..1 to -1..1 have half the deviation.
+SCALE_RATIO, MEAN_SHIFT = 1.8, 1.0
 # Share of values at an end of the range, beyond that of the training inputs, from which inputs are clamped.
 CLAMPED = 0.05
 

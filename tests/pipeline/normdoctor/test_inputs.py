@@ -42,6 +42,8 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: normalized(x) * 0.8 + 0.95 * 8,
         "are not normalized like the training inputs: mean 7",
     ),
+    "half the deviation": (lambda x: normalized(x) / 2 + 0.5, "are not normalized like"),
+    "three quarters of it": (lambda x: normalized(x) * 0.75, ""),
     "8 bits": (lambda x: (255 * x).byte(), "are not normalized like the training inputs: mean 11"),
     "0 to 255": (lambda x: 255 * x, "are not normalized like the training inputs: mean 11"),
     "a tenth": (lambda x: 0.1 * normalized(x), "are not normalized like"),
@@ -91,6 +93,16 @@ def test_a_diagnosis_names_the_inputs_first_and_no_norm() -> None:
         in diagnosis.verdict
     )
     assert "inputs" not in diagnose(model, train, [((x - 4) / 2, y) for x, y in data(1)]).named
+
+
+def test_inputs_that_cost_nothing_are_not_named() -> None:
+    """Noise that training adds, of twice the deviation: the evaluation samples score as well without it."""
+    torch.manual_seed(0)
+    noisy = [(x + 2 * torch.randn_like(x), y) for x, y in data(0)]
+    model = trained(Small(), data(0))
+    assert difference(take(noisy), take(data(1)))
+    assert "inputs" not in diagnose(model, noisy, data(1)).named
+    assert diagnose(model, data(0), noisy).named[0] == "inputs"
 
 
 def test_clamped_inputs_are_named() -> None:
