@@ -12,7 +12,16 @@ from .collector import union
 from .evidence import Evidence
 from .finding import OF_THE_CHECK, RECOMPUTE, Advice, Finding, listed
 from .layers import EPS_FACTOR, EPS_SHARE, LARGER_EPS, Layer, key_of, running_moments
-from .moments import RATIO_LIMIT, SHIFT_LIMIT, Distance, distance, log_variance_ratio, mean_shift, variance_ratio
+from .moments import (
+    RATIO_LIMIT,
+    SHIFT_LIMIT,
+    Distance,
+    Moments,
+    distance,
+    log_variance_ratio,
+    mean_shift,
+    variance_ratio,
+)
 from .sites import Site
 
 # Ratio of the variances of a layer's input with and without dropout.
@@ -31,6 +40,9 @@ TOO_FAST = 0.5
 # Statistics whose layer had this many times the updates that it remembers cannot lag behind the weights: on 60 healthy
 # networks of NormBugs, at their full learning rate, the farthest layer is .14 deviations and a ratio of 1.1 away.
 MANY_WINDOWS = 8.0
+# Shares of the way from the initial values to the population's at which statistics lag, and the share of their own
+# variation that may lead elsewhere: weights change while statistics follow.
+BEGUN, ARRIVED, ASTRAY = 0.02, 0.9, 0.2
 INITIAL = "initial values"
 AVERAGE_BUFFERS = "average the buffers with the weights (AveragedModel(use_buffers=True)), or call update_bn after it"
 HALF = (torch.float16, torch.bfloat16)
@@ -202,7 +214,7 @@ def instance(evidence: Evidence) -> Finding | None:
 def stale(evidence: Evidence) -> Finding | None:
     """Running statistics that lag behind the weights, or remember too few batches."""
     name, apart = _farthest(evidence)
-    if not name or not apart.beyond_limit or _cannot_lag(evidence.layers[name]):
+    if not name or not apart.beyond_limit or _cannot_lag(evidence, name):
         return None
     return lagging(evidence)
 
@@ -210,7 +222,7 @@ def stale(evidence: Evidence) -> Finding | None:
 def foreign(evidence: Evidence) -> Finding | None:
     """Running statistics that do not lag, and yet are not those of the training samples under these weights."""
     name, apart = _farthest(evidence)
-    if not name or not apart.beyond_limit or not _cannot_lag(evidence.layers[name]):
+    if not name or not apart.beyond_limit or not _cannot_lag(evidence, name):
         return _unsettled(evidence)
     return foreign_by_effect(evidence)
 
@@ -268,11 +280,26 @@ def _farthest(evidence: Evidence) -> tuple[str, Distance]:
     return where, worst
 
 
-def _cannot_lag(layer: Layer) -> bool:
+def _cannot_lag(evidence: Evidence, name: str) -> bool:
     """Return whether a layer had so many updates within so short a memory that its statistics cannot lag."""
+    layer = evidence.layers[name]
     if layer.momentum is None or layer.momentum > TOO_FAST:
         return False
-    return layer.momentum == 0 or not layer.updates or layer.updates > MANY_WINDOWS / layer.momentum
+    if layer.momentum and not layer.updates:
+        return not _is_on_the_way(layer, evidence.train.layers()[name])
+    return layer.momentum == 0 or layer.updates > MANY_WINDOWS / layer.momentum
+
+
+def _is_on_the_way(layer: Layer, population: Moments) -> bool:
+    """Return whether statistics lie between their initial values and the population's, the same way for all channels.
+
+    Layers that are not torch's count no updates: only the values tell.
+    """
+    assert layer.running is not None
+    found, goal = (torch.cat([one.mean_C, one.variance_C - 1]).double() for one in (layer.running, population))
+    way = (found @ goal / goal.square().sum().clamp(min=1e-12)).item()
+    rest = (found - way * goal).square().sum() / found.square().sum().clamp(min=1e-12)
+    return BEGUN < way < ARRIVED and rest.item() < ASTRAY
 
 
 def _memory(layer: Layer) -> tuple[str, str]:
@@ -284,7 +311,11 @@ def _memory(layer: Layer) -> tuple[str, str]:
         text = f"momentum {layer.momentum:g} is too fast: the statistics are nearly those of the last batch alone"
         later = f"set bn.momentum = {max(0.001, 1 - layer.momentum):.3g}"
         return text, f"{later}: torch's momentum is the weight of the new batch, 1 minus that of Keras and TensorFlow"
-    text = f"momentum {layer.momentum:g} remembers about {1 / layer.momentum:.0f} updates, of {layer.updates}"
+    text = f"momentum {layer.momentum:g} remembers about {1 / layer.momentum:.0f} updates"
+    if not layer.updates:
+        later = f"raise the momentum (now {layer.momentum:g} for the new batch), or train longer"
+        return f"{text}: the statistics are still on the way from their initial values", later
+    text += f", of {layer.updates}"
     if layer.settled and layer.window < layer.updates / 4:
         later = "let the learning rate fall at the end of training; save statistics and weights of the same step"
         return f"{text}: the weights moved faster than that, or the statistics belong to others", later
