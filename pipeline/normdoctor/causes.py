@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+import torch
+
 from . import layer_checks
 from .bench import Bench
 from .checks import CHECKS, REST, fired
 from .evidence import Evidence, Pass, Scores
 from .finding import Advice, Fired
-from .intervals import NO_DIFFERENCE, Difference
+from .intervals import MIN_DIFFERENCE, NO_DIFFERENCE, Difference, score_scale
 from .remedies import RECALIBRATION, REMEDIES
 from .settling import buffers_as
 from .sources import running
@@ -26,6 +28,8 @@ NOTICED_SHARE = 0.1
 CONFIRMED = 0.5
 # Checks of what the size of a batch does to its statistics, which fresh ones change too.
 BATCH_SIZE = ("small",)
+# Scores by running statistics.
+FOUND: tuple[Literal["A"], Literal["C"]] = ("A", "C")
 
 Tried = dict[str, Scores]
 """Remedy -> scores A and C under its statistics; C is missing where A does not rise, A for a transductive remedy."""
@@ -188,8 +192,23 @@ def _cures_evaluation(evidence: Evidence, tried: Tried) -> bool:
 
 
 def helps(evidence: Evidence, remedy: str, tried: Tried) -> bool:
-    """Return whether a remedy raises A by more than the remedy that it contains, if there is one."""
-    return _gain(evidence, remedy, tried, "A").significant
+    """Return whether a remedy raises A by more than the remedy that it contains, if there is one.
+
+    A recalibration also helps where A and C rise alike, by two points or more, and all samples together leave no doubt.
+    """
+    if _gain(evidence, remedy, tried, "A").significant:
+        return True
+    return remedy == RECALIBRATION and _helps_together(evidence, tried)
+
+
+def _helps_together(evidence: Evidence, tried: Tried) -> bool:
+    before, after = evidence.score, tried[RECALIBRATION]
+    if "C" not in after:
+        return False
+    least = MIN_DIFFERENCE * score_scale(before["A"])
+    each = [(after[name].double() - before[name].double()).mean().item() for name in FOUND]
+    before_N, after_N = (torch.cat([scores[name] for name in FOUND]) for scores in (before, after))
+    return min(each) >= max(least, CONFIRMED * max(each)) and evidence.paired(before_N, after_N).significant
 
 
 def confirmed(evidence: Evidence, remedy: str, tried: Tried) -> bool:
@@ -228,7 +247,7 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
     else:
         on_eval = "C" not in scores or evidence.paired(evidence.score["C"], scores["C"]).significant
         large = evidence.is_share or gain.mean >= NOTICED_SHARE * abs(evidence.mean("A"))
-        recovers = gain.significant and on_eval and large
+        recovers = ((gain.significant and on_eval) or _helps_together(evidence, tried)) and large
     if not recovers and not _cures_evaluation(evidence, tried):
         return []
     padding = next((one for one in found if one.name == "padding" and one.is_fact), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .causes import EXPLAINED, Cause, GeneralizationLoss, Suspicion
 from .evidence import Evidence, Pass
 from .finding import listed
+from .intervals import MIN_DIFFERENCE, score_scale
 
 # What a sentence about a loss is about, where that is not generalization; it then opens the verdict.
 HEADINGS = {"inputs": "Data", "random": "Evaluation"}
@@ -42,7 +43,8 @@ def _findings(
     if not evidence.layers:
         return failures + _without_layers(evidence, causes, quantized) + also
     if all(layer.running is None for layer in evidence.layers.values()):
-        also += " No layer keeps running statistics: the model's output for a sample depends on its batch."
+        also += " No layer keeps running statistics: the model's output for a sample depends on its batch"
+        also += f"{_in_own(evidence)}."
     if causes:
         left = f" {100 * unexplained:.0f} % of the gap is unexplained." if unexplained > 1 - EXPLAINED else ""
         return f"{failures}{'; '.join(_cause_sentence(cause, evidence) for cause in causes)}.{left}{also}"
@@ -70,6 +72,19 @@ def _gap_sentence(evidence: Evidence, suspicions: list[Suspicion]) -> str:
             f"samples in shuffled batches score {shuffled}: the network reads its batch; {found}."
         )
     return f"{cost} on the training samples ({_scores(evidence, 'A', 'B')}); {found}."
+
+
+def _in_own(evidence: Evidence) -> str:
+    """Return what a model whose output depends on the batch scores in the evaluation loader's own batches."""
+    if "given_C" not in evidence.score or "C" not in evidence.score:
+        return ""
+    own, others = evidence.mean("given_C"), evidence.mean("C")
+    if abs(own - others) < MIN_DIFFERENCE * score_scale(evidence.score["C"]):
+        return ""
+    return (
+        f": the evaluation samples score {evidence.shown(own)} in their loader's own batches, and "
+        f"{evidence.shown(others)} in batches of {evidence.size}"
+    )
 
 
 def _scores(evidence: Evidence, running: Pass, batch: Pass) -> str:

@@ -211,6 +211,32 @@ def test_without_a_gap_a_tenth_of_a_loss_must_be_gained(gain: float, named: list
     assert [one.name for one in unnamed(seen, [], tried)] == named
 
 
+@pytest.mark.parametrize(("gain", "count", "named"), [(3, 2, []), (3, 8, ["foreign"]), (1, 8, [])])
+def test_small_gains_of_both_parts_are_weighed_together(gain: int, count: int, named: list[str]) -> None:
+    """Three points of A and of C, each within its own noise, count where all samples leave no doubt; one never does."""
+    before = right(0.5, 100 * count)
+    after = before.roll(4 * count)  # as many samples turn wrong as right
+    after[-gain * count :] = 1
+    seen = evidence(score=dict.fromkeys(("A", "B", "C", "D"), before))
+    assert not seen.paired(before, after).significant
+    tried = {"joint": {"A": after, "C": after}}
+    assert [cause.check for cause in prove(seen, unnamed(seen, [], tried), tried)] == named
+
+
+@pytest.mark.parametrize(("way", "astray", "lags"), [(0.3, 0.0, True), (0.3, 2.0, False), (1.0, 0.0, False)])
+def test_statistics_on_the_way_from_their_initial_values_lag(way: float, astray: float, lags: bool) -> None:
+    """A layer that counts no updates: all channels at one share of the way, or elsewhere, or arrived."""
+    goal = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([9.0, 4.0, 16.0])
+    off = torch.tensor([astray, -astray, astray])
+    own = Layer(way * goal[0] + off, 1 + way * (goal[1] - 1), torch.ones(3), 0.01, 0, 1e-5)
+    seen = evidence({"norm": own})
+    seen.train.population["norm", 0] = Moments(goal[0].double(), goal[1].double(), 10.0)
+    finding = layer_checks.stale(seen)
+    assert bool(finding) is lags
+    if finding:
+        assert "remembers about 100 updates: the statistics are still on the way" in finding.evidence
+
+
 def test_what_fails_with_an_error_comes_before_every_cause() -> None:
     """A batch of one that torch rejects cannot have left bad statistics: it is the failure, and no cause.
 
