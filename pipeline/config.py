@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -27,7 +27,6 @@ from preprocessing import arguments
 
 PRESETS = preset_list.PRESETS
 MODULE = "pipeline.train"
-DRY_RUN = "--dry-run"
 LIST = "skelnorm presets lists them"
 OURS = ("lock", "wandb", "checkpoints")  # beside JSON, what a run folder may hold without its settings
 # Short name of an option -> its name. The other commands have the same short names.
@@ -125,6 +124,28 @@ class Config:
             )
 
 
+@dataclass(frozen=True)
+class Train(Config):
+    """Command line of `pipeline.train`: the settings of the run, and the options of the command."""
+
+    dry_run: bool = False
+    """Print resolved settings, size of the network, time and memory; write nothing."""
+
+
+Command = TypeVar("Command", bound=Config)
+
+
+def own_options(cls: type[Config]) -> list[str]:
+    """Return the fields of a command line that are no settings of the run."""
+    known = settings.declared(Config)
+    return [name for name in settings.declared(cls) if name not in known]
+
+
+def of_run(command: Config) -> Config:
+    """Return the settings of the run alone, without the options of the command."""
+    return Config(**{name: getattr(command, name) for name in settings.declared(Config)})
+
+
 def as_dict(config: Config) -> dict[str, Any]:
     """Return the settings as plain JSON values."""
     plain = dataclasses.asdict(config)
@@ -185,39 +206,44 @@ def _others(out: Path) -> list[str]:
     return [name for name in names if name not in OURS and not name.startswith(".") and ".json" not in name]
 
 
-def parse(words: Sequence[str] | None = None, description: str = "") -> Config:
+def parse(words: Sequence[str]) -> Config:
+    """Make settings from a command line without options of a command; arguments and errors as of `read_command`."""
+    return read_command(Config, words)
+
+
+def read_command(cls: type[Command], words: Sequence[str] | None = None, module: str = MODULE) -> Command:
     """Make settings from a command line, whose first word names the preset.
 
     Args:
+        cls: `Config`, or a subclass with the options of one command (`own_options`); other options are rejected.
         words: Words of the command line; None: those of this process.
-        description: Text of the help; empty: the docstring of pipeline.train.
+        module: Module of the command: its docstring is the text of the help, its name stands in messages.
 
     Raises:
         ValueError: The preset, the data file or the run folder is not usable; the message has the remedy.
     """
-    program = arguments.program_name(MODULE)
-    words = [word for word in (sys.argv[1:] if words is None else words) if word != DRY_RUN]
+    program = arguments.program_name(module)
+    words = list(sys.argv[1:] if words is None else words)
     asked = set(words) & {*arguments.HELP, arguments.HELP_ALL}
     named = words and not words[0].startswith("-")
-    if asked:
-        description = description or arguments.docstring(MODULE)
-        if not named and arguments.HELP_ALL not in asked:
-            from pipeline import train_help
+    description = arguments.docstring(module) if asked else ""
+    if asked and not named and arguments.HELP_ALL not in asked:
+        from pipeline import train_help
 
-            print(train_help.text(program, description))
-            sys.exit(0)
-    elif not named:
+        print(train_help.text(program, description, cls))
+        sys.exit(0)
+    if not asked and not named:
         raise ValueError(f"name a preset first: {program} default --data FILE.h5 --out RUN ({LIST})")
     name, rest = (words[0], words[1:]) if named else ("default", words)
     missing = {"data": tyro.MISSING, "out": tyro.MISSING}
     config = arguments.parse(
-        Config,
-        MODULE,
+        cls,
+        module,
         description,
         rest,
         program=f"{program} {name}",
         aliases=ALIASES,
-        default=from_dict(missing | preset(name)),
+        default=settings.build(cls, missing | preset(name)),
         registry=settings.command_line(),
     )
     if config.data.is_dir():

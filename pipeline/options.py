@@ -140,9 +140,9 @@ ALIASES = {"pipeline.page": {"--html": "--out"}}  # other name of an option -> i
 def options_class(module: str) -> Any:
     """Return the dataclass of a command's options."""
     if module == "pipeline.train":
-        from pipeline.config import Config
+        from pipeline.config import Train
 
-        return Config
+        return Train
     return OPTIONS[module]
 
 
@@ -154,8 +154,8 @@ def read_options(module: str, words: Sequence[str] | None = None) -> Any:
         words: Words of the command line; None: those of this process.
     """
     if module == "pipeline.train":
-        from pipeline.config import parse
+        from pipeline.config import Train, read_command
 
-        return parse(words)
+        return read_command(Train, words)
     description = arguments.docstring(HOMES.get(module, module))
     return arguments.parse(OPTIONS[module], module, description, words, aliases=ALIASES.get(module))

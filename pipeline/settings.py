@@ -20,6 +20,7 @@ import difflib
 import functools
 import inspect
 import math
+import textwrap
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,12 @@ def _declared(cls: Any) -> dict[str, Any]:
 
 
 def documented(cls: Any) -> dict[str, str]:
-    """Name of each field -> the text below it, in one line."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Name of each field -> the text below it, in one line; those of the base classes too."""
     found: dict[str, str] = {}
+    for base in cls.__bases__:
+        found |= documented(base) if dataclasses.is_dataclass(base) else {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
     for before, after in zip(body.body, body.body[1:], strict=False):
         text = ast.get_docstring(ast.Module([after], [])) if isinstance(after, ast.Expr) else None
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and text:

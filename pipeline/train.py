@@ -35,7 +35,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline import checkpoint, distributed, dry_run, network, optim, preflight, transfer
-from pipeline.config import DRY_RUN, Config, parse
+from pipeline.config import Config, of_run
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
@@ -219,11 +219,11 @@ def main() -> int:
     """Run `python -m pipeline.train`; returns the exit code."""
     with lifetime.interruptible():
         try:
-            config = parse()
-            if DRY_RUN in sys.argv[1:]:
-                print(dry_run.report(config))
+            command = read_options("pipeline.train")
+            if command.dry_run:
+                print(dry_run.report(of_run(command)))
             else:
-                work(config)
+                work(of_run(command))
         except BaseException as error:
             if not exits.expected(error):
                 raise

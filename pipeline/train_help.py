@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from pipeline import preset_list, settings
-from pipeline.config import ALIASES, from_dict
+from pipeline.config import ALIASES, Config, own_options
 
 WIDTH, COLUMN = 118, 24
 # Section -> options of `pipeline.config.Config` that the short help shows.
@@ -26,30 +26,28 @@ SHOWN = {
 }  # fmt: skip
 
 
-def text(program: str, description: str) -> str:
+def text(program: str, description: str, cls: type[Config]) -> str:
     """Return the short help.
 
     Args:
         program: How the command was started.
         description: Docstring of the command; its last paragraph is left to the long help.
+        cls: Command line: settings, and the options of this command.
     """
     purpose = description.strip().rpartition("\n\n")[0]
     lines = [f"usage: {program} PRESET --data FILE.h5 --out RUN [--SECTION.SETTING VALUE ...]", "", purpose]
     lines += ["", f"presets ({program} mine.toml takes a TOML file of your own):", preset_list.table(WIDTH)]
+    default = settings.build(cls, {"data": "FILE.h5", "out": "RUN"})
     for section, names in SHOWN.items():
-        lines += ["", f"{section}:", *(_line(name) for name in names)]
-    lines += [
-        "",
-        f"{'  --dry-run':<{COLUMN}}Print resolved settings, size of the network, time and memory; write nothing.",
-        f"{'  --help-all':<{COLUMN}}List all settings; behind a preset, --help lists them with its values.",
-    ]
+        lines += ["", f"{section}:", *(_line(name, default) for name in names)]
+    lines += ["", "this command:", *(_line(name, default) for name in own_options(cls))]
+    lines += [f"{'  --help-all':<{COLUMN}}List all settings; behind a preset, --help lists them with its values."]
     return "\n".join(lines)
 
 
-def _line(name: str) -> str:
+def _line(name: str, default: Config) -> str:
     """Return the option, its allowed values, its default and the first sentence about it."""
     section, _, field = name.rpartition(".")
-    default = from_dict({"data": "FILE.h5", "out": "RUN"})
     owner: Any = getattr(default, section) if section else default
     kind, value = settings.declared(type(owner))[field], getattr(owner, field)
     option = f"--{name.replace('_', '-')}"
@@ -57,7 +55,7 @@ def _line(name: str) -> str:
     about = re.sub(r"\s*\([^()]*\)", "", settings.documented(type(owner))[field])
     about = re.split(r"(?<=[.;:])\s", about)[0].rstrip(".;:")
     allowed = settings.allowed(kind)
-    shown = "" if name in ("data", "out") or value in ("", None) else f" (default: {value})"
+    shown = "" if name in ("data", "out") or value in ("", None) or value is False else f" (default: {value})"
     left = f"  {short or option}"
     right = f"{about}{': ' + allowed if allowed else ''}{shown}{f' = {option}' if short else ''}"
     lines = textwrap.wrap(right, WIDTH - COLUMN, break_on_hyphens=False)

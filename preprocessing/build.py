@@ -1,49 +1,6 @@
-"""Build one HDF5 file from recordings: `python -m preprocessing.build SOURCE... --out FILE.h5`."""
+"""Build one HDF5 file, and its manifest, from skeleton recordings.
 
-from __future__ import annotations
-
-import math
-import os
-import shutil
-import signal
-import sys
-import time
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from preprocessing import engines, exits, startup
-from preprocessing.arguments import parse as read_options
-from preprocessing.arguments import suggest, suggestion
-from preprocessing.balance import balance_notes
-from preprocessing.bones import check_bones
-from preprocessing.faults import faultpoint
-from preprocessing.files import IntegrityError, LockedError, lock_folder, require_space, require_suffix, sweep
-from preprocessing.hdf5 import Contents, body_index, open_file, write
-from preprocessing.ledger import BuildLedger, identity
-from preprocessing.manifest import Manifest, describe_input, manifest_path
-from preprocessing.overwrite import ExistsError, check_existing, check_place
-from preprocessing.preview import centred, sentinel, units
-from preprocessing.skeleton import tokenize
-from preprocessing.sources import ClipSource, Reading, SourceError, formats, open_sources
-from preprocessing.sources.array_files import is_unpacked
-from preprocessing.splits import CountError, coverage
-from preprocessing.stages import RECIPES, Decision, Landmarks, describe, recipe
-from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
-
-MAX_REJECTED = 0.05
-READING = ("format", "layout", "labels", "classes", "splits", "channels", "fps", "bodies")
-TEXT_PER_ROW = 10.0  # bytes of text per byte of rows: 9 in real recordings, so the space required is surely needed
-
-EXAMPLES = """Build one HDF5 file, and its manifest, from skeleton recordings.
-
-examples:
+Examples:
   python -m preprocessing.build nturgbd_skeletons_s001_to_s017.zip --out ntu60.h5
   python -m preprocessing.build s001_to_s017.zip s018_to_s032.zip --out ntu120.h5 --workers 8
   python -m preprocessing.build my_recordings/ --out mine.h5 --allow-rejects
@@ -54,70 +11,55 @@ examples:
   python -m preprocessing.build ntu60/ --out ten_classes.h5 --classes 1-10
   python -m preprocessing.build mine/ --out mine.h5 --labels mine.csv --splits folds.csv
 
-formats (recognised by content; preprocessing/README.md has an example of each):
-{formats}
-
 A build that was stopped or killed resumes when the same command runs again.
 
 exit codes: 0 built, 2 usage, 3 worker died, 4 too many rejects, 6 integrity, 7 no space, 130 and 143 stopped
 """
 
+from __future__ import annotations
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the command."""
+import sys
 
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
-    """Folders, zips or files of recordings in one of the formats above; several make one file if they are folders."""
-    out: Path
-    """The HDF5 file; FILE.manifest.json is written beside it."""
-    recipe: str = "exact"
-    """exact (no body is lost without a rule), or ctr or pyskl as published."""
-    add: tuple[str, ...] = ()
-    """Optional stages of recipe exact: motion (drop still bodies), yaw (face the camera), size (equal spines)."""
-    workers: int = os.cpu_count() or 1
-    """Number of processes or threads that read clips."""
-    engine: str = "processes"
-    """processes or threads on this machine, or ray: tasks on a Ray cluster."""
-    address: str = "auto"
-    """Address of the Ray cluster as ray start prints it; auto: the cluster of this machine."""
-    format: str = ""
-    """The format of SOURCE, if its content does not tell; see the table above."""
-    layout: str = ""
-    """Joints and bones by name: ntu25, kinect25, kinect20, utd20, coco17, openpose18, openpose25 or mediapipe33."""
-    labels: Path | None = None
-    """CSV with clip,label (and subject, view, split), for formats without labels; default: SOURCE/labels.csv."""
-    classes: str = ""
-    """Classes to keep, counted from 1, as 1-10,23; or a file with one class per line and the name it becomes."""
-    splits: Path | None = None
-    """CSV with clip,part (and protocol): splits of your own; part is train, val or test."""
-    channels: str = ""
-    """Values of a joint in array files: xyz, xy, xys or xyzs; s is a score."""
-    fps: float = 0.0
-    """Frames per second, if the source does not say."""
-    bodies: str = ""
-    """How two bodies of more are chosen: score or motion; default: score if the source has any."""
-    absent: str = "zero"
-    """Coordinates that mean an absent joint in a source without marks or scores: zero (exact zeros, and NaN), nan,
-    none, or a number that all its coordinates have, as --absent=-1. Whole bodies of zeros are always absent."""
-    nan: Literal["absent", "quarantine"] = "absent"
-    """A joint that is NaN is absent, or its clip is quarantined."""
-    unit: Literal["m", "dm", "cm", "mm", "px"] = "m"
-    """Unit of the coordinates of the source. The file has metres; px (pixels, or any other measure) is kept."""
-    fill: Literal["none", "linear", "spline"] = "none"
-    """Fill gaps of single joints with coordinates. Without it they stay marked as absent in the file."""
-    fill_gap: int = 10
-    """Longest gap that --fill fills, in frames."""
-    smooth: int = 0
-    """Odd number of frames of the window over which joints are averaged; 0: not at all."""
-    overwrite: bool = False
-    """Replace a file at --out that has other content."""
-    allow_rejects: bool = False
-    """Build even if more than 5 % of the clips cannot be read."""
+from preprocessing import startup
+from preprocessing.options import Build, read_options
 
-    def reading(self) -> Reading:
-        """Return the options that say how sources are read."""
-        return Reading(**{key: getattr(self, key) for key in READING})
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.build"))  # before NumPy and h5py load
+
+import math
+import shutil
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from preprocessing import engines, exits
+from preprocessing.arguments import suggest, suggestion
+from preprocessing.balance import balance_notes
+from preprocessing.bones import check_bones
+from preprocessing.faults import faultpoint
+from preprocessing.files import IntegrityError, LockedError, lock_folder, require_space, require_suffix, sweep
+from preprocessing.hdf5 import Contents, body_index, open_file, write
+from preprocessing.ledger import BuildLedger, identity
+from preprocessing.manifest import Manifest, describe_input, manifest_path
+from preprocessing.overwrite import ExistsError, check_existing, check_place
+from preprocessing.preview import centred, sentinel, units
+from preprocessing.sources import ClipSource, Reading, SourceError, open_sources
+from preprocessing.sources.array_files import is_unpacked
+from preprocessing.splits import CountError, coverage
+from preprocessing.stages import RECIPES, Decision, Landmarks, describe, recipe
+from preprocessing.stages.bodies import motion
+from preprocessing.work_units import Quarantined, Work, WorkUnit, cut, make
+
+MAX_REJECTED = 0.05
+READING = ("format", "layout", "labels", "classes", "splits", "channels", "fps", "bodies")
+TEXT_PER_ROW = 10.0  # bytes of text per byte of rows: 9 in real recordings, so the space required is surely needed
 
 
 class TooManyRejects(exits.Fault):
@@ -130,7 +72,7 @@ class Stopped(BaseException):
     """The process received SIGINT or SIGTERM; the argument is the exit code."""
 
 
-def build(options: Options, console: Console) -> Manifest:
+def build(options: Build, console: Console) -> Manifest:
     """Build `options.out` and its manifest, or resume a build of the same that was stopped.
 
     Args:
@@ -151,7 +93,7 @@ def build(options: Options, console: Console) -> Manifest:
         OSError: A file cannot be read or written; ENOSPC for a full disk.
     """
     _check(options)
-    reading = options.reading()
+    reading = Reading(**{key: getattr(options, key) for key in READING})
     source = open_sources(options.sources, reading)
     if options.engine == "ray" and any(is_unpacked(entry.place) for entry in source.entries[:1]):
         raise SourceError(
@@ -211,7 +153,7 @@ def build(options: Options, console: Console) -> Manifest:
     return manifest
 
 
-def chosen(options: Options, source: ClipSource) -> tuple[list[str], dict[str, dict[str, float]]]:
+def chosen(options: Build, source: ClipSource) -> tuple[list[str], dict[str, dict[str, float]]]:
     """Return the optional stages that the options switch on, and the parameters that they give to stages."""
     add, given = list(options.add), {}
     nan = options.nan == "absent" and options.absent != "none"
@@ -250,7 +192,7 @@ def without_effect(described: dict[str, Any], decisions: list[Decision]) -> dict
     return described | {"stages": kept}
 
 
-def _check(options: Options) -> None:
+def _check(options: Build) -> None:
     """Check the options before any file is opened."""
     if not options.sources:
         raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
@@ -273,7 +215,7 @@ def _check(options: Options) -> None:
         raise SourceError(f"--engine {options.engine!r} is unknown; choose one of {known}{hint}")
 
 
-def _allowed(options: Options, content_sha256: str) -> None:
+def _allowed(options: Build, content_sha256: str) -> None:
     """Raise ExistsError if the output exists with other content, unless it may be overwritten."""
     if not options.overwrite:
         check_existing(options.out, content_sha256)
@@ -285,7 +227,7 @@ def _balance(contents: Contents) -> list[str]:
     return balance_notes(label_N, subject_N, parts, contents.class_names, contents.default_protocol)
 
 
-def _check_rejects(manifest: Manifest, options: Options) -> None:
+def _check_rejects(manifest: Manifest, options: Build) -> None:
     """Raise TooManyRejects if too many clips were lost; the manifest names them, and no HDF5 file is written."""
     rejected = len(manifest.quarantined)
     message = ""
@@ -303,9 +245,11 @@ def _check_rejects(manifest: Manifest, options: Options) -> None:
 
 
 def _run(
-    source: ClipSource, work: Work, ledger: BuildLedger, manifest: Manifest, options: Options, console: Console
+    source: ClipSource, work: Work, ledger: BuildLedger, manifest: Manifest, options: Build, console: Console
 ) -> np.ndarray:
     """Append all clips to the ledger's spool; return (N, 3): positions of the kept clips, their frames and bodies."""
+    from preprocessing.tokenizer import tokenize
+
     shapes = [_tally(manifest, unit) for unit in ledger.done]
     if ledger.next:
         console.print(
@@ -315,7 +259,7 @@ def _run(
         )
     left = sum(entry.size for entry in source.entries[ledger.next :])
     require_space(options.out.parent, int(left / TEXT_PER_ROW) if source.kinect else left)
-    tokenize(b"")  # loads the compiled code before workers are forked
+    tokenize(b""), motion(np.zeros((1, 1, 3), np.float32))  # load the compiled code before workers are forked
     units = engines.ENGINES[options.engine](
         partial(make, work), cut(source.entries, ledger.next), options.workers, options.address
     )
@@ -419,7 +363,7 @@ def _stop(number: int, _: object) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = read_options(Options, "preprocessing.build", EXAMPLES.format(formats=formats()), arguments)
+    options = read_options("preprocessing.build", arguments)
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         manifest = build(options, Console(stderr=True))

@@ -30,13 +30,14 @@ class Command(NamedTuple):
 
 
 OPTIONS = "pipeline.options"
+BUILD_OPTIONS, TUNING_OPTIONS = "preprocessing.options", "tuning.options"
 COMMANDS = {
-    "build": Command("preprocessing.build", "recordings -> one HDF5 file"),
-    "verify": Command("preprocessing.verify", "re-check a built file"),
-    "inspect": Command("preprocessing.inspect", "contents of recordings or of a built file"),
-    "view": Command("preprocessing.view", "watch clips, the recording beside the built file"),
-    "export": Command("preprocessing.export", "convert a built file for other programs"),
-    "synthetic": Command("preprocessing.synthetic", "write made-up recordings to try everything on"),
+    "build": Command("preprocessing.build", "recordings -> one HDF5 file", BUILD_OPTIONS),
+    "verify": Command("preprocessing.verify", "re-check a built file", BUILD_OPTIONS),
+    "inspect": Command("preprocessing.inspect", "contents of recordings or of a built file", BUILD_OPTIONS),
+    "view": Command("preprocessing.view", "watch clips, the recording beside the built file", BUILD_OPTIONS),
+    "export": Command("preprocessing.export", "convert a built file for other programs", BUILD_OPTIONS),
+    "synthetic": Command("preprocessing.synthetic", "write made-up recordings to try everything on", BUILD_OPTIONS),
     "train": Command("pipeline.train", "train one network", OPTIONS),
     "presets": Command("pipeline.preset_list", "the presets of train, one line each"),
     "evaluate": Command("pipeline.evaluate", "evaluate a trained run on another file or split", OPTIONS),
@@ -46,8 +47,8 @@ COMMANDS = {
     "ensemble": Command("pipeline.ensemble", "combine several runs on the same clips", OPTIONS),
     "adopt": Command("pipeline.adopt", "accept an edited run folder as it is"),
     "page": Command("pipeline.page", "one report over several runs", OPTIONS),
-    "train-nodes": Command("tuning.train", "train one network over the nodes of a Ray cluster"),
-    "watch": Command("tuning.watch", "follow a training, a search or a study in the browser"),
+    "train-nodes": Command("tuning.train", "train one network over the nodes of a Ray cluster", TUNING_OPTIONS),
+    "watch": Command("tuning.watch", "follow a training, a search or a study in the browser", TUNING_OPTIONS),
     "search": Command("tuning.search", "search normalization settings with Ray Tune"),
     "study": Command("tuning.study", "compare arms over seeds"),
     "dashboard": Command("tuning.dashboard", "the W&B workspace of a project"),

@@ -1,38 +1,11 @@
-"""Convert a built file for other programs: `python -m preprocessing.export FILE.h5 --format ctr --out PATH`."""
-
-from __future__ import annotations
-
-import sys
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO, Annotated, Literal
-
-import numpy as np
-import tyro
-from numpy.lib import format as npy
-from rich.console import Console
-from rich.progress import track
-
-from preprocessing import exits, ntu, startup
-from preprocessing.arguments import parse as read_options
-from preprocessing.export_pyskl import export_pyskl
-from preprocessing.files import publish, require_space, require_suffix
-from preprocessing.gaps import bridged_rows
-from preprocessing.hdf5 import CHANNELS, SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
-
-SECOND = ("zeros", "copy")
-SUFFIXES = {"dense": ".h5", "ctr": ".npz", "pyskl": ".pkl"}
-
-DESCRIPTION = """Convert a built file for other programs.
+"""Convert a built file for other programs.
 
 dense: HDF5 with x (N, 3, T, V, 2) float32 and y (N,), clips resampled to T frames, and the splits as index arrays
 ctr:   npz with x_train, y_train, x_test, y_test as CTR-GCN saves them: (N, Tmax, 150) zero-padded and one-hot;
        val counts as train; build with --recipe ctr for the numbers of CTR-GCN
 pyskl: pickle with split and annotations as pyskl and mmaction2 read them; val counts as train, test is NAME_val
 
-examples:
+Examples:
   python -m preprocessing.export ntu60.h5 --format dense --out dense.h5 --frames 64
   python -m preprocessing.export ntu60_ctr.h5 --format ctr --out NTU60_CS.npz
   python -m preprocessing.export ntu120_ctr.h5 --format ctr --protocol xset --out NTU120_CSet.npz
@@ -41,23 +14,35 @@ examples:
 exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged, 7 no space
 """
 
+from __future__ import annotations
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the command."""
+import sys
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
-    """The built file."""
-    format: Literal["dense", "ctr", "pyskl"]
-    """dense, ctr or pyskl."""
-    out: Path
-    """The file to write."""
-    frames: int = 64
-    """dense: number of frames T that every clip is resampled to."""
-    protocol: str = ""
-    """ctr: the split protocol; empty: the file's default."""
-    second: str = ""
-    """ctr: values of an absent second actor, zeros or copy; empty: as CTR-GCN, zeros for NTU 60, copy for NTU 120."""
+from preprocessing import startup
+from preprocessing.options import Export, read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.export"))  # before NumPy and h5py load
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+from rich.console import Console
+from rich.progress import track
+
+from preprocessing import exits, ntu
+from preprocessing.export_pyskl import export_pyskl
+from preprocessing.files import publish, require_space, require_suffix
+from preprocessing.gaps import bridged_rows
+from preprocessing.hdf5 import CHANNELS, SLOTS, SkeletonFile, clip_present, clip_rows, open_file, write_dense
+
+SECOND = ("zeros", "copy")
+SUFFIXES = {"dense": ".h5", "ctr": ".npz", "pyskl": ".pkl"}
 
 
 def resample(joints_MTV3: np.ndarray, present_MT: np.ndarray, frames: int) -> np.ndarray:
@@ -154,7 +139,7 @@ def _ctr_clip(joints_MTV3: np.ndarray, longest: int, second: str) -> np.ndarray:
     return rows_TMD.reshape(longest, SLOTS * 75)
 
 
-def run(options: Options, console: Console) -> str:
+def run(options: Export, console: Console) -> str:
     """Write the file that the options describe; ValueError for a mistake of the user."""
     file = open_file(options.file)
     require_suffix("--out", options.out, SUFFIXES[options.format])
@@ -184,7 +169,7 @@ def run(options: Options, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = read_options(Options, "preprocessing.export", DESCRIPTION, arguments)
+    options = read_options("preprocessing.export", arguments)
     try:
         print(f"{options.out}: {run(options, Console(stderr=True))}")
         return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.hdf5 import SkeletonFile
+from preprocessing.stages.bodies import Body
+from preprocessing.stages.gaps import fill_body
 
 BRIDGED = 1.0  # seconds: the longest gap of a joint that is interpolated on reading
 
@@ -29,9 +31,6 @@ def bridged_rows(file: SkeletonFile) -> np.ndarray:
     A gap of at most `BRIDGED` seconds is interpolated between the frames that have the joint, so that resampling a clip
     goes from one frame in which a joint was found to the next. Rows of absent bodies stay zero.
     """
-    from preprocessing.stages.bodies import Body  # noqa: PLC0415 - loads compiled code, which most files need not
-    from preprocessing.stages.gaps import fill_body  # noqa: PLC0415
-
     assert file.tracked_RV is not None
     rows_RVC = np.array(file.joints_RV3)
     gap = round(BRIDGED * file.fps)

@@ -1,21 +1,32 @@
-"""Contents of recordings or a built file, as text and as a page: `python -m preprocessing.inspect SOURCE|FILE.h5`."""
+"""Count clips, bodies, frames and rejected clips, and measure the range of the coordinates.
+
+Examples:
+  python -m preprocessing.inspect nturgbd_skeletons_s001_to_s017.zip
+  python -m preprocessing.inspect ntu60.h5 --out ntu60.html
+
+exit codes: 0 ok, 2 usage, 6 FILE.h5 is damaged
+"""
 
 from __future__ import annotations
 
 import sys
+
+from preprocessing import startup
+from preprocessing.options import read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.inspect"))  # before NumPy and h5py load
+
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import track as progress
 
-from preprocessing import exits, startup
-from preprocessing.arguments import parse as read_options
+from preprocessing import exits
 from preprocessing.files import publish_text, require_suffix
 from preprocessing.gaps import absent_shares
 from preprocessing.hdf5 import PARTS, SkeletonFile, clip_present, clip_rows, clip_tracked, open_file
@@ -30,25 +41,6 @@ from preprocessing.stages.bodies import every_joint
 BINS = 24  # of the histogram of frames
 EXAMPLES = 12  # clips that the page plays
 LISTED = 500  # rejected clips that the page names
-
-DESCRIPTION = """Count clips, bodies, frames and rejected clips, and measure the range of the coordinates.
-
-examples:
-  python -m preprocessing.inspect nturgbd_skeletons_s001_to_s017.zip
-  python -m preprocessing.inspect ntu60.h5 --out ntu60.html
-
-exit codes: 0 ok, 2 usage, 6 FILE.h5 is damaged
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Recordings or the built file to inspect, and the page to write."""
-
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE|FILE.h5")]
-    """A built file; or folders, zips or an array file of recordings."""
-    out: Path | None = None
-    """Also write a page with the figures, plots, example clips and rejected clips."""
 
 
 @dataclass
@@ -285,7 +277,7 @@ def _lines(survey: Survey) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = read_options(Options, "preprocessing.inspect", DESCRIPTION, arguments)
+    options = read_options("preprocessing.inspect", arguments)
     console = Console(stderr=True)
     try:
         if not options.sources:

@@ -1,41 +1,38 @@
-"""Write NTU-format recordings of articulated motion with their truth: `python -m preprocessing.synthetic FOLDER`.
+"""Write synthetic NTU RGB+D recordings (.skeleton files) and their ground truth (truth.json).
 
-A performance is a subject doing an action, recorded by three cameras at once, as in NTU RGB+D. Joint angles move a
-kinematic chain, so bone lengths are constant; a sensor adds noise and a tracker its quirks: ghosts, late entries,
-changed IDs, empty clips, NaN in unused columns, damaged files. Every clip is a pure function of seed and position.
-"""
-
-from __future__ import annotations
-
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import track
-
-from preprocessing import exits, startup
-from preprocessing.arguments import parse as read_options
-from preprocessing.arguments import suggest
-from preprocessing.files import publish_bytes, publish_json
-from preprocessing.ntu import CLASS_NAMES, is_train
-from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
-
-DESCRIPTION = """Write synthetic NTU RGB+D recordings (.skeleton files) and their ground truth (truth.json).
-
-examples:
+Examples:
   python -m preprocessing.synthetic demo/raw --clips 720
   python -m preprocessing.synthetic demo/raw --clips 720 --seed 1
   python -m preprocessing.build demo/raw --out demo/clips.h5
 
 exit codes: 0 written, 2 usage, 7 no space
 """
+
+from __future__ import annotations
+
+import sys
+
+from preprocessing import startup
+from preprocessing.options import read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.synthetic"))  # before NumPy and h5py load
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from preprocessing import exits
+from preprocessing.arguments import suggest
+from preprocessing.files import publish_bytes, publish_json
+from preprocessing.ntu import CLASS_NAMES, is_train
+from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
 
 CAMERAS = 3
 SPREAD = 400  # clips from which training and test subjects of xsub do every action
@@ -211,21 +208,9 @@ def is_trained_on(subject: int) -> bool:
     return bool(is_train("xsub", np.array([1]), np.array([1]), np.array([subject]))[0])
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the command."""
-
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """Folder for the .skeleton files and truth.json; it must be empty or not exist yet."""
-    clips: int = 720
-    """Number of clips; 60 or more contain every action and every quirk."""
-    seed: int = 0
-    """Random seed; the same seed gives the same bytes."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = read_options(Options, "preprocessing.synthetic", DESCRIPTION, arguments)
+    options = read_options("preprocessing.synthetic", arguments)
     try:
         if options.clips < 1 or options.seed < 0:
             raise ValueError(f"--clips {options.clips} must be at least 1, --seed {options.seed} at least 0")

@@ -1,38 +1,29 @@
-"""Re-check a built file: `python -m preprocessing.verify FILE.h5`."""
+"""Check every array of a built file against its sha256, and all numbers against each other.
 
-from __future__ import annotations
-
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from preprocessing import exits, hdf5, startup
-from preprocessing.arguments import parse as read_options
-
-DESCRIPTION = """Check every array of a built file against its sha256, and all numbers against each other.
-
-examples:
+Examples:
   python -m preprocessing.verify ntu60.h5
   python -m preprocessing.verify ntu60.h5 && python -m pipeline.train default --data ntu60.h5 --out runs/a
 
 exit codes: 0 intact, 2 no such file, 6 damaged (one line per fault)
 """
 
+from __future__ import annotations
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the command."""
+import sys
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
-    """The HDF5 file."""
+from preprocessing import startup
+from preprocessing.options import read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.verify"))  # before NumPy and h5py load
+
+
+from preprocessing import exits, hdf5
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = read_options(Options, "preprocessing.verify", DESCRIPTION, arguments)
+    options = read_options("preprocessing.verify", arguments)
     if not options.file.is_file():
         print(f"error: {options.file} does not exist; make it with python -m preprocessing.build", file=sys.stderr)
         return exits.USAGE

@@ -1,17 +1,31 @@
-"""Clip viewer, the recording beside the built file: `python -m preprocessing.view FILE.h5 --out PAGE.html`."""
+"""Write a page that plays clips, the recording beside the built file. The page needs no network.
+
+The recordings are read from the place that the manifest names; without them only the built clips are shown.
+Dropped bodies are grey, with the rule that dropped them, the value it measured and its threshold.
+
+Examples:
+  python -m preprocessing.view ntu60.h5 --out view.html
+  python -m preprocessing.view ntu60.h5 --clip S001C001P001R001A013 S017C003P020R002A059 --out view.html
+  python -m preprocessing.view ntu60.h5 --raw /data/nturgb+d_skeletons --out view.html
+
+exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged
+"""
 
 from __future__ import annotations
 
 import sys
+
+from preprocessing import startup
+from preprocessing.options import View, read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("preprocessing.view"))  # before NumPy and h5py load
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from preprocessing import exits, startup
-from preprocessing.arguments import parse as read_options
+from preprocessing import exits
 from preprocessing.files import publish_text, require_suffix
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import read_manifest
@@ -38,37 +52,8 @@ EXPLAINED = {
     "centre-mean": "clip centred by the mean of {value:.0f} joints: its origin was never found",
 }
 
-DESCRIPTION = """Write a page that plays clips, the recording beside the built file. The page needs no network.
 
-The recordings are read from the place that the manifest names; without them only the built clips are shown.
-Dropped bodies are grey, with the rule that dropped them, the value it measured and its threshold.
-
-examples:
-  python -m preprocessing.view ntu60.h5 --out view.html
-  python -m preprocessing.view ntu60.h5 --clip S001C001P001R001A013 S017C003P020R002A059 --out view.html
-  python -m preprocessing.view ntu60.h5 --raw /data/nturgb+d_skeletons --out view.html
-
-exit codes: 0 written, 2 usage, 6 FILE.h5 is damaged
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Clips to show and the page to write."""
-
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
-    """The built file; the rules' decisions are read from the manifest beside it."""
-    out: Path
-    """The page to write."""
-    clip: tuple[str, ...] = ()
-    """Names of clips; default: the clips with most decisions, then the first of the file."""
-    raw: tuple[Path, ...] = ()
-    """Folders, zips or the array file that hold the recordings now, if the manifest's place is out of date."""
-    most: int = 12
-    """Number of clips when none is named."""
-
-
-def choose(file: SkeletonFile, decisions: dict[str, list[dict[str, Any]]], options: Options) -> list[int]:
+def choose(file: SkeletonFile, decisions: dict[str, list[dict[str, Any]]], options: View) -> list[int]:
     """Return the positions of the clips to show.
 
     Raises:
@@ -109,7 +94,7 @@ def describe(decision: dict[str, Any]) -> str:
     return f"Body {decision['body']}: {words.format(value=value, threshold=threshold)} ({rule})."
 
 
-def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: Options) -> list[ClipMotion]:
+def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: View) -> list[ClipMotion]:
     """Return the clips of the page, with their recordings where those are found."""
     by_clip: dict[str, list[dict[str, Any]]] = {}
     for decision in manifest["decisions"]:
@@ -147,7 +132,7 @@ def page_clips(file: SkeletonFile, manifest: dict[str, Any], options: Options) -
     return clips
 
 
-def _recordings(options: Options, manifest: dict[str, Any]) -> tuple[ClipSource | None, str]:
+def _recordings(options: View, manifest: dict[str, Any]) -> tuple[ClipSource | None, str]:
     """Return the recordings, or None and why they are not shown."""
     paths = options.raw or tuple(Path(one["source"]) for one in manifest["inputs"])
     if not paths:
@@ -178,7 +163,7 @@ def page(file: SkeletonFile, clips: list[ClipMotion], provenance: Provenance) ->
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = read_options(Options, "preprocessing.view", DESCRIPTION, arguments)
+    options = read_options("preprocessing.view", arguments)
     try:
         require_suffix("--out", options.out, ".html")
         if not 1 <= max(options.most, len(options.clip)) <= MOST or options.most < 1:

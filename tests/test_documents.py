@@ -19,11 +19,11 @@ import torch
 from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.normdoctor.checks import CHECKS, REST
 from pipeline.norms import NormConfig
-from preprocessing.build import Options
 from preprocessing.build import main as build
 from preprocessing.console import COMMANDS
 from preprocessing.hdf5 import open_file
 from preprocessing.layouts import LAYOUTS
+from preprocessing.options import Build
 from preprocessing.sources import SOURCES
 from preprocessing.synthetic import main as synthetic
 from tests.site import causes, picture, settings
@@ -78,7 +78,7 @@ def test_the_table_of_formats_has_every_format_and_layout_and_its_examples_name_
     text = (ROOT / "preprocessing" / "README.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| .* \| `build (.*)` \|$", text, re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(SOURCES)
-    options = {f"--{field.name}" for field in fields(Options)}
+    options = {f"--{field.name}" for field in fields(Build)}
     for _, example in rows:
         assert set(re.findall(r"--\w+", example)) <= options
     assert all(f"`{name}`" in text for name in LAYOUTS)

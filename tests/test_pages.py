@@ -17,6 +17,7 @@ from pipeline.timeline import Segment, Timeline
 from preprocessing import inspect, view
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import read_manifest
+from preprocessing.options import View
 from preprocessing.pages import Provenance
 from preprocessing.skeleton import RawClip, Track
 from tests.browser import loads, rendered
@@ -101,7 +102,7 @@ def make(name: str, folder: Path) -> str:
     survey.reject(LONG, "truncated", "the file ends early")
     if name in ("inspect", "recordings"):
         return inspect.page(survey, file if name == "inspect" else None, FOOTER)
-    clips = view.page_clips(file, read_manifest(file.path) | {"inputs": []}, view.Options(file.path, folder))[:3]
+    clips = view.page_clips(file, read_manifest(file.path) | {"inputs": []}, View(file.path, folder))[:3]
     return view.page(file, clips, FOOTER)
 
 

@@ -35,9 +35,7 @@ from pipeline.norms import NORMS, PERSONS_MODES
 from pipeline.tracking.metric_names import flat
 from tuning.re_evaluations import RE_EVALUATIONS
 from tuning.space import nested
-
-# What an experiment sets itself, for all arms.
-RESERVED = {"train.seed", "data", "out", "nproc"}
+from tuning.trial_spec import RESERVED
 
 
 @dataclass(frozen=True)

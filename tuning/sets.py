@@ -16,13 +16,15 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import from_dict
 from pipeline.tracking.metric_names import flat
-from preprocessing.hdf5 import open_file
-from tuning.arms import RESERVED
 from tuning.space import nested
+from tuning.trial_spec import RESERVED
+
+if TYPE_CHECKING:
+    from preprocessing.hdf5 import SkeletonFile
 
 SUFFIX = ".toml"
 ALL = "all"  # protocols = "all"
@@ -47,7 +49,7 @@ class DataSet:
         Raises:
             ValueError: The protocol has no clips in its `val` split, or the file is damaged.
         """
-        file = open_file(self.path)
+        file = _open(self.path)
         name = self.protocol or file.default_protocol
         if name not in file.splits or not len(file.splits[name].get("val", [])):
             raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
@@ -92,8 +94,14 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
     if several is None:
         yield DataSet(file, name, one, settings)
         return
-    for protocol in list(open_file(file).splits) if several == ALL else several:
+    for protocol in list(_open(file).splits) if several == ALL else several:
         yield DataSet(file, f"{name}, {protocol}", protocol, settings)
+
+
+def _open(path: Path) -> SkeletonFile:
+    from preprocessing.hdf5 import open_file  # loads h5py, which --help need not
+
+    return open_file(path)
 
 
 def _check(path: Path, name: str, settings: Mapping[str, Any]) -> None:

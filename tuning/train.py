@@ -12,11 +12,17 @@ same command resumes a training that was stopped.
 
 from __future__ import annotations
 
-import argparse
+import sys
+
+from preprocessing import startup
+from tuning.options import TrainNodes, read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("tuning.train"))  # before h5py and Ray load
+
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 import threading
 import uuid
@@ -25,10 +31,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, as_dict, from_dict, parse
+from pipeline.config import Config, as_dict, from_dict, of_run, own_options
 from pipeline.run_folder import Run
 from pipeline.tracking import ledger
-from preprocessing import exits, lifetime, startup
+from preprocessing import exits, lifetime
 from tuning import ray_session
 from tuning.engine import connected
 
@@ -60,34 +66,12 @@ class Place:
         return self.nodes * self.ranks_per_node
 
 
-def read(words: list[str]) -> tuple[Place, Config]:
+def read(words: list[str] | None = None) -> tuple[Place, Config]:
     """Return where to train, and what, from the command line."""
-    options, rest = parser().parse_known_args(words)
-    for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)} is too small: must be at least 1")
-    if options.gpus_per_rank < 0 or options.max_failures < 0:
-        raise ValueError("--gpus-per-rank and --max-failures must be at least 0")
-    config = parse(rest, str(__doc__))
-    place = Place(**vars(options))
+    command = read_options("tuning.train", words)
+    place = Place(**{name: getattr(command, name) for name in own_options(TrainNodes)})
+    config = of_run(command)
     return place, dataclasses.replace(config, nproc=place.ranks, out=config.out.resolve())
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of this command's own options; the settings of the training stay for `pipeline.config`."""
-    found = argparse.ArgumentParser(
-        prog="python -m tuning.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    found.add_argument("--nodes", type=int, default=1, help="nodes of the cluster (default: 1)")
-    found.add_argument("--ranks-per-node", type=int, default=1, help="ranks on each node (default: 1)")
-    found.add_argument("--cpus-per-rank", type=int, default=1, help="cores, and threads, per rank (default: 1)")
-    found.add_argument("--gpus-per-rank", type=float, default=0.0, help="GPUs per rank, 0 or 1 (default: 0)")
-    found.add_argument("--max-failures", type=int, default=3, help="lost nodes or ranks that are replaced (default: 3)")
-    found.add_argument("--address", help="a cluster's address, or auto; without it Ray starts on this machine")
-    return found
 
 
 def train(place: Place, config: Config) -> None:
@@ -211,13 +195,9 @@ def _line(record: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run `python -m tuning.train`; return the exit code."""
-    words = sys.argv[1:]
     with lifetime.interruptible():
         try:
-            if not words or {"-h", "--help"} & set(words):
-                parser().print_help()
-                return 0 if words else exits.USAGE
-            place, config = read(words)
+            place, config = read()
             train(place, config)
             print(Run(config.out).describe(), flush=True)
         except BaseException as error:

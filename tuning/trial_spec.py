@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Settings that a study decides itself: no arm and no data set may have them.
+RESERVED = {"train.seed", "data", "out", "nproc"}
+
 
 @dataclass(frozen=True)
 class TrialSpec:

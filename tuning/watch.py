@@ -11,23 +11,25 @@ Exit codes: 0 stopped by Ctrl-C, 2 wrong folder or port.
 
 from __future__ import annotations
 
-import contextlib
 import sys
+
+from preprocessing import startup
+from tuning.options import read_options
+
+if __name__ == "__main__":
+    startup.early(lambda: read_options("tuning.watch"))  # before h5py and Jinja load
+
+import contextlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from pipeline import settings
 from pipeline.live import LiveServer, Source
 from pipeline.pages import TERMS, figures, live, render
 from pipeline.pages.figures import COLOURS, FAINT, Curves, Series, percent
 from pipeline.run_folder import CONFIG
-from pipeline.settings import Range
 from pipeline.tracking import ledger as run_ledger
-from preprocessing import arguments, exits, journal, pages, startup
+from preprocessing import exits, journal, pages, startup
 from preprocessing.pages import Box, Provenance, Row, Table, number, text
 from tuning.attempt import epoch_metrics
 from tuning.ledger import NAME
@@ -199,23 +201,10 @@ def source(folder: Path, provenance: Provenance) -> Source:
     return Source(lambda: live.page(folder, provenance), lambda: live.run_files(folder))
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Settings of the command."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Run folder, or folder of a search or study."""
-    port: Annotated[int, Range(ge=0, le=65535)] = 0
-    """Port on 127.0.0.1; 0: any that is free."""
-
-    def __post_init__(self) -> None:
-        settings.check(self, "--")
-
-
 def main() -> int:
     """Run `python -m tuning.watch`; return the exit code."""
     try:
-        options = arguments.parse(Watch, "tuning.watch", __doc__, registry=settings.command_line())
+        options = read_options("tuning.watch")
         page = source(options.folder, Provenance.of("tuning.watch", sys.argv[1:]))
         with LiveServer(page, options.port) as server:
             print(f"{server.address}\nOpen this address in a browser on this machine. Ctrl-C stops it.", flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 
 class Body(NamedTuple):
@@ -41,51 +40,28 @@ class StageError(ValueError):
         self.reason = reason
 
 
-@njit(nogil=True, cache=True)
-def _variances(points_X3):  # type: ignore[no-untyped-def]
-    """Sum of the population variances of the three columns, in double precision, in two passes."""
-    total = 0.0
-    for axis in range(points_X3.shape[1]):
-        mean = 0.0
-        for point in range(points_X3.shape[0]):
-            mean += points_X3[point, axis]
-        mean /= points_X3.shape[0]
-        square = 0.0
-        for point in range(points_X3.shape[0]):
-            square += (points_X3[point, axis] - mean) ** 2
-        total += square / points_X3.shape[0]
-    return total
-
-
 def motion(joints_FV3: np.ndarray, tracked_FV: np.ndarray | None = None) -> float:
     """Sum of the variances of the coordinates over all joints that were found, in square metres; 0 without any."""
+    from preprocessing.stages.compiled import variances
+
     if tracked_FV is None:
-        return float(_variances(joints_FV3.reshape(-1, joints_FV3.shape[2])))
+        return float(variances(joints_FV3.reshape(-1, joints_FV3.shape[2])))
     found_XC = joints_FV3[tracked_FV > 0]
-    return float(_variances(found_XC)) if len(found_XC) else 0.0
+    return float(variances(found_XC)) if len(found_XC) else 0.0
 
 
-@njit(nogil=True, cache=True)
-def extents(joints_FV3):  # type: ignore[no-untyped-def]
+def extents(joints_FV3: np.ndarray) -> np.ndarray:
     """Width and height of a body per frame: (F, 2) float32 metres."""
-    extent_F2 = np.empty((joints_FV3.shape[0], 2), np.float32)
-    for frame in range(joints_FV3.shape[0]):
-        for axis in range(2):
-            low = high = joints_FV3[frame, 0, axis]
-            for joint in range(1, joints_FV3.shape[1]):
-                value = joints_FV3[frame, joint, axis]
-                low = min(low, value)
-                high = max(high, value)
-            extent_F2[frame, axis] = high - low
+    from preprocessing.stages import compiled
+
+    extent_F2: np.ndarray = compiled.extents(joints_FV3)
     return extent_F2
 
 
 def body_extents(body: Body) -> np.ndarray:
     """Width and height per frame of the joints that were found: (F, 2) float32 metres; zero without any."""
-    extent_F2: np.ndarray
     if body.tracked_FV is None:
-        extent_F2 = extents(body.joints_FV3)
-        return extent_F2
+        return extents(body.joints_FV3)
     found_FV1 = (body.tracked_FV > 0)[..., None]
     high_F2 = np.where(found_FV1, body.joints_FV3[..., :2], -np.inf).max(axis=1)
     low_F2 = np.where(found_FV1, body.joints_FV3[..., :2], np.inf).min(axis=1)

@@ -33,7 +33,8 @@ sys.path[:0] = [str(HOME), str(HOME / "tests" / "reference")]
 import ctr_chain  # noqa: E402 - the path is set above
 from recordings import link, recordings  # noqa: E402
 
-from preprocessing.skeleton import parse, tokenize  # noqa: E402
+from preprocessing.skeleton import parse  # noqa: E402
+from preprocessing.tokenizer import tokenize  # noqa: E402
 
 
 def start_up(base: list[Path], folder: Path) -> Path:

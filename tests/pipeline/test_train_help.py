@@ -8,12 +8,13 @@ import pytest
 
 from pipeline import preset_list, train_help
 from pipeline.config import ALIASES, Config, parse
+from pipeline.options import read_options
 from preprocessing import arguments
 
 
 def test_the_short_help_fits_and_names_presets_and_main_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--help"])
+        read_options("pipeline.train", ["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 75
     assert max(map(len, lines)) <= 120

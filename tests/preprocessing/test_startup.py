@@ -1,5 +1,6 @@
 """Start and end of a command: --help without torch, Ctrl-C in one line, a closed pipe in silence."""
 
+import importlib
 import os
 import signal
 import statistics
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing import console, startup
+from preprocessing import arguments, console, startup
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "import sys; from preprocessing.console import main; sys.exit(main())"
-HEAVY = {"torch", "ray", "optuna", "plotly", "wandb"}
+HEAVY = {"torch", "ray", "optuna", "plotly", "wandb", "h5py", "numba", "scipy", "jinja2"}
 SECONDS = 1.0
 
 
@@ -28,13 +29,30 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["train", "--help"], ["doctor", "--hlp"], ["search", "--help"], ["study", "--help"], ["predict", "--help"]],
+    [
+        *(["train", "--help"], ["doctor", "--hlp"], ["search", "--help"], ["study", "--seds"], ["predict", "--help"]),
+        *(["build", "--wokers"], ["inspect", "--help"], ["train-nodes", "--help"], ["watch", "--prt"]),
+    ],
     ids=" ".join,
 )
 def test_help_and_a_typo_load_nothing_heavy(words: list[str]) -> None:
     probe = f"import atexit, sys; atexit.register(lambda: print({HEAVY} & set(sys.modules))); {SCRIPT}"
     done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, env=environment())
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("name", [name for name, command in console.COMMANDS.items() if command.reader])
+def test_a_command_rejects_a_flag_that_it_does_not_know(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--dry-run is of train alone: any other command must not go on without it. Control: train knows it."""
+    command = console.COMMANDS[name]
+    module = command.module.removesuffix(".__main__")
+    options = importlib.import_module(command.reader)
+    assert ("--dry-run" in arguments.option_names(options.options_class(module))) == (name == "train")
+    if name != "train":
+        first = ["default", "--data", "a.h5", "--out", "b"] if name == "train-nodes" else []
+        with pytest.raises(SystemExit) as end:
+            options.read_options(module, [*first, "--dry-run"])
+        assert (end.value.code, capsys.readouterr().err.split(". ")[0]) == (2, "error: --dry-run is unknown")
 
 
 @pytest.mark.slow

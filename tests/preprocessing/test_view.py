@@ -11,6 +11,7 @@ import pytest
 from preprocessing import inspect, view
 from preprocessing.build import main as build
 from preprocessing.hdf5 import open_file
+from preprocessing.options import View
 from preprocessing.pages import Provenance
 from preprocessing.pages.strips import strip
 from tests.browser import loads, rendered, screenshot, watched
@@ -39,7 +40,7 @@ def built(recordings: Path, tmp_path: Path, ntu_text: Text, person: Person) -> P
 def test_the_page_names_the_rule_that_dropped_the_ghost(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "view.html"
     assert run(view.main, built, "--out", out) == 0
-    clips = view.page_clips(open_file(built), view.read_manifest(built), view.Options(built, out))
+    clips = view.page_clips(open_file(built), view.read_manifest(built), View(built, out))
     assert clips[0]["name"] == GHOST, "the clip with most decisions comes first"
     assert clips[0]["decisions"] == [
         "Body 9: dropped as a ghost: too wide for its height in 100% of its frames; 70% are too many (spread)."
@@ -211,7 +212,7 @@ def test_names_with_markup_stay_text(built: Path, tmp_path: Path) -> None:
     """Of clips, classes and the data set; in HTML, in the player's data and in what its script makes of it."""
     name = """</script><script>alert('"1"')</script>"""
     file = replace(open_file(built), class_names=[name] * 60, dataset=name, path=Path("a<b>.h5"))
-    clips = view.page_clips(file, {"inputs": [], "decisions": []}, view.Options(built, tmp_path / "a.html"))
+    clips = view.page_clips(file, {"inputs": [], "decisions": []}, View(built, tmp_path / "a.html"))
     clips[0]["name"] = clips[0]["note"] = name
     out = tmp_path / "a.html"
     out.write_text(view.page(file, clips, Provenance("<img src=x>", "1", "", "")))

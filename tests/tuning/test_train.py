@@ -31,8 +31,11 @@ def test_the_ranks_of_all_nodes_are_the_ranks_of_the_run(data_file: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--nodes", "0"], "--nodes 0 is too small: must be at least 1"),
+        (["--nodes", "0"], "nodes 0 is too small: must be at least 1"),
         (["--gpus-per-rank", "-1"], "must be at least 0"),
+        (["--nproc", "2"], "--nproc 2 is for one machine: use --nodes and --ranks-per-node"),
+        (["--dry-run"], "--dry-run is unknown"),
+        (["--nods", "2"], "did you mean --nodes?"),
         (["--norm.kind", "layer"], "norm.kind"),
     ],
 )
