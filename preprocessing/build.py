@@ -343,6 +343,8 @@ def summarise(manifest: Manifest, out: Path) -> str:
         for what in ("skipped", "quarantined", "decisions")
         if counts[what]
     ]
+    if manifest.quarantined:
+        lines.append(f"  the first quarantined: {manifest.quarantined[0].message}")
     if manifest.splits:
         for protocol, parts in manifest.splits.parts.items():
             default = " (default)" if protocol == manifest.splits.default else ""

@@ -43,7 +43,8 @@ class SkeletonError(ValueError):
     """A clip cannot be used: its `name`, the `line` (from 1; 0 if no line is at fault) and a `reason` code."""
 
     def __init__(self, name: str, line: int, reason: str, message: str = "") -> None:
-        super().__init__(f"{name}:{line}: {reason}: {message or _WORDS[reason]}")
+        place = f"{name}:{line}" if line else name
+        super().__init__(f"{place}: {reason}: {message or _WORDS[reason]}")
         self.name, self.line, self.reason = name, line, reason
 
 

@@ -36,7 +36,7 @@ from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, S
 from preprocessing.sources.selection import select
 from preprocessing.sources.skeleton_files import SUFFIX
 from preprocessing.sources.trees import LABELS, Tree
-from preprocessing.sources.unknown import describe
+from preprocessing.sources.unknown import describe, foreign
 
 __all__ = [
     "COLUMNS", "SOURCES", "SUFFIX", "ClipSource", "Entry", "Reading", "SourceError", "SourceReader", "formats",
@@ -100,13 +100,8 @@ def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSou
     Raises:
         SourceError: A path does not exist, is not a source, or cannot be combined with the others.
     """
-    paths = list(paths)
-    if not paths:
-        raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
-    for path in paths:
-        if not path.exists():
-            raise SourceError(f"{path} does not exist; name a folder, a zip or a file of recordings")
-    trees = [Tree(path) for path in paths]
+    trees = _trees(paths)
+    paths = [tree.path for tree in trees]
     names = [reading.format or _recognised(tree) for tree in trees]
     if names[0] not in SOURCES:
         near = get_close_matches(names[0], SOURCES, n=1)
@@ -126,6 +121,20 @@ def open_sources(paths: Iterable[Path], reading: Reading = Reading()) -> ClipSou
         return select(source, reading)
     except SkeletonError as error:
         raise SourceError(str(error)) from None
+
+
+def _trees(paths: Iterable[Path]) -> list[Tree]:
+    """Return the trees of paths; SourceError if there are none, or for a path that cannot be a source."""
+    trees = []
+    for path in paths:
+        if not path.exists():
+            raise SourceError(f"{path} does not exist; name a folder, a zip or a file of recordings")
+        trees.append(Tree(path))
+        if known := foreign(trees[-1]):
+            raise SourceError(known)
+    if not trees:
+        raise SourceError("no SOURCE given; name a folder, a zip or a file of recordings")
+    return trees
 
 
 def _recognised(tree: Tree) -> str:

@@ -6,6 +6,9 @@ import numpy as np
 
 from preprocessing.sources.entries import SourceError
 
+MOST_CLASSES = 10_000
+"""Above it, labels are identifiers; a network has an output per class, and a name is made for each."""
+
 
 def label_array(where: object, label: np.ndarray, count: int) -> tuple[np.ndarray, int]:
     """Return labels as (N,) int64 or text, and the number of classes that a one-hot array has, else 0.
@@ -31,7 +34,8 @@ def label_array(where: object, label: np.ndarray, count: int) -> tuple[np.ndarra
         raise SourceError(f"{where}: label has shape {label.shape}; expected one value for {count} clips")
     if label.dtype.kind in "SU":
         return texts(where, "label", label), 0
-    if label.dtype.kind not in "biuf" or not np.array_equal(label, np.trunc(label.astype(np.float64))):
+    whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and np.array_equal(label, np.trunc(label)))
+    if not whole or not np.isfinite(label).all():
         raise SourceError(
             f"{where}: label has type {label.dtype}: label must hold integers from 0, or text. Save label.astype(int)."
         )
@@ -40,7 +44,15 @@ def label_array(where: object, label: np.ndarray, count: int) -> tuple[np.ndarra
             f"{where}: label {int(label.min())} of clip {int(label.argmin())} is negative: label must hold integers"
             " from 0, or text."
         )
+    if count:
+        check_label(f"{where}: label", int(label.max()))
     return label.astype(np.int64), 0
+
+
+def check_label(what: str, highest: int) -> None:
+    """Raise SourceError for a highest label that cannot be the number of a class."""
+    if highest >= MOST_CLASSES:
+        raise SourceError(f"{what} {highest} is too large: labels count classes from 0, below {MOST_CLASSES}.")
 
 
 def texts(where: object, key: str, values: np.ndarray) -> np.ndarray:

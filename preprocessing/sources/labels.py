@@ -19,11 +19,13 @@ from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.delimited import read_table
 from preprocessing.sources.entries import COLUMNS, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.folders import PART_WORDS, PARTS, AmbiguousFolders, FolderFacts, folder_facts
+from preprocessing.sources.label_arrays import check_label
 from preprocessing.sources.trees import LABELS, Tree, read_file
 from preprocessing.stages.recipes import Stage
 
 CLIP_WORDS = ("clip", "name", "file", "filename", "sample", "video")
 LABEL_WORDS = ("label", "class", "action", "category")
+_POINT = re.compile(r"(\d+)(?:\.0*)?")
 _NUMBERS = (
     # NTU RGB+D; NW-UCLA; UTD-MHAD.
     re.compile(r"S(?P<setup>\d{3})C(?P<camera>\d{3})P(?P<subject>\d{3})R(?P<replication>\d{3})A(?P<action>\d{3})"),
@@ -234,9 +236,16 @@ def _from_format(
 
 def number_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Number class names from 0: (N,) labels, and the names in order, numbers by their value."""
+    texts = _without_point(texts)
     names = sorted(set(texts), key=lambda text: (0, int(text), text) if text.isdecimal() else (1, 0, text))
     place = {name: label for label, name in enumerate(names)}
     return np.array([place[text] for text in texts], np.int64), names
+
+
+def _without_point(texts: Sequence[str]) -> Sequence[str]:
+    """Return whole numbers without the point that spreadsheets add (1.0) if all texts are such numbers."""
+    numbers = [_POINT.fullmatch(text) for text in texts]
+    return [number[1] for number in numbers if number] if all(numbers) else texts
 
 
 def _own_labels(
@@ -251,10 +260,12 @@ def _own_labels(
     if all(isinstance(label, str) for label in labels):
         return number_texts([str(label) for label in labels])
     if all(isinstance(label, int) for label in labels):
-        label_N = np.array(labels, np.int64)
-        if label_N.min() < 0:
-            raise SourceError(f"label {label_N.min()} of a clip is negative; labels count from 0")
-        most = int(label_N.max())
+        whole = [label for label in labels if isinstance(label, int)]
+        if min(whole) < 0:
+            raise SourceError(f"label {min(whole)} of a clip is negative; labels count from 0")
+        most = max(whole)
+        check_label("label", most)
+        label_N = np.array(whole, np.int64)
         if class_names and most >= len(class_names):
             raise SourceError(f"label {most} has no class name; there are {len(class_names)}")
         return label_N, list(class_names) or [f"class {k}" for k in range(most + 1)]
@@ -335,7 +346,7 @@ def _row_numbers(rows: Sequence[dict[str, str]], numbers: Sequence[dict[str, int
     result = [dict(one) for one in numbers]
     for column, key in {"subject": "subject", "view": "camera", "camera": "camera", "setup": "setup",
                         "replication": "replication"}.items():  # fmt: skip
-        values = [row.get(column, "") for row in rows]
+        values = _without_point([row.get(column, "") for row in rows])
         if not all(values):
             continue
         place = {text: number for number, text in enumerate(sorted(set(values)), 1)}

@@ -87,6 +87,11 @@ def _document(path: Path) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
     splits: Any = {}
     if isinstance(document, dict):
         splits, document = document.get("split") or {}, document.get("annotations")
+    if isinstance(document, tuple | list) and len(document) > 1 and isinstance(document[0], list | LazyArray):
+        array = path.name.partition("_label")[0] + "_data.npy"
+        raise SourceError(
+            f"{path} holds names and labels of ST-GCN's arrays, without the arrays. Put {array} beside it."
+        )
     if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
         raise SourceError(f"{path} is a pickle of unknown contents: {_EXPECTED}")
     if not document:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing import ntu
 from preprocessing.layouts import LAYOUTS, Layout
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources.delimited import decode, header_of, read_table
@@ -33,6 +34,9 @@ WORDS: dict[str, Sequence[str]] = {
     "score": ("score", "visibility", "confidence", "likelihood", "v", "c"),
 }
 _SCORE = r"score|visibility|confidence|conf|likelihood|v|c"
+TIMES = ("time", "timestamp", "timestamp_ms")
+TIME_UNITS = (1.0, 1e-3, 1e-6, 1e-9)  # seconds
+RATES = (5.0, 500.0)  # frames per second of a recording: no two units of time are both possible
 NOTHING = frozenset(("", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "1.#ind", "-1.#ind"))
 """Cells of an absent joint, in lower case."""
 _NAMED = re.compile(rf"(?P<joint>.+?)[_ .](?P<axis>x|y|z|{_SCORE})")
@@ -110,6 +114,7 @@ def open_tables(trees: list[Tree], reading: Reading) -> ClipSource:
         raise SourceError(f"no tables in {', '.join(str(tree.path) for tree in trees)}")
     first, rows = _first(items)
     form, layout = _form(rows, trees, reading)
+    fps = _rate(rows)
     several = next((word for word in CLIP_WORDS[:1] if word in rows[0]), "")
     label = next((word for word in LABEL_WORDS if word in rows[0]), "")
     clips = []
@@ -121,7 +126,7 @@ def open_tables(trees: list[Tree], reading: Reading) -> ClipSource:
             clips.append(Found(entry, item.path, _label_of(item, label) if label else None))
     unit = "px" if form.channels == IMAGE else "m"
     return labelled_source(
-        trees, clips, layout, reading, channels=form.channels, unit=unit, scores=form.scored,
+        trees, clips, layout, reading, channels=form.channels, unit=unit, scores=form.scored, fps=fps or ntu.FPS,
         stages=selecting(3, form.scored, reading),
     )  # fmt: skip
 
@@ -137,6 +142,18 @@ def _first(items: Sequence[Item]) -> tuple[Item, list[dict[str, str]]]:
         except ValueError as error:
             why = why or str(error)
     raise SourceError(why)
+
+
+def _rate(rows: Sequence[Mapping[str, str]]) -> float:
+    """Return the frames per second that a column of times tells, in s, ms, us or ns; 0 without one."""
+    column = next((word for word in TIMES if word in rows[0]), "")
+    try:
+        moments = np.unique([_number(row[column], column, 0) for row in rows]) if column else np.zeros(0)
+    except SkeletonError:  # reading the clip reports the error
+        return 0.0
+    step = float(np.median(np.diff(moments))) if len(moments) > 1 else 0.0
+    rates = [1 / (step * unit) for unit in TIME_UNITS] if step else []
+    return next((round(rate, 2) for rate in rates if RATES[0] <= rate <= RATES[1]), 0.0)
 
 
 def _form(rows: Sequence[dict[str, str]], trees: Sequence[Tree], reading: Reading) -> tuple[Form, Layout]:
@@ -261,7 +278,7 @@ def read_clip(place: Place, name: str) -> RawClip:
             if value is None:
                 raise fault(name, f"line {line} has no column {axis}")
             _set(x_VD, index, joint, axis, value, form, name, line)
-    return linked_clip(_frames(people, form), name)
+    return linked_clip(_frames(people, form, name), name)
 
 
 def _set(
@@ -286,15 +303,19 @@ def _number(cell: str, name: str, line: int) -> float:
     return value
 
 
-def _frames(people: Mapping[float, Mapping[int, np.ndarray]], form: Form) -> list[list[Person]]:
+def _frames(people: Mapping[float, Mapping[int, np.ndarray]], form: Form, name: str) -> list[list[Person]]:
     """Return the people of every frame; frame numbers that are missing between others have nobody."""
     moments = sorted(people)
     steps = np.diff(moments)
     numbered = all(float(moment).is_integer() for moment in moments) and (not len(steps) or steps.min() == 1)
     first = int(moments[0])
     count = int(moments[-1]) - first + 1 if numbered else len(moments)
-    if count > 10 * len(moments):
-        count, numbered = len(moments), False
+    if numbered and count > 10 * len(moments):
+        at = int(steps.argmax())
+        message = (
+            f"frames jump from {moments[at]:g} to {moments[at + 1]:g}: split the recording there, or renumber them"
+        )
+        raise SkeletonError(name, 0, "frame-gap", message)
     frames: list[list[Person]] = [[] for _ in range(count)]
     for position, moment in enumerate(moments):
         for identity, x_VD in people[moment].items():

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.entries import SourceError
-from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, members
+from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, hidden, members
 
 LABELS = "labels.csv"  # in a folder of the recordings
 SNIFFED = 3  # files by which a format is recognised: the first may be an index
+POINTER = b"version https://git-lfs"
 HEAD = 1 << 16  # bytes by which a format is recognised
 
 
@@ -55,7 +56,10 @@ class Item(NamedTuple):
 
 def content(place: str | Packed, name: str) -> bytes:
     """Read a file of a tree; SkeletonError with the clip's name if it is unreadable or too large."""
-    return place.read() if isinstance(place, Packed) else read_file(place, name)
+    raw = place.read() if isinstance(place, Packed) else read_file(place, name)
+    if raw.startswith(POINTER):
+        raise SkeletonError(name, 0, "pointer", "a Git LFS pointer, not the data; fetch the data with git lfs pull")
+    return raw
 
 
 def read_file(path: str, name: str) -> bytes:
@@ -167,7 +171,7 @@ def _walk(folder: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[Item
         return
     seen.add((about.st_dev, about.st_ino))
     for one in listed:
-        if one.name.startswith("."):
+        if hidden(one.name):
             continue
         if one.is_dir():
             yield from _walk(one.path, f"{inside}{one.name}/", seen)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from preprocessing.sources.delimited import decode
-from preprocessing.sources.trees import Item, Tree
+from preprocessing.sources.trees import POINTER, Item, Tree
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (
@@ -25,11 +26,28 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MATLAB 7.3", "is a MATLAB 7.3 file. Save it with -v7, or export a CSV table"),
     (b"<!DOCTYPE", "is an HTML page, not data: the download asked for a login or failed. Download it in a browser"),
     (b"<html", "is an HTML page, not data: the download asked for a login or failed. Download it in a browser"),
-    (b"version https://git-lfs", "is a Git LFS pointer, not the data. Fetch the data with git lfs pull"),
+    (POINTER, "is a Git LFS pointer, not the data. Fetch the data with git lfs pull"),
 )
 VIDEOS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 ESTIMATE = "Estimate poses first, with MediaPipe or OpenPose, and name the folder of their results."
+
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".tgz")
+
+
+def foreign(tree: Tree) -> str:
+    """Return one line about a file that no format can be, whatever its suffix; empty for any other path."""
+    if tree.is_folder or tree.is_zip:
+        return ""
+    if tree.head[4:8] == b"ftyp" or tree.path.suffix.lower() in VIDEOS:
+        return f"{tree.path} is a video, not a skeleton. {ESTIMATE}"
+    return next((_by_magic(tree.path, what) for magic, what in _MAGIC if tree.head.startswith(magic)), "")
+
+
+def _by_magic(path: Path, what: str) -> str:
+    step = f". {ESTIMATE}" if what.endswith(("video", "file", "picture")) else "."
+    return f"{path} {what}{step}"
 
 
 def describe(tree: Tree, formats: str) -> str:
@@ -43,7 +61,11 @@ def describe(tree: Tree, formats: str) -> str:
     if any(suffix in counts for suffix in VIDEOS + PICTURES):
         return f"{path} holds videos or pictures, not skeletons. {ESTIMATE}"
     if counts[".zip"]:
-        return f"{path} holds zips. Name the zips themselves: {path}/*.zip"
+        step = "Unpack it and name the zips in it." if tree.is_zip else f"Name the zips themselves: {path}/*.zip"
+        return f"{path} holds zips. {step}"
+    if packed := next((suffix for suffix in COMPRESSED if counts[suffix]), ""):
+        step = f"Unpack them first (gunzip -r {path})." if packed == ".gz" and tree.is_folder else "Unpack them first."
+        return f"{path} holds {counts[packed]} compressed files, such as {tree.having(packed)[0].name}. {step}"
     for suffix in (".npz", ".pkl", ".npy", ".h5"):
         if counts[suffix]:
             return f"{path} holds {suffix} files. Name one of them: {tree.having(suffix)[0].origin}"
@@ -72,12 +94,8 @@ def _file(tree: Tree, formats: str) -> str:
     path, head = tree.path, tree.head
     if not head:
         return f"{path} is empty. Copy or download it again."
-    if head[4:8] == b"ftyp" or path.suffix.lower() in VIDEOS:
-        return f"{path} is a video, not a skeleton. {ESTIMATE}"
-    for magic, what in _MAGIC:
-        if head.startswith(magic):
-            step = f". {ESTIMATE}" if what.endswith(("video", "file", "picture")) else "."
-            return f"{path} {what}{step}"
+    if known := foreign(tree):
+        return known
     if path.suffix.lower() == ".zip":
         return f"{path} is a damaged or truncated zip. Download or copy it again, and compare its size."
     if path.suffix.lower() == ".npz":

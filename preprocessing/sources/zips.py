@@ -36,7 +36,11 @@ def members(path: Path) -> Iterator[tuple[str, Packed]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            found = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
+            found = [
+                info
+                for info in archive.infolist()
+                if not info.is_dir() and not any(map(hidden, info.filename.split("/")))
+            ]
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise SourceError(
             f"{path} is a damaged or truncated zip ({error}). Download or copy it again, and compare its size."
@@ -50,8 +54,9 @@ def members(path: Path) -> Iterator[tuple[str, Packed]]:
                                     info.compress_type, bool(info.flag_bits & 1))  # fmt: skip
 
 
-def _hidden(member: str) -> bool:
-    return member.rpartition("/")[2].startswith(".") or member.startswith("__MACOSX/")
+def hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or one in which macOS keeps attributes of others."""
+    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
 
 
 class Packed(NamedTuple):

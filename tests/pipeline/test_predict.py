@@ -252,7 +252,7 @@ def test_of_more_bodies_than_a_network_sees_those_that_move_most_stay(runs: Path
     answer = predictor(joints)
     assert (answer.bodies, [(one.body, one.rule) for one in answer.decisions]) == (2, [(1, "people-motion")])
     assert answer.probabilities == predictor(joints[:, [0, 2]]).probabilities
-    with pytest.raises(SkeletonError, match="clip:0: body-count: 3 bodies are left and a network sees 2"):
+    with pytest.raises(SkeletonError, match="clip: body-count: 3 bodies are left and a network sees 2"):
         predictor(array_tracks(joints, None))
 
 

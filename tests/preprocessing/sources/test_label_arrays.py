@@ -39,6 +39,8 @@ def test_bytes_are_text() -> None:
         (LABEL + 0.5, "label has type float64: label must hold integers from 0, or text"),
         (np.array([0, 1, np.nan, 0]), "integers from 0"),
         (np.full((4, 3), 0.3), "is not one-hot"),
+        (LABEL * 10**9, "label 2000000000 is too large: labels count classes from 0, below 10000"),
+        (np.array([0, 1, np.inf, 0]), "integers from 0"),
     ],
 )
 def test_what_is_no_label_is_named(saved: np.ndarray, message: str) -> None:

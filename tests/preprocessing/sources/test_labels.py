@@ -22,6 +22,8 @@ def test_names_of_published_patterns_give_their_numbers() -> None:
 def test_texts_are_numbered_in_order_and_numbers_by_value() -> None:
     assert number_texts(["10", "9", "10"])[1] == ["9", "10"]
     assert number_texts(["b", "a"])[0].tolist() == [1, 0]
+    assert number_texts(["10.0", "9.0", "10.0"])[1] == ["9", "10"]
+    assert number_texts(["1.5", "1.0"])[1] == ["1.0", "1.5"]
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def test_faults_are_named(tmp_path: Path) -> None:
         except SkeletonError as error:
             messages.append(str(error))
     assert messages == [
-        "wave_2:0: bad-form: 30 landmarks; the first person has 33",
-        "wave_3:0: bad-form: a frame has no landmarks; expected lists of x, y, z and visibility",
+        "wave_2: bad-form: 30 landmarks; the first person has 33",
+        "wave_3: bad-form: a frame has no landmarks; expected lists of x, y, z and visibility",
         "wave_4:1: bad-json: the JSON is damaged (Expecting value)",
     ]
     with pytest.raises(SourceError, match="--layout coco17 has 17; with as many: mediapipe33"):

@@ -146,3 +146,9 @@ def test_text_labels_are_classes_and_clips_outside_a_split_are_noted(tmp_path: P
     assert source.notes == [
         "1 of 4 clips are in no part of x", "x names 1 clips that are not there, such as ghost"
     ]  # fmt: skip
+
+
+def test_labels_of_arrays_without_the_arrays_are_named(tmp_path: Path) -> None:
+    (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a", "b"], [0, 1])))
+    with pytest.raises(SourceError, match=r"holds names and labels of ST-GCN's arrays.* Put val_data.npy beside it"):
+        open_sources([tmp_path / "val_label.pkl"])

@@ -106,7 +106,7 @@ def test_faults_are_named_with_their_line(tmp_path: Path) -> None:
             messages.append(str(error).partition(" is")[0][:60])
     assert messages[0].startswith("wave_2:30: bad-number: 'x")
     assert messages[1] == "wave_3:77: joint-count: joint '25'"
-    assert messages[2].startswith("wave_4:0: bad-form: wave_4: line 77 has 2 fields")
+    assert messages[2].startswith("wave_4: bad-form: wave_4: line 77 has 2 fields")
     with pytest.raises(SourceError, match="coco17 has 17; with as many: ntu25, kinect25, openpose25"):
         open_sources([tmp_path], Reading(layout="coco17"))
 
@@ -152,3 +152,18 @@ def test_a_row_per_joint_needs_a_column_that_tells_its_frame(tmp_path: Path) -> 
     (tmp_path / "a_1.csv").write_text("pose,landmark,x,y,z\nup,0,1,2,3\nup,1,1,2,4\n")
     with pytest.raises(SourceError, match="a_1.csv has no column frame; a table has frame, body, joint"):
         open_sources([tmp_path / "a_1.csv"])
+
+
+@pytest.mark.parametrize(("column", "step", "fps"), [("time", 0.04, 25), ("timestamp_ms", 20, 50), ("frame", 5, 30)])
+def test_a_column_of_times_tells_the_rate(tmp_path: Path, column: str, step: float, fps: float) -> None:
+    rows = [f"{t * step},{joint},{t},{joint},1" for t in range(6) for joint in range(4)]
+    (tmp_path / "a_1.csv").write_text("\n".join([f"{column},joint,x,y,z", *rows]))
+    assert open_sources([tmp_path]).fps == fps
+    assert open_sources([tmp_path], Reading(fps=15)).fps == 15
+
+
+def test_frames_far_apart_are_no_one_clip(tmp_path: Path) -> None:
+    rows = [f"{t},{joint},{t},{joint},1" for t in (0, 1, 2, 100_000) for joint in range(4)]
+    (tmp_path / "a_1.csv").write_text("\n".join(["frame,joint,x,y,z", *rows]))
+    with pytest.raises(SkeletonError, match="a_1: frame-gap: frames jump from 2 to 100000: split the recording there"):
+        open_sources([tmp_path]).entries[0].read()

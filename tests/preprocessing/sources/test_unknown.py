@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.build import main as build
+from preprocessing.skeleton import SkeletonError
 from preprocessing.sources import SOURCES, Reading, SourceError, open_sources
 
 
@@ -27,6 +28,7 @@ CONTENTS = {
     "a.pdf": (b"%PDF-1.4", "is a PDF document"),
     "b.zip": (b"<!DOCTYPE html>", "is an HTML page, not data: the download asked for a login"),
     "c.npz": (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+    "c.pkl": (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
     "a.txt": (b"hello", "is not a recording of a known format. Known formats: skeletons, "),
     "a.json": (b'{"hello": 1}', "is JSON of an unknown kind. Known formats:"),
     "empty.npz": (b"", "is empty. Copy or download it again"),
@@ -134,3 +136,23 @@ def test_help_lists_every_format_with_its_first_sentence(capfd: pytest.CaptureFi
         assert len(reader.about) > 20
         assert name in text
         assert reader.about.split(":")[0][:30] in text
+
+
+def test_archives_inside_a_folder_or_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
+    for name in ("a_1.skeleton.gz", "a_2.skeleton.gz"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(
+        SourceError, match=r"holds 2 compressed files, such as a_1.skeleton.gz. Unpack them .*gunzip -r"
+    ):
+        open_sources([tmp_path])
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("inner.zip", b"PK")
+    with pytest.raises(SourceError, match=r"outer.zip holds zips. Unpack it and name the zips in it"):
+        open_sources([tmp_path / "outer.zip"])
+
+
+def test_a_pointer_in_the_place_of_a_recording_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wave_1.skeleton").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (entry,) = open_sources([tmp_path]).entries
+    with pytest.raises(SkeletonError, match="wave_1: pointer: a Git LFS pointer, not the data"):
+        entry.read()

@@ -59,6 +59,7 @@ def test_a_member_is_read_in_place_to_the_last_byte(tmp_path: Path, method: int)
         archive.writestr("readme.txt", "x")
         archive.writestr(f"deep/er/{NAME}", content)
         archive.writestr(f"__MACOSX/._{NAME}", "x")
+        archive.writestr(f"sub/__MACOSX/{NAME}", "x")
     assert first(tmp_path / "a.zip") == content
 
 
