@@ -32,6 +32,19 @@ SETS = {
 SBU_METRES = np.array([[-2.56, -1.92, 1.28], [1.28, 0.96, 0.0]])
 
 
+def marked(source: Path) -> dict[str, Any]:
+    """Return the arrays of a file in metres, with `joint_names`, `shoulders` and `spine`."""
+    with np.load(source, allow_pickle=False) as file:
+        arrays = dict(file)
+    if source.stem == "sbu":
+        factor, shift = SBU_METRES
+        arrays["X"] = (arrays["X"] * factor + shift).astype(np.float32)
+    if source.stem in SETS:
+        names, shoulders, spine = SETS[source.stem]
+        arrays |= {"joint_names": np.array(names), "shoulders": np.array(shoulders), "spine": np.array(spine)}
+    return arrays
+
+
 def main() -> None:
     """Read one file, write the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,14 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.source.stem not in SETS:
         parser.error(f"{options.source} is unknown; one of {', '.join(name + '.npz' for name in SETS)}")
-    names, shoulders, spine = SETS[options.source.stem]
-    with np.load(options.source, allow_pickle=False) as file:
-        arrays = dict(file)
-    if options.source.stem == "sbu":
-        factor, shift = SBU_METRES
-        arrays["X"] = (arrays["X"] * factor + shift).astype(np.float32)
-    marks: dict[str, Any] = {"joint_names": np.array(names), "shoulders": np.array(shoulders), "spine": np.array(spine)}
-    np.savez(options.out, **arrays, **marks)
+    np.savez(options.out, **marked(options.source))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""Data files of the study of norms: six data sets, with protocols that shift what is tested against what is trained.
+
+    python tests/bench/norm_sets.py ../shared/data/benchmarks --out bench-norms
+    python -m tuning.study --data bench-norms/sets.toml --out bench-norms/study --arms tests/bench/norm_arms.toml \
+        --lr 3e-4 1e-3 3e-3 --screen 12 --frames 32 --epochs 40 --eval-every 20
+
+Writes OUT/NAME.h5 by `preprocessing.build`, and OUT/sets.toml. Protocols: new subjects, new cameras (each view of
+NW-UCLA in turn), adults and children (Kinder-Gator, both ways), two bodies (SBU, two folds), few clips (Florence 3D), a
+new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have), and new subjects whose test clips
+have noise or miss joints (UTD-MHAD). Coordinates are those of the sources, in metres; nothing is aligned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.bench.arrays import marked
+
+NOISE = 0.03  # metres, standard deviation per coordinate, joint and frame
+MISSING = 0.10  # share of joints, drawn per joint and frame
+# Joints of UTD-MHAD in the order of KARD's (its neck is the other's shoulder centre, its torso the spine).
+KARD_OF_UTD = (0, 1, 8, 9, 11, 4, 5, 7, 2, 16, 17, 19, 12, 13, 15)
+# Classes that both sets have: name -> (in UTD-MHAD, in KARD).
+SHARED = {
+    "wave": ("wave", "high arm wave"),
+    "clap": ("clap", "hand clap"),
+    "throw": ("throw", "high throw"),
+    "draw x": ("draw x", "draw x"),
+    "walk": ("walk", "walk"),
+    "stand up": ("sit to stand", "stand up"),
+    "sit down": ("stand to sit", "sit down"),
+}
+
+
+class Source(NamedTuple):
+    """Array data of a file, and the parts of its protocols."""
+
+    arrays: dict[str, Any]
+    protocols: dict[str, np.ndarray]
+    """Protocol -> (N,) train, test, or empty for a clip of neither."""
+
+
+def parts(test_N: np.ndarray, train_N: np.ndarray | None = None) -> np.ndarray:
+    """Return the part of each clip; `train_N` None: all that are not tested."""
+    train_N = ~test_N if train_N is None else train_N
+    return np.where(test_N, "test", np.where(train_N, "train", ""))
+
+
+def ucla(folder: Path) -> Source:
+    """NW-UCLA: each view is tested by the two others."""
+    arrays = marked(folder / "nw_ucla.npz")
+    return Source(arrays, {f"view {view}": parts(arrays["view"] == view) for view in (3, 2, 1)})
+
+
+def utd(folder: Path) -> Source:
+    """UTD-MHAD: new subjects; the test clips are also there with noise, and with missing joints."""
+    arrays = marked(folder / "utd_mhad.npz")
+    rng = np.random.default_rng(0)
+    test_N = arrays["subject"] % 2 == 0
+    clean = arrays["X"]
+    noisy = clean + rng.normal(0, NOISE, clean.shape).astype(np.float32)
+    gappy = clean.copy()
+    gappy[rng.random(clean.shape[:3]) < MISSING] = np.nan
+    kinds = {"": clean, " noise": noisy, " missing": gappy}
+    joined = repeated(arrays, kinds)
+    clips = len(test_N)
+    protocols = {}
+    for number, kind in enumerate(kinds):
+        test = np.zeros(clips * len(kinds), bool)
+        test[number * clips : (number + 1) * clips] = test_N
+        train = np.concatenate([~test_N, np.zeros(clips * (len(kinds) - 1), bool)])
+        protocols["xsub" + kind] = parts(test, train)
+    return Source(joined, protocols)
+
+
+def repeated(arrays: dict[str, Any], kinds: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the clips once per kind, named NAME and the kind; `kinds` has the coordinates of each."""
+    total, clips = len(arrays["X"]), len(arrays["name"])
+    joined = dict(arrays)
+    joined["X"] = np.concatenate(list(kinds.values()))
+    starts = [arrays["ptr"][:-1] + number * total for number in range(len(kinds))]
+    joined["ptr"] = np.concatenate([*starts, [total * len(kinds)]])
+    joined["name"] = np.concatenate([[f"{name}{kind}" for name in arrays["name"]] for kind in kinds])
+    for key, values in arrays.items():
+        if key not in ("X", "ptr", "name") and np.shape(values)[:1] == (clips,):
+            joined[key] = np.concatenate([values] * len(kinds))
+    return joined
+
+
+def sbu(folder: Path) -> Source:
+    """SBU: two of the standard five folds."""
+    arrays = marked(folder / "sbu.npz")
+    return Source(arrays, {f"fold {fold}": parts(arrays["fold"] == fold) for fold in (1, 2)})
+
+
+def by_subjects(folder: Path, name: str) -> Source:
+    """Odd subjects train, even ones test."""
+    arrays = marked(folder / f"{name}.npz")
+    return Source(arrays, {"xsub": parts(arrays["subject"] % 2 == 0)})
+
+
+def kinder(folder: Path) -> Source:
+    """Kinder-Gator: new subjects, and adults and children both ways."""
+    arrays = marked(folder / "kinder_gator.npz")
+    child_N = arrays["group"] == 1
+    protocols = {"xsub": arrays["subject"] % 2 == 0, "adult to child": child_N, "child to adult": ~child_N}
+    return Source(arrays, {name: parts(test_N) for name, test_N in protocols.items()})
+
+
+def sensors(folder: Path) -> Source:
+    """Train on UTD-MHAD (Kinect v1 SDK), test on KARD (OpenNI), whose x axis is mirrored."""
+    two = [marked(folder / "utd_mhad.npz"), marked(folder / "kard.npz")]
+    two[0]["X"] = two[0]["X"][:, :, KARD_OF_UTD]
+    two[1]["X"] = two[1]["X"] * np.array([-1, 1, 1], np.float32)
+    rows, lengths, labels, names = [], [], [], []
+    for number, arrays in enumerate(two):
+        known = {pair[number]: place for place, pair in enumerate(SHARED.values())}
+        for clip, label in enumerate(arrays["label"]):
+            name = str(arrays["class_names"][label])
+            if name in known:
+                rows.append(arrays["X"][arrays["ptr"][clip] : arrays["ptr"][clip + 1]])
+                lengths.append(len(rows[-1]))
+                labels.append(known[name])
+                names.append(f"{('utd', 'kard')[number]}-{arrays['name'][clip]}")
+    same = {key: two[1][key] for key in ("bones", "joint_names", "shoulders", "spine")}
+    arrays = {
+        "X": np.concatenate(rows), "ptr": np.cumsum([0, *lengths]), "label": np.array(labels),
+        "name": np.array(names), "class_names": np.array(list(SHARED)), **same,
+    }  # fmt: skip
+    return Source(arrays, {"new sensor": parts(np.char.startswith(arrays["name"], "kard"))})
+
+
+SOURCES = {
+    "ucla": ucla,
+    "utd": utd,
+    "sbu": sbu,
+    "kard": lambda folder: by_subjects(folder, "kard"),
+    "florence": lambda folder: by_subjects(folder, "florence3d"),
+    "kinder": kinder,
+    "utd-kard": sensors,
+}
+# Small sets need many steps: these have a few clips per class.
+EPOCHS = {"sbu": 80, "florence": 100, "utd-kard": 80}
+
+
+def write_splits(path: Path, names: Iterable[str], protocols: dict[str, np.ndarray]) -> None:
+    """Write the splits as preprocessing.build reads them."""
+    names = list(names)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("clip", "part", "protocol"))
+        for protocol, part_N in protocols.items():
+            table.writerows((name, part, protocol) for name, part in zip(names, part_N, strict=True) if part)
+
+
+def main() -> None:
+    """Build the files that are missing, then write sets.toml."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="folder of the array files")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    tables = []
+    for name, make in SOURCES.items():
+        arrays, protocols = make(options.source)
+        file = options.out / f"{name}.h5"
+        if not file.exists():
+            np.savez(options.out / f"{name}.npz", **arrays)
+            write_splits(options.out / f"{name}.csv", arrays["name"], protocols)
+            words = [f"{name}.npz", "--splits", f"{name}.csv", "--out", file.name]
+            subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
+        listed = ", ".join(f'"{protocol}"' for protocol in protocols)
+        tables += [f"[sets.{name}]", f'data = "{file.name}"', f"protocols = [{listed}]"]
+        tables += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
+    (options.out / "sets.toml").write_text("\n".join([*tables, ""]))
+    print(options.out / "sets.toml")
+
+
+if __name__ == "__main__":
+    main()
