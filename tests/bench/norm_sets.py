@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.bench.arrays import marked
+from arrays import marked
 
 NOISE = 0.03  # metres, standard deviation per coordinate, joint and frame
 MISSING = 0.10  # share of joints, drawn per joint and frame

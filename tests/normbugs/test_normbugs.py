@@ -49,6 +49,7 @@ def _show_symptom(case: Case) -> None:
     assert worse(*scores), f"buggy {scores[0]:.3f}, fixed {scores[1]:.3f}"
 
 
+@pytest.mark.slow
 def test_judge_tells_right_from_wrong() -> None:
     case = load(FAST[0])
     buggy, fixed = judge(case, 0)

@@ -151,6 +151,7 @@ def test_ranks_listen_on_loopback_alone(tmp_path: Path) -> None:
     assert result.stdout.count("listens on ['0100007F'];") == 2
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_with_the_others(tmp_path: Path) -> None:
     """Rank 0 takes no part in a collective: only the launcher can end it."""
     result = two_ranks(tmp_path, "hang")

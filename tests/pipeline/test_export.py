@@ -75,6 +75,7 @@ def test_the_file_says_what_torch_says(model: str, kind: str, input_norm: str, t
     assert json.loads(written["class_names"]) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_several_networks_answer_from_one_file(tmp_path: Path) -> None:
     """By the weighted mean of their log-probabilities, whatever their kinds."""
     exporter()

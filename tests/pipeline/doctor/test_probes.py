@@ -42,6 +42,7 @@ def tuned(runs: Path) -> dict[str, dict[str, Any]]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [10.0, 1.0])
 def test_what_the_network_learns_decides_not_what_its_statistics_catch_up_with(tmp_path: Path, lr: float) -> None:
     """With a lower rate C always rises, because running statistics fit again. The rate is blamed where D rises too."""
@@ -90,6 +91,7 @@ def test_a_copy_trains_in_the_runs_memory_order(data_file: Path) -> None:
         assert weight.is_contiguous(memory_format=torch.channels_last) is order  # type: ignore[union-attr,operator]
 
 
+@pytest.mark.slow
 def test_frozen_statistics_and_a_swapped_layer_heal_the_loop(tuned: dict[str, dict[str, Any]]) -> None:
     """Both train with what they evaluate with; training on as before does not heal."""
     assert set(tuned) == set(FINE_TUNES)
@@ -116,6 +118,7 @@ def misled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: trained_run(data, folder / kind, persons="masked", input=kind) for kind in ("vc_masked", "c_masked")}
 
 
+@pytest.mark.slow
 def test_another_scale_of_the_input_heals_what_was_learnt_from_joints_that_hardly_move(misled: dict[str, Path]) -> None:
     """And nothing else does: other statistics and other norms bring what the epochs alone bring."""
     tuned = fine_tunes(misled["vc_masked"], "test", 8)

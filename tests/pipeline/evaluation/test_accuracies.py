@@ -261,6 +261,7 @@ def train(data: Path, out: Path, *more: str) -> dict[str, Tensor]:
     return saved[1]["model"]
 
 
+@pytest.mark.slow
 def test_a_run_recalibrates_at_its_end_on_any_number_of_ranks(data_file: Path, tmp_path: Path) -> None:
     """Momentum 0.001 leaves the buffers near their start; `final` replaces them, on two ranks by the same figures."""
     once = ["--train.epochs", "2", "--train.eval-every", "2", "--model.dropout", "0", "--optim.lr", "1e-6"]

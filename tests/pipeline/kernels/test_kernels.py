@@ -127,6 +127,7 @@ def test_a_norm_by_kernels_is_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(by_kernels, by_torch, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_graph_network_by_kernels_is_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, gradients and running statistics: ten blocks with messages and three norms, three past them."""
     SEEDED.manual_seed(0)
