@@ -1,13 +1,15 @@
-"""Accept a changed run folder, model folder or ensemble file as it is now.
+"""Accept a changed run folder, study folder, model folder or ensemble file as it is now.
 
     python -m pipeline.adopt runs/bn-loop
     python -m pipeline.adopt models/stgcn
     python -m pipeline.adopt together.json
+    python -m pipeline.adopt studies/question
 
-A run folder holds checksums of its settings, metadata, summary, ledger and weights. A command that finds another
-content ends with exit code 6. Where the change was meant, this command writes new checksums, and records in
-checkpoint.json who accepted which parts, and when. It checks first that the parts can be used: files are readable,
-weights fit the settings and are finite, epochs of the ledger are complete. A damaged file is never accepted.
+A run folder holds checksums of its settings, metadata, summary, ledger and weights, a study folder of its ledger. A
+command that finds another content ends with exit code 6. Where the change was meant, this command writes new checksums,
+and records in checkpoint.json or ledger.head.json who accepted which parts, and when. It checks first that the parts
+can be used: files are readable, weights fit the settings and are finite, epochs of the ledger are complete. A damaged
+file is never accepted.
 Exit codes: 0 ok, 2 nothing to adopt, 6 a part is damaged.
 """
 
@@ -28,7 +30,7 @@ import tyro
 from pipeline import integrity
 from pipeline.integrity import CHECKPOINTS, CONFIG, PARTS, POINTER
 from pipeline.tracking import ledger
-from preprocessing import exits, files, journal, startup
+from preprocessing import exits, files, journal, journal_head, startup
 from preprocessing.arguments import parse as read_options
 from preprocessing.provenance import version
 
@@ -38,11 +40,11 @@ class Options:
     """Arguments of the command."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of pipeline.train, folder of pipeline.share, or file of pipeline.ensemble."""
+    """Run folder, folder of a search or study, folder of pipeline.share, or file of pipeline.ensemble."""
 
 
 def adopt(path: Path) -> list[str]:
-    """Accept a run folder, model folder or ensemble file as it is; return the names of what had changed.
+    """Accept a run folder, study folder, model folder or ensemble file as it is; return the names of what had changed.
 
     Raises:
         ValueError: There is nothing to adopt at the path.
@@ -54,9 +56,29 @@ def adopt(path: Path) -> list[str]:
         return ensemble.adopt(path)
     if share.is_model(path):
         return share.adopt(path)
-    if not (path / CONFIG).is_file():
-        raise ValueError(f"{path} is not a run folder, a model folder or an ensemble file: there is nothing to adopt.")
-    return adopt_run(path)
+    if (path / CONFIG).is_file():
+        return adopt_run(path)
+    if (path / ledger.NAME).is_file():
+        return adopt_study(path)
+    raise ValueError(
+        f"{path} is not a run folder, a study folder, a model folder or an ensemble file: there is nothing to adopt."
+    )
+
+
+def adopt_study(folder: Path) -> list[str]:
+    """Accept the ledger of a search or a study; see `adopt`."""
+    path = folder / ledger.NAME
+    adopted = journal_head.adoptions(path)
+    try:
+        journal_head.check(path, "")
+        return []
+    except files.IntegrityError as error:
+        records = _records(path)
+        if not records or not all(isinstance(one, dict) for one in records) or "study" not in records[0]:
+            raise error from None
+    journal.publish(path, records)
+    journal_head.publish(path, len(records), journal.read_lines(path)[-1].chain, [*adopted, record([path.name])])
+    return [path.name]
 
 
 def adopt_run(folder: Path) -> list[str]:
@@ -143,13 +165,23 @@ def _relinked_ledger(folder: Path) -> list[dict[str, Any]] | None:
         ledger.read(folder)
         return None
     except files.IntegrityError as error:
-        try:
-            lines = [files.parse_json(line) for line in path.read_text().splitlines() if line.strip()]
-        except ValueError:
+        records = _records(path)
+        if records is None:
             raise error from None
-    records = [{key: value for key, value in line.items() if key != journal.CHAIN} for line in lines]
     ledger.require_valid(path, records)
     return records
+
+
+def _records(path: Path) -> list[Any] | None:
+    """Return the records of a journal, whatever their checksums; None if a line is not JSON."""
+    try:
+        lines = [files.parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError:
+        return None
+    return [
+        {key: value for key, value in line.items() if key != journal.CHAIN} if isinstance(line, dict) else line
+        for line in lines
+    ]
 
 
 def _require_usable(run: Any, state: dict[str, Any]) -> None:

@@ -47,20 +47,28 @@ class Journal:
         sync: Each record is on the disk when `append` returns. Without it, a power cut may lose the last records.
         chain: Each line holds a checksum over it and all lines before, so that an edited, dropped or inserted line is
             found.
+        remedy: Last sentence of the message about a damaged line.
 
     Raises:
         IntegrityError: A line with a line break, and a matching checksum if lines have one, is not JSON, has a number
             that is not finite, or breaks the chain.
     """
 
-    def __init__(self, path: Path, *, checksum: bool = False, sync: bool = True, chain: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, checksum: bool = False, sync: bool = True, chain: bool = False, remedy: str = REMEDY
+    ) -> None:
         self.path, self.checksum, self.sync, self.chain = path, checksum, sync, chain
         if not path.exists():
             path.touch()
             if sync:
                 files.sync_folder(path.parent)
-        self._lines = read_lines(path, checksum=checksum)
+        self._lines = read_lines(path, checksum=checksum, remedy=remedy)
         self._cut(len(self._lines))
+
+    count: int
+    """Number of lines."""
+    last: str
+    """Checksum of the last line."""
 
     @property
     def records(self) -> list[Any]:
@@ -75,7 +83,7 @@ class Journal:
 
     def _cut(self, count: int) -> None:
         size = self._lines[count - 1].end if count else 0
-        self._last = self._lines[-1].chain if self._lines else START
+        self.count, self.last = count, self._lines[-1].chain if self._lines else START
         if self.path.stat().st_size > size:
             with open(self.path, "rb") as file:
                 content = file.read(size)
@@ -87,13 +95,13 @@ class Journal:
         Raises:
             ValueError: A number of the record is not finite.
         """
-        text = json.dumps(record, separators=(",", ":") if self.checksum else None, allow_nan=False)
-        after = _linked(self._last, text)
-        if self.chain:
-            text = json.dumps(json.loads(text) | {CHAIN: after})
-        line = text.encode() + b"\n"
+        after = self.last
         if self.checksum:
-            line = b"%08x %s" % (zlib.crc32(line[:-1]), line)
+            text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+            line = b"%08x %s\n" % (zlib.crc32(text), text)
+        else:
+            after = _linked(self.last, record)
+            line = _line(record | {CHAIN: after} if self.chain else record).encode()
         with open(self.path, "ab", buffering=0) as file:
             end = os.fstat(file.fileno()).st_size
             try:
@@ -106,7 +114,7 @@ class Journal:
                 with suppress(OSError):
                     file.truncate(end)
                 raise
-        self._last = after
+        self.count, self.last = self.count + 1, after
 
 
 def read(path: Path, *, checksum: bool = False) -> list[Any]:
@@ -117,7 +125,7 @@ def read(path: Path, *, checksum: bool = False) -> list[Any]:
     return [line.record for line in read_lines(path, checksum=checksum)]
 
 
-def read_lines(path: Path, *, checksum: bool = False) -> list[Line]:
+def read_lines(path: Path, *, checksum: bool = False, remedy: str = REMEDY) -> list[Line]:
     """Return the lines of a journal up to the first torn one; none if there is no file. Raises as `Journal` does."""
     lines: list[Line] = []
     end, last, chained = 0, START, False
@@ -132,15 +140,15 @@ def read_lines(path: Path, *, checksum: bool = False) -> list[Line]:
             try:
                 record = files.parse_json(line[9:] if checksum else line)
             except (ValueError, RecursionError) as error:
-                raise files.IntegrityError(f"{path}: line {number} is damaged ({error}). {REMEDY}") from None
+                raise files.IntegrityError(f"{path}: line {number} is damaged ({error}). {remedy}") from None
             if checksum:
                 lines.append(Line(record, end, "", False))
                 continue
             found = record.pop(CHAIN, None) if isinstance(record, dict) else None
-            last = _linked(last, json.dumps(record))
+            last = _linked(last, record)
             if (found is None and chained) or found not in (None, last):
                 raise files.IntegrityError(
-                    f"{path}: line {number}, or one before it, was edited, dropped or inserted (checksum). {REMEDY}"
+                    f"{path}: line {number}, or one before it, was edited, dropped or inserted (checksum). {remedy}"
                 )
             chained = found is not None
             lines.append(Line(record, end, last, chained))
@@ -151,14 +159,17 @@ def publish(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write a whole journal of these records, with chained lines, completely or not at all."""
     last, lines = START, []
     for record in records:
-        text = json.dumps(record, allow_nan=False)
-        last = _linked(last, text)
-        lines.append(json.dumps(json.loads(text) | {CHAIN: last}) + "\n")
+        last = _linked(last, record)
+        lines.append(_line(record | {CHAIN: last}))
     files.publish_text(path, "".join(lines))
 
 
-def _linked(before: str, text: str) -> str:
-    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
+def _linked(before: str, record: Any) -> str:
+    return hashlib.sha256(f"{before}\n{json.dumps(record, allow_nan=False)}".encode()).hexdigest()
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 class Tail:

@@ -5,6 +5,9 @@ Searches and studies resume from it alone. Ray's own state is pickle, a kill can
 The first line names the study. Each other line is `begun` (a task with its settings and seed), `failed` (an attempt,
 with its cause) or `ended` (the task with its outcome). A task that began and did not end was under way when the driver
 died: it is done first, from its own last checkpoint. A task that ended is never done again.
+
+Lines are chained, and `ledger.head.json` counts them: an edited, dropped or added line ends a resumed command with exit
+code 6, unless `skelnorm adopt STUDY` accepted it.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from preprocessing import journal_head
 from preprocessing.files import IntegrityError
-from preprocessing.journal import REMEDY, Journal
+from preprocessing.journal import Journal
 
 NAME = "ledger.jsonl"
 ENDS = ("finished", "stopped", "failed")
@@ -77,16 +81,19 @@ class StudyLedger:
 
     Raises:
         OtherStudy: The folder holds a study with another identity.
-        IntegrityError: A line is damaged, or is not the record of an event.
+        IntegrityError: A line was edited, dropped or added, or is not the record of an event.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(folder / NAME)
+        self._path = folder / NAME
+        journal_head.check(self._path, _remedy(folder))
+        self._adopted = journal_head.adoptions(self._path)
+        self._journal = Journal(self._path, chain=True, remedy=_remedy(folder))
         lines = self._journal.records
         mine = json.loads(json.dumps(identity))
         if not lines:
-            self._journal.append({"study": mine})
+            self._append({"study": mine})
         else:
             theirs = lines[0].get("study") if isinstance(lines[0], dict) else None
             if not isinstance(theirs, dict):
@@ -105,6 +112,7 @@ class StudyLedger:
                 self._replay(line)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise _damaged(folder, number, f"{type(error).__name__}: {error}") from None
+        self._publish_head()  # of an older version's ledger, or after a kill
 
     def _replay(self, line: dict[str, Any]) -> None:
         if "begun" in line:
@@ -115,22 +123,29 @@ class StudyLedger:
         else:
             self._note(_outcome(line["ended"]))
 
+    def _append(self, record: dict[str, Any]) -> None:
+        self._journal.append(record)
+        self._publish_head()
+
+    def _publish_head(self) -> None:
+        journal_head.publish(self._path, self._journal.count, self._journal.last, self._adopted)
+
     def begin(self, task: Task) -> None:
         """Record that a task is under way."""
         if task.name not in self.under_way:
-            self._journal.append({"begun": _task_line(task)})
+            self._append({"begun": _task_line(task)})
             self.under_way[task.name] = task
 
     def fail(self, task: Task, cause: str) -> None:
         """Record a failed attempt."""
-        self._journal.append({"failed": task.name, "cause": cause})
+        self._append({"failed": task.name, "cause": cause})
         self.failures[task.name] += 1
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of a task with its number of attempts."""
         attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
         outcome = replace(outcome, attempts=attempts)
-        self._journal.append({"ended": _outcome_line(outcome)})
+        self._append({"ended": _outcome_line(outcome)})
         self._note(outcome)
 
     def _note(self, outcome: Outcome) -> None:
@@ -139,7 +154,11 @@ class StudyLedger:
 
 
 def _damaged(folder: Path, number: int, why: str) -> IntegrityError:
-    return IntegrityError(f"{folder / NAME}: line {number} is not the record of an event ({why}). {REMEDY}")
+    return IntegrityError(f"{folder / NAME}: line {number} is not the record of an event ({why}). {_remedy(folder)}")
+
+
+def _remedy(folder: Path) -> str:
+    return f"Restore the file from a copy, or accept it as it is: skelnorm adopt {folder}"
 
 
 # In the file re-evaluations are called variants: the key that studies of older versions have.

@@ -23,7 +23,7 @@ class RunLedger:
     """
 
     def __init__(self, run: Path, epochs_done: int) -> None:
-        self._journal = journal.Journal(run / NAME, chain=True)
+        self._journal = journal.Journal(run / NAME, chain=True, remedy=_remedy(run))
         require_valid(run / NAME, self._journal.records)
         epochs = [line["epoch"] for line in self._journal.records]
         self._journal.keep(sum(epoch <= epochs_done for epoch in epochs))
@@ -87,10 +87,7 @@ def require_state(run: Path, expected: dict[str, Any], finished: bool, remedy: s
 
 
 def _lines(run: Path) -> list[journal.Line]:
-    try:
-        return journal.read_lines(run / NAME)
-    except files.IntegrityError as error:
-        raise files.IntegrityError(f"{str(error).removesuffix(journal.REMEDY)}{_remedy(run)}") from None
+    return journal.read_lines(run / NAME, remedy=_remedy(run))
 
 
 def _remedy(run: Path) -> str:

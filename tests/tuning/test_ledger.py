@@ -1,15 +1,21 @@
 """ledger.py: ended tasks are never repeated, tasks under way come first, a torn line does not count."""
 
 import json
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import adopt
+from preprocessing import journal
 from preprocessing.files import IntegrityError
+from tests.processes import forked
 from tuning.ledger import NAME, OtherStudy, Outcome, StudyLedger, Task
 
+HEAD = "ledger.head.json"
 WHOSE = {"kind": "search", "epochs": 2}
 
 
@@ -38,11 +44,12 @@ def test_every_byte_at_which_a_kill_can_tear_the_ledger_leaves_whole_lines(tmp_p
     """The torn record is written again; the file is then as it would have been."""
     ledger = StudyLedger(tmp_path, WHOSE)
     ledger.begin(task("a"))
-    before = (tmp_path / NAME).read_bytes()
+    before, head = (tmp_path / NAME).read_bytes(), (tmp_path / HEAD).read_bytes()
     ledger.end(outcome("a"))
     whole = (tmp_path / NAME).read_bytes()
     for end in range(len(before), len(whole)):
         (tmp_path / NAME).write_bytes(whole[:end])
+        (tmp_path / HEAD).write_bytes(head)
         torn = StudyLedger(tmp_path, WHOSE)
         assert torn.under_way == {"a": task("a")}
         torn.end(outcome("a"))
@@ -72,6 +79,20 @@ def test_failed_attempts_are_counted_over_restarts(tmp_path: Path) -> None:
     assert again.ended["a"].attempts == 2
 
 
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """Make a ledger of three lines; return them without checksums."""
+    ledger = StudyLedger(folder, WHOSE)
+    ledger.begin(task("a"))
+    ledger.end(outcome("a"))
+    return list(journal.read(folder / NAME))
+
+
+def made_old(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a ledger as versions without checksums did."""
+    (folder / NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / HEAD).unlink(missing_ok=True)
+
+
 EDITS: dict[str, tuple[int, Callable[[dict[str, Any]], Any]]] = {
     "NaN": (3, lambda line: line["ended"]["curve"][0].update(val=float("nan"))),
     "no study": (1, lambda line: line.pop("study")),
@@ -87,14 +108,75 @@ EDITS: dict[str, tuple[int, Callable[[dict[str, Any]], Any]]] = {
 
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edited_line_is_named(tmp_path: Path, name: str) -> None:
-    """The file and the line; without the edit the ledger opens."""
-    ledger = StudyLedger(tmp_path, WHOSE)
-    ledger.begin(task("a"))
-    ledger.end(outcome("a"))
+    """In a ledger of an older version, without checksums: the file and the line; without the edit it opens."""
+    lines = recorded(tmp_path)
+    made_old(tmp_path, lines)
     StudyLedger(tmp_path, WHOSE)
-    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
     number, change = EDITS[name]
     change(lines[number - 1])
-    (tmp_path / NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    made_old(tmp_path, lines)
     with pytest.raises(IntegrityError, match=rf"ledger.jsonl: line {number} is .*Restore the file from a copy"):
         StudyLedger(tmp_path, WHOSE)
+
+
+def better(lines: list[bytes]) -> list[bytes]:
+    return [line.replace(b'"val": 0.5', b'"val": 0.9') for line in lines]
+
+
+TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "edited": better,
+    "edited, without checksums": lambda lines: [re.sub(rb', "chain": "\w+"', b"", line) for line in better(lines)],
+    "end dropped": lambda lines: lines[:2],
+    "line dropped": lambda lines: [lines[0], lines[2]],
+    "swapped": lambda lines: [lines[0], lines[2], lines[1]],
+    "line added": lambda lines: [*lines, lines[2]],
+    "emptied": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_tampered_ledger_is_named_until_it_is_adopted(tmp_path: Path, name: str) -> None:
+    """Control: without checksums, a ledger of an older version with the same change opens."""
+    recorded(tmp_path)
+    lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    (tmp_path / NAME).write_bytes(b"".join(TAMPERED[name](lines)))
+    with pytest.raises(IntegrityError, match=rf"ledger.jsonl.*skelnorm adopt {tmp_path}"):
+        StudyLedger(tmp_path, WHOSE)
+    if name == "emptied":
+        with pytest.raises(IntegrityError, match="has 0 of 3 lines"):
+            adopt.adopt(tmp_path)
+        return
+    assert adopt.adopt(tmp_path) == [NAME]
+    assert adopt.adopt(tmp_path) == []
+    StudyLedger(tmp_path, WHOSE).begin(task("b"))
+    assert [entry["parts"] for entry in json.loads((tmp_path / HEAD).read_text())["adopted"]] == [[NAME]]
+    made_old(tmp_path, journal.read(tmp_path / NAME))
+    StudyLedger(tmp_path, WHOSE)
+
+
+def test_a_head_that_is_removed_is_missed(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    (tmp_path / HEAD).unlink()
+    with pytest.raises(IntegrityError, match=f"{HEAD} is missing"):
+        StudyLedger(tmp_path, WHOSE)
+
+
+def test_a_ledger_of_an_older_version_is_watched_from_now_on(tmp_path: Path) -> None:
+    lines = recorded(tmp_path)
+    made_old(tmp_path, lines)
+    StudyLedger(tmp_path, WHOSE).begin(task("b"))
+    first, *rest = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    (tmp_path / NAME).write_bytes(b"".join([first.replace(b"2", b"3"), *rest]))
+    with pytest.raises(IntegrityError, match="was edited, dropped or inserted"):
+        StudyLedger(tmp_path, WHOSE)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+@pytest.mark.parametrize("point", ["line appended", "file renamed"])
+def test_a_kill_between_a_line_and_its_head_loses_nothing(tmp_path: Path, point: str, time: int) -> None:
+    assert forked(lambda: recorded(tmp_path) and None, f"{point}:{time}") == -signal.SIGKILL
+    again = StudyLedger(tmp_path, WHOSE)
+    again.begin(task("a"))
+    if "a" not in again.ended:
+        again.end(outcome("a"))
+    assert StudyLedger(tmp_path, WHOSE).ended == {"a": outcome("a")}
