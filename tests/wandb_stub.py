@@ -1,5 +1,6 @@
 """Stub of a W&B server on loopback: takes figures, files and artifacts, or fails in a chosen way."""
 
+import base64
 import json
 import threading
 import time
@@ -29,12 +30,16 @@ class Stub:
         self.variables: dict[str, list[Any]] = {}
         self.rows: list[dict[str, Any]] = []
         self.complete = False
+        self.keys: set[str] = set()  # that requests came with
         self.uploaded: list[str] = []
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                kind, _, coded = self.headers.get("Authorization", "").partition(" ")
+                if kind == "Basic":
+                    stub.keys.add(base64.b64decode(coded).decode().partition(":")[2])
                 if stub.mode == "hang":
                     stub.over.wait()
                     return

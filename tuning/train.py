@@ -31,9 +31,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import integrity
 from pipeline.config import Config, as_dict, from_dict, of_run, own_options
 from pipeline.run_folder import Run
 from pipeline.tracking import ledger
+from pipeline.tracking.follower import follow_training
 from preprocessing import exits, lifetime
 from tuning import ray_session
 from tuning.engine import connected
@@ -80,9 +82,13 @@ def train(place: Place, config: Config) -> None:
     Raises:
         TrainingFailed: A rank failed more often than allowed, or for a reason that a new start does not mend.
     """
-    with Run(config.out).lock(), connected(place.address), ray_session.private_environment():
+    with Run(config.out).lock(), connected(place.address):
         Run.claim(config)
-        _fit(place, config)
+        # Followed from here: the variables of the ranks hold no key of W&B.
+        follower = follow_training(config.out, config.wandb, integrity.read_pointer(config.out).get("epoch", 0))
+        with ray_session.private_environment():
+            _fit(place, config)
+        follower.finish()
 
 
 def _fit(place: Place, config: Config) -> None:
@@ -99,7 +105,10 @@ def _fit(place: Place, config: Config) -> None:
             variables["GLOO_SOCKET_IFNAME"] = "lo"
         trainer = TorchTrainer(
             _rank,
-            train_loop_config={"config": as_dict(config), "words": str(folder / WORDS)},
+            train_loop_config={
+                "config": as_dict(dataclasses.replace(config, wandb="off")),
+                "words": str(folder / WORDS),
+            },
             torch_config=TorchConfig(backend="nccl" if place.gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=place.ranks,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.processes import ANY, LOOPBACK, Watcher
+from tests.wandb_stub import Stub
 
 # One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -30,6 +31,7 @@ CANARIES = {
     )
 }  # fmt: skip
 TOKEN = "c4" * 32  # of Ray
+KEY = "d5" * 20  # of W&B
 QUICK = ["--epochs", "2", "--frames", "16"]
 COMMANDS = {
     "train": ["-m", "pipeline.train", "default", "--nproc", "2", "--train.epochs", "3", "--train.batch-size", "16"]
@@ -58,25 +60,28 @@ class Seen(NamedTuple):
     base: Path
 
 
-def start(data: Path, folder: Path, words: list[str]) -> tuple[subprocess.Popen[bytes], Watcher, Path, Path]:
+def start(
+    data: Path, folder: Path, words: list[str], **more: str | None
+) -> tuple[subprocess.Popen[bytes], Watcher, Path, Path]:
     """A command with canaries in its environment, and who watches it."""
     out, base = folder / "out", Path(os.environ["RAY_TMPDIR"]) / "own"  # a short path
     base.mkdir(exist_ok=True)
     (folder / "arms.toml").write_text(ARMS)
     words = [str(folder / "arms.toml") if word == "ARMS" else word for word in words]
     environment = os.environ | CANARIES | {"RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(base)}
+    environment = {name: value for name, value in (environment | more).items() if value is not None}
     with open(folder / "printed.txt", "ab") as log:
         process = subprocess.Popen(
             [sys.executable, *words, "--data", str(data), "--out", str(out)],
             stdout=log, stderr=log, env=environment, cwd=folder,
         )  # fmt: skip
-    canaries = tuple(value.encode() for value in (*CANARIES.values(), TOKEN))
+    canaries = tuple(value.encode() for value in (*CANARIES.values(), TOKEN, KEY))
     return process, Watcher(process.pid, canaries, (folder, base)), out, base
 
 
-def watched(data: Path, folder: Path, words: list[str]) -> Seen:
+def watched(data: Path, folder: Path, words: list[str], **more: str | None) -> Seen:
     """A command to its end, and a last look at what it left."""
-    process, watcher, out, base = start(data, folder, words)
+    process, watcher, out, base = start(data, folder, words, **more)
     code = process.wait(timeout=400)
     watcher.stop().look()
     assert len(watcher.pids) > 1
@@ -119,6 +124,32 @@ def test_wandb_gets_no_folders(seen: Seen) -> None:
     for file in files:
         configured = file.read_bytes()
         assert b'"data' not in configured or str(seen.out).encode() + b'"' not in configured
+
+
+ONLINE = {
+    "search": ["-m", "tuning.search", "--trials", "1", *QUICK],
+    "train-nodes": ["-m", "tuning.train", "default", "--train.epochs", "2", "--input.frames", "16"]
+    + ["--train.no-self-test"],
+}
+
+
+@pytest.mark.parametrize("source", ["variable", "netrc"])
+@pytest.mark.parametrize("name", ONLINE)
+def test_the_key_of_wandb_reaches_its_server_and_no_file(
+    data_file: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stub: Stub, name: str, source: str
+) -> None:
+    """From WANDB_API_KEY or from netrc; control: every request came with it."""
+    home = tmp_path_factory.mktemp("home")
+    more = {"WANDB_BASE_URL": stub.url, "HOME": str(home), "WANDB_API_KEY": KEY if source == "variable" else None}
+    if source == "netrc":
+        (home / ".netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+        (home / ".netrc").chmod(0o600)
+    found = watched(data_file, tmp_path, [*ONLINE[name], "--wandb", "online"], **more)
+    printed = (tmp_path / "printed.txt").read_text()
+    assert (found.code, stub.complete, "W&B" in printed) == (0, True, False), printed
+    assert stub.keys == {KEY}
+    assert {word: paths for word, paths in found.watcher.found.items() if paths} == {}
+    assert {address for _, address in found.watcher.listening} == {LOOPBACK}, found.watcher.listening
 
 
 def test_without_the_switches_all_of_it_is_seen(data_file: Path, tmp_path: Path) -> None:
