@@ -150,12 +150,13 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
         yield record | measure.after_epoch(config, clips, splits, state.eval_model, epoch)
 
 
-def run(config: Config, read_test: bool = True) -> None:
+def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
     """Do the whole work of one rank: set up, resume, train, evaluate, write.
 
     Args:
         config: The settings; the run folder is claimed.
         read_test: Evaluate the test split; a search hides it from its trials.
+        follow: Start W&B's process, unless the caller has.
     """
     preflight.deterministic_algorithms(config.train.deterministic)
     device = distributed.join()
@@ -172,7 +173,7 @@ def run(config: Config, read_test: bool = True) -> None:
             state.load(saved)
             best = Best(**saved["best"])
         ledger = RunLedger(config.out, done) if first else None
-        follower = follow_training(config.out, config.wandb if first else "off", done)
+        follower = follow_training(config.out, config.wandb if first and follow else "off", done)
         epochs = fit(config, clips, splits, state, done)
         console, left = Console(stderr=True), config.train.epochs - done
         silent = not first or not left  # a finished run has no bar to fill

@@ -105,10 +105,7 @@ def _fit(place: Place, config: Config) -> None:
             variables["GLOO_SOCKET_IFNAME"] = "lo"
         trainer = TorchTrainer(
             _rank,
-            train_loop_config={
-                "config": as_dict(dataclasses.replace(config, wandb="off")),
-                "words": str(folder / WORDS),
-            },
+            train_loop_config={"config": as_dict(config), "words": str(folder / WORDS)},
             torch_config=TorchConfig(backend="nccl" if place.gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=place.ranks,
@@ -140,7 +137,7 @@ def _rank(given: dict[str, Any]) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
-        run(from_dict(given["config"]))
+        run(from_dict(given["config"]), follow=False)
     except Exception as error:
         if exits.expected(error):
             _leave_words(Path(given["words"]), error)
