@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from preprocessing import exits
+from preprocessing import exits, lifetime
 
 
 def early(read: Callable[[], Any]) -> None:
@@ -29,14 +29,15 @@ def early(read: Callable[[], Any]) -> None:
 
 
 def _interrupted(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # the terminal may send a second one
     os.write(2, b"error: interrupted\n")
     os._exit(exits.INTERRUPTED)
 
 
 def run(main: Callable[[], int | None]) -> int:
     """Run a command; return its exit code."""
-    if signal.getsignal(signal.SIGINT) is _interrupted:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (_interrupted, signal.default_int_handler):
+        lifetime.interrupt_once()
     exits.print_any_character()
     try:
         code = int(main() or 0)

@@ -24,11 +24,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: None)  # from here on Ctrl-C is one line
+
 from pipeline.config import from_dict, preset
 from pipeline.data.config import InputConfig
 from pipeline.models import MODELS
 from pipeline.settings import Choice, Range
-from preprocessing import exits, files, lifetime, startup
+from preprocessing import exits, files, lifetime
 from preprocessing.arguments import suggest
 from tuning.best import BEST_FILE, confirm, write_best
 from tuning.engine import Asha, Resources, connected

@@ -25,12 +25,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from preprocessing import startup
+
+if __name__ == "__main__":
+    startup.early(lambda: None)  # from here on Ctrl-C is one line
+
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import TrainConfig
 from pipeline.settings import Range
-from preprocessing import exits, files, lifetime, startup
+from preprocessing import exits, files, lifetime
 from tuning.engine import Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
