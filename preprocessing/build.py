@@ -30,6 +30,7 @@ import math
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -244,6 +245,16 @@ def _check_rejects(manifest: Manifest, options: Build) -> None:
         raise TooManyRejects(f"{message}; see {manifest_path(options.out)}")
 
 
+def _located(units: Iterator[WorkUnit], source: ClipSource, done: int) -> Iterator[WorkUnit]:
+    """Yield the units; add to the error of a dead worker how many clips were done, and which is next."""
+    try:
+        for unit in units:
+            yield unit
+            done = unit.first + unit.entries
+    except engines.WorkerDied as error:
+        raise engines.WorkerDied(f"{error}. {done} clips are done; the next is {source.entries[done].name}.") from None
+
+
 def _run(
     source: ClipSource, work: Work, ledger: BuildLedger, manifest: Manifest, options: Build, console: Console
 ) -> np.ndarray:
@@ -266,7 +277,7 @@ def _run(
     with _progress(console) as progress:
         task = progress.add_task("build", total=len(source.entries), completed=ledger.next, clips=0.0, megabytes=0.0)
         began, clips, read = time.monotonic(), 0, 0
-        for unit in units:
+        for unit in _located(units, source, ledger.next):
             ledger.add(unit)
             shapes.append(_tally(manifest, unit))
             clips, read = clips + unit.entries, read + unit.read
@@ -381,7 +392,7 @@ def main(arguments: list[str] | None = None) -> int:
         CountError,
         ExistsError,
     ) as error:
-        code, message = exits.code(error), str(error)
+        code, message = exits.code(error), exits.describe(error)
     except OSError as error:
         code, message = exits.code(error), _disk_error(error, options.out)
     except Stopped as error:

@@ -19,6 +19,7 @@ USAGE, WORKER, REJECTS, NON_FINITE, INTEGRITY, NO_SPACE, OUT_OF_MEMORY, INTERRUP
 CLOSED = 141  # the reader of standard output is gone, as after `| head`
 # torch raises a RuntimeError where an allocation fails, on a CPU and on a GPU.
 MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|cannot allocate memory|MemoryError", re.I)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Fault(RuntimeError):
@@ -63,7 +64,14 @@ def code(error: BaseException) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of an error in one line, with the remedy where the system's own message has none."""
+    """Return the message of an error in one line, with the remedy where the system's own message has none.
+
+    Control characters of names that it quotes are escaped: they would act on the terminal.
+    """
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", _describe(error))
+
+
+def _describe(error: BaseException) -> str:
     text = str(error)
     if out_of_memory(error):
         # torch appends advice on its allocator to the first sentence.

@@ -82,6 +82,8 @@ def parse_name(name: str) -> SampleName:
     sample = SampleName(*map(int, match.groups()))
     if not 1 <= sample.action <= len(CLASS_NAMES):
         raise ValueError(f"{name!r} names action {sample.action}; NTU has 1 to {len(CLASS_NAMES)}")
+    if not all(sample):
+        raise ValueError(f"{name!r} has a number 0; setups, cameras, subjects and replications count from 1")
     return sample
 
 

@@ -79,6 +79,11 @@ def test_the_systems_own_errors_get_a_place_and_a_remedy(tmp_path: Path, capsys:
     assert sizes.startswith("error: no space left for /data: 3.0 kB needed, 0 bytes free. ")
 
 
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    """A name of a file may clear the screen or set its title; letters of any language stay."""
+    assert exits.describe(ValueError("clip \x1b[2J\x07é\x9b1 is bad\r")) == r"clip \x1b[2J\x07é\x9b1 is bad\x0d"
+
+
 def test_sizes_have_their_unit() -> None:
     assert [exits.size(n) for n in (0, 999, 1000, 2.5e6, 1e12)] == [
         "0 bytes",
