@@ -1,5 +1,7 @@
 """The wheel and the sdist: metadata, types, and commands from a folder with packages of the same names."""
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -31,6 +33,37 @@ def test_groups_and_extras_agree_and_pull_only_what_they_need() -> None:
     assert groups["docs"] == extras["docs"]
     names = [re.split(r"[^\w-]", line)[0] for lines in extras.values() for line in lines]
     assert not set(names) & {re.split(r"[^\w-]", line)[0] for line in PROJECT["project"]["dependencies"]}
+
+
+OPTIONAL = {"lightning", "onnxruntime", "onnxscript", "pytorch_lightning", "transformers", "triton"}  # where they are
+
+
+@pytest.mark.parametrize(
+    ("folders", "lists", "own"),
+    [
+        (("preprocessing", "pipeline", "tuning"), (PROJECT["project"]["dependencies"],), OPTIONAL),
+        (("docker",), tuple(PROJECT["dependency-groups"][name] for name in ("lint",)), set()),
+    ],
+)
+def test_every_package_that_is_imported_is_named(
+    folders: tuple[str, ...], lists: tuple[list[str]], own: set[str]
+) -> None:
+    """Not only because another one needs it; each is pinned in the constraints."""
+    named = {re.split(r"[^\w-]", line)[0].lower() for lines in lists for line in lines}
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    owners = importlib.metadata.packages_distributions()
+    imported: set[str] = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"preprocessing", "pipeline", "tuning", "docker"} - own
+    needed = {owners[name][0].lower() for name in foreign}
+    assert needed
+    assert needed <= named, needed - named
+    assert needed <= pinned, needed - pinned
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
