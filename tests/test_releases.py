@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 from pipeline import adopt, checkpoint, ensemble, evaluate, integrity, page, predict, train
 from pipeline.doctor import __main__ as doctor
 from pipeline.run_folder import Run
+from preprocessing.files import IntegrityError
 from preprocessing.hdf5 import open_file, verify
 from tests.conftest import Answer
 from tests.golden.release import STUDY, TRAIN
@@ -82,6 +85,25 @@ def test_a_study_has_nothing_left_to_train(release: Path, answer: Answer, monkey
     result = answer(study.main, "--data", "clips.h5", "--out", "study", "--arms", "arms.toml", *STUDY)
     assert result.returncode == 0, result.stderr
     assert json.loads((release / "study" / "results.json").read_text())["arms"] == before
+
+
+@pytest.mark.parametrize("part", ["config.json", "data.json", "summary.json", "ledger.jsonl"])
+def test_an_edited_part_of_a_release_is_named(release: Path, answer: Answer, part: str, tmp_path: Path) -> None:
+    """Negative control: what a release left is looked at, not only opened."""
+    folder = release / "runs" / "finished"
+    content = (folder / part).read_bytes()
+    digit = max(content.rfind(digit) for digit in (b"1", b"2", b"3"))
+    (folder / part).write_bytes(content[:digit] + b"7" + content[digit + 1 :])
+    result = answer(page.main, folder, "--out", tmp_path / "page.html")
+    assert (result.returncode, part in result.stderr) == (6, True), result.stderr
+
+
+def test_files_of_a_later_version_are_rejected_by_name(release: Path) -> None:
+    """What comes from, what is needed: the schema of the file and those that this version reads."""
+    with h5py.File(release / "clips.h5", "r+") as opened:
+        opened.attrs["schema"] = np.bytes_("skelnorm/9")
+    with pytest.raises(IntegrityError, match=r"clips.h5: schema is .*skelnorm/9.*, not .* or .*build it again"):
+        open_file(release / "clips.h5")
 
 
 def test_a_release_is_small_and_names_no_place(release: Path) -> None:

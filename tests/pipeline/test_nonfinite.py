@@ -39,7 +39,12 @@ def test_from_the_bad_batch_on_no_step_is_taken(kind: str, size: float) -> None:
     weights, named = steps(kind, [1.0, size, 1.0])
     assert weights[0] == weights[1] == weights[2]
     assert named == ["clip2", "clip3"]
-    assert not torch.isfinite(steps(kind, [1.0, size], told=False)[0][-1])
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_without_the_guard_a_bad_batch_spoils_the_weights(kind: str) -> None:
+    """Negative control: the optimizer is not told."""
+    assert not torch.isfinite(steps(kind, [1.0, float("nan")], told=False)[0][-1])
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -370,6 +370,46 @@ def test_each_part_of_the_state_is_needed_to_resume_bitwise(data_file: Path, los
     assert same is (lost == "nothing")
 
 
+NORMS: dict[str, dict[str, Any]] = {
+    "bn": {"kind": "bn", "persons": "masked"},
+    "bn per call": {"kind": "bn", "persons": "loop", "momentum": 0.01},
+    "no sync": {"kind": "bn", "sync": False},
+    "gn": {"kind": "gn"},
+    "ln": {"kind": "ln"},
+    "none": {"kind": "none"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_run_cut_after_any_epoch_resumes_bitwise(data_file: Path, norm: str, workers: int) -> None:
+    """Weights, buffers, optimizer and average of each cut at 1 to 5 of 6 epochs; evaluation between or not."""
+    config = from_dict(
+        {"data": data_file, "out": Path("unused"), "wandb": "off", "input": {"frames": 16}, "norm": NORMS[norm]}
+        | {"optim": {"ema": 0.9, "schedule": "cosine"}, "augment": {"noise": 0.01, "crop": 0.7}}
+        | {"train": {"epochs": 6, "eval_every": 3 if workers else 1, "batch_size": 16}}
+    )
+
+    def new() -> tuple[Any, Any, Any]:
+        clips, splits, state = setup(config, torch.device("cpu"))
+        clips.workers = workers
+        return clips, splits, state
+
+    clips, splits, whole = new()
+    saved = [copy.deepcopy(whole.save()) for _ in fit(config, clips, splits, whole)]
+    for done in range(1, 6):
+        clips, splits, again = new()
+        again.load(copy.deepcopy(saved[done - 1]))
+        list(fit(config, clips, splits, again, done=done))
+        ours, theirs = again.save(), whole.save()
+        for part in ("model", "average"):
+            assert all(torch.equal(x, theirs[part][name]) for name, x in ours[part].items()), (done, part)
+        moments = theirs["optimizer"]["state"]
+        for number, values in ours["optimizer"]["state"].items():
+            assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(moments[number][k])) for k, x in values.items())
+
+
 def test_batches_that_threads_make_ahead_train_the_same_network(data_file: Path) -> None:
     """Clips that a GPU cannot hold give bitwise equal weights, with augmentation and two micro-batches per step."""
     config = from_dict(

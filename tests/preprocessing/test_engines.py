@@ -1,15 +1,19 @@
 """Results come in the order of the tasks, with a bounded number in flight; workers end with the build."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+from preprocessing import exits
 from preprocessing.engines import ENGINES, WINDOW, Engine, WorkerDied, processes
 
 LOCAL = [ENGINES["processes"], ENGINES["threads"]]
@@ -57,6 +61,16 @@ def test_a_failure_reaches_the_caller(engine: Engine) -> None:
 def test_a_killed_worker_is_reported_in_one_line() -> None:
     with pytest.raises(WorkerDied, match="try fewer --workers"):
         list(processes(die, range(4), workers=2))
+
+
+def test_the_pool_alone_raises_what_no_command_expects() -> None:
+    """Negative control: the user would get a traceback without a remedy."""
+    with (
+        ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool,
+        pytest.raises(BrokenProcessPool) as raised,
+    ):
+        list(pool.map(die, range(4)))
+    assert not exits.expected(raised.value)
 
 
 def test_workers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:

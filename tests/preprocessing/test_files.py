@@ -1,5 +1,6 @@
 """A published file is complete or absent; a lock has one owner."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -92,6 +93,21 @@ def test_a_full_disk_is_reported_with_the_path_and_both_sizes(full_disk: Path) -
         files.publish_bytes(full_disk / "file", bytes(9_000_000))
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
+def test_writing_in_place_on_a_full_disk_destroys_the_old_file(full_disk: Path) -> None:
+    """Negative control of `publish`, which keeps it."""
+    for name, write in (("kept", files.publish_bytes), ("lost", Path.write_bytes)):
+        (full_disk / "filler").write_bytes(bytes(8192))
+        path = full_disk / name
+        path.write_bytes(b"old")
+        with open(full_disk / "more", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        with pytest.raises(OSError, match="No space left|needed"):
+            write(path, bytes(9_000_000))
+        assert (path.read_bytes() == b"old") == (name == "kept")
+        (full_disk / "more").unlink()
 
 
 def test_a_lock_names_its_owner_and_ends_with_it(tmp_path: Path) -> None:

@@ -110,3 +110,12 @@ def test_handlers_are_put_back() -> None:
     with lifetime.interruptible():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", -signal.SIGINT)])
+def test_python_alone_ends_on_a_signal_without_a_line(name: str, code: int) -> None:
+    """Negative control of the commands' one line: silence, or a traceback."""
+    program = f"import os, signal; os.kill(os.getpid(), signal.{name}); signal.pause()"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert child.returncode == code
+    assert ("Traceback" in child.stderr, "error:" in child.stderr) == (name == "SIGINT", False)

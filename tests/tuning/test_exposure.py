@@ -3,9 +3,11 @@
 The whole tree of processes is looked at, three times per second. Controls: the same search without the switches.
 """
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.processes import ANY, LOOPBACK, Watcher
+from tests.processes import ANY, LOOPBACK, Watcher, running
 from tests.wandb_stub import Stub
 
 # One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
@@ -142,7 +144,7 @@ def test_the_key_of_wandb_reaches_its_server_and_no_file(
     home = tmp_path_factory.mktemp("home")
     more = {"WANDB_BASE_URL": stub.url, "HOME": str(home), "WANDB_API_KEY": KEY if source == "variable" else None}
     if source == "netrc":
-        (home / ".netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+        (home / ".netrc").write_text(f"machine {stub.url.removeprefix('http://')} login user password {KEY}\n")
         (home / ".netrc").chmod(0o600)
     found = watched(data_file, tmp_path, [*ONLINE[name], "--wandb", "online"], **more)
     printed = (tmp_path / "printed.txt").read_text()
@@ -161,6 +163,44 @@ def test_without_the_switches_all_of_it_is_seen(data_file: Path, tmp_path: Path)
     assert len(open_to_all) > 4
     assert {44217, 44227} & set(found.watcher.listening.values())
     assert found.watcher.found[CANARIES["AWS_SECRET_ACCESS_KEY"].encode()]
+
+
+# The same search whose reaper only waits.
+UNREAPED = """
+import subprocess, sys
+from tuning import ray_session, search
+def start(words, popen=subprocess.Popen, **more):
+    reaper = str(words[-3]).endswith("reaper.py")
+    return popen([sys.executable, "-c", "import sys; sys.stdin.read()"] if reaper else words, **more)
+class Module:
+    Popen, DEVNULL, PIPE = staticmethod(start), subprocess.DEVNULL, subprocess.PIPE
+ray_session.subprocess = Module
+if __name__ == "__main__":
+    sys.exit(search.main())
+"""
+
+
+def test_without_the_reaper_processes_outlive_a_killed_driver(data_file: Path, tmp_path: Path) -> None:
+    """Negative control of the test below: some are there when all should be gone, and so is the folder."""
+    (tmp_path / "driver.py").write_text(UNREAPED)
+    words = [str(tmp_path / "driver.py"), "--trials", "4", "--wandb", "off", *QUICK]
+    process, watcher, out, base = start(data_file, tmp_path, words)
+    deadline = time.monotonic() + 120
+    while len(ledger(out)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    watcher.look()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    watcher.stop()
+    left = [pid for pid in watcher.pids if running(pid)]
+    sessions = list(base.iterdir())
+    still = watcher.gone(5)
+    for pid in left:  # ours alone: descendants of the driver
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(base)
+    assert still
+    assert sessions
 
 
 KILLS, TRIALS = 25, 4

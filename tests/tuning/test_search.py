@@ -298,6 +298,45 @@ def test_an_online_search_does_not_wait_for_its_server(
     assert len(list((out / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
+def torn_ray_state(folder: Path) -> None:
+    """What a kill can leave of Ray's own state: empty, cut, and not JSON."""
+    (folder / "tuner.pkl").write_bytes(b"")
+    (folder / "experiment_state-2026-01-01_00-00-00.json").write_text('{"trial_data": [["{')
+    (folder / "searcher-state-2026.pkl").write_bytes(b"\x80\x05\x95")
+
+
+@pytest.mark.slow
+def test_a_torn_state_of_ray_changes_nothing(data_file: Path, tmp_path: Path) -> None:
+    """The driver is killed at a named line; the ledger alone says what is left, and no trial is done twice."""
+    out, sizes = tmp_path / "study", ("--trials", "3", "--epochs", "1", "--frames", "16", "--wandb", "off")
+    killed = search(data_file, out, *sizes, SKELNORM_FAULT_AT="line appended:5")
+    assert killed.returncode == -signal.SIGKILL
+    lines = (out / "ledger.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+    ended = [line for line in lines if "ended" in line]
+    assert not [path for path in out.rglob("*") if path.suffix == ".pkl" or path.name.startswith("experiment_state")]
+    for folder in (out, out / "trials"):
+        torn_ray_state(folder)
+    result = search(data_file, out, *sizes)
+    assert result.returncode == 0, result.stderr
+    assert "3 of 3 trials finished" in result.stdout
+    after = (out / "ledger.jsonl").read_text().splitlines()
+    assert after[:5] == lines
+    names = Counter(json.loads(line)["ended"]["task"]["name"] for line in after if "ended" in json.loads(line))
+    assert names == {"0000": 1, "0001": 1, "0002": 1}
+    assert f"resumed: {len([line for line in ended if json.loads(line).get('ended')])} trials are done" in result.stderr
+
+
+@pytest.mark.slow
+def test_ray_alone_cannot_restore_a_torn_state(tmp_path: Path) -> None:
+    """Negative control: restored from the same files, a search would be lost."""
+    from ray import tune
+
+    torn_ray_state(tmp_path)
+    with pytest.raises((EOFError, ValueError, RuntimeError, OSError)):
+        tune.Tuner.restore(str(tmp_path), trainable=lambda config: None)
+
+
 @pytest.mark.slow
 def test_ray_needs_no_short_scratch_folder(data_file: Path, tmp_path: Path) -> None:
     """Paths of sockets are short, TMPDIR of a batch system is long. RAY_TMPDIR is the user's to shorten."""

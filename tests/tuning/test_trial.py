@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,25 @@ def test_a_killed_attempt_is_named_and_the_next_one_resumes_it(data_file: Path, 
     assert first in epochs_again(whole)
     lines = [json.loads(line) for line in (again.folder / "ledger.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 7))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_the_checkpoint_is_what_a_killed_attempt_goes_on_from(data_file: Path, attempts: Any, checkpoint: bool) -> None:
+    """Its first epoch is not trained again; negative control: without the checkpoint it is."""
+    settings = trial_spec(data_file, train__epochs=6)
+    killed = attempts(settings)
+    assert killed.next_epoch()
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    with pytest.raises(AttemptFailed, match="killed: by signal 9"):
+        epochs(killed)
+    path = killed.folder / "ledger.jsonl"
+    before = path.read_bytes().splitlines()[0]
+    if not checkpoint:
+        (killed.folder / "checkpoint.json").unlink()
+        shutil.rmtree(killed.folder / "checkpoints")
+    epochs(attempts(settings))
+    assert (path.read_bytes().splitlines()[0] == before) is checkpoint  # it holds the seconds that the epoch took
 
 
 def epochs_again(attempt: Attempt) -> list[dict[str, Any]]:
