@@ -21,8 +21,8 @@ from .sources import running
 # Below this share of the gap, what is left is called unexplained; a check that explains this share of what a check it
 # supersedes does takes its place; fresh statistics that recover it name the cause where no check does.
 EXPLAINED = 0.8
-# Least gain of a remedy without a gap, as a share of a score outside [0, 1]: running statistics of small batches are
-# noisy.
+# Least gain of a remedy without a gap, or within the noise of each part, as a share of a score outside [0, 1]: running
+# statistics of small batches are noisy.
 NOTICED_SHARE = 0.1
 # A proof fails where the evaluation samples exclude that they gain this share of what the training samples do.
 CONFIRMED = 0.5
@@ -194,7 +194,8 @@ def _cures_evaluation(evidence: Evidence, tried: Tried) -> bool:
 def helps(evidence: Evidence, remedy: str, tried: Tried) -> bool:
     """Return whether a remedy raises A by more than the remedy that it contains, if there is one.
 
-    A recalibration also helps where A and C rise alike, by two points or more, and all samples together leave no doubt.
+    A recalibration also helps where A and C rise alike, by two points or more (a tenth of a score outside [0, 1]), and
+    all samples together leave no doubt.
     """
     if _gain(evidence, remedy, tried, "A").significant:
         return True
@@ -205,7 +206,8 @@ def _helps_together(evidence: Evidence, tried: Tried) -> bool:
     before, after = evidence.score, tried[RECALIBRATION]
     if "C" not in after:
         return False
-    least = MIN_DIFFERENCE * score_scale(before["A"])
+    largest = 0.0 if evidence.is_share else max(abs(evidence.mean(name)) for name in FOUND)
+    least = max(MIN_DIFFERENCE * score_scale(before["A"]), NOTICED_SHARE * largest)
     each = [(after[name].double() - before[name].double()).mean().item() for name in FOUND]
     before_N, after_N = (torch.cat([scores[name] for name in FOUND]) for scores in (before, after))
     return min(each) >= max(least, CONFIRMED * max(each)) and evidence.paired(before_N, after_N).significant

@@ -221,6 +221,10 @@ def test_small_gains_of_both_parts_are_weighed_together(gain: int, count: int, n
     assert not seen.paired(before, after).significant
     tried = {"joint": {"A": after, "C": after}}
     assert [cause.check for cause in prove(seen, unnamed(seen, [], tried), tried)] == named
+    # The same gains of a loss are less than a tenth of it.
+    seen = evidence(score=dict.fromkeys(("A", "B", "C", "D"), before - 10))
+    tried = {"joint": {"A": after - 10, "C": after - 10}}
+    assert prove(seen, found("foreign"), tried) == []
 
 
 @pytest.mark.parametrize(("way", "astray", "lags"), [(0.3, 0.0, True), (0.3, 2.0, False), (1.0, 0.0, False)])
