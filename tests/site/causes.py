@@ -157,7 +157,8 @@ def table() -> str:
     rows = ["| | cause | remedy now, which proves it | when you train again |", "|---|---|---|---|"]
     for name, check in (CHECKS | REST).items():
         cause = CAUSES[name]
-        now = REMEDIES[check.remedy].advice.now if check.remedy else "none: only new training can prove it"
+        untried = "none is tried" if name in REST else "none: only new training can prove it"
+        now = REMEDIES[check.remedy].advice.now if check.remedy else untried
         image = f"![{cause.alt}](pictures/{name}.svg)"
         rows.append(f"| {image} | **`{name}`** {check.label} | {now} | {cause.avoid} |")
     return "\n".join([*rows, ""])
