@@ -111,7 +111,8 @@ class _ByName:
 
 def _leaf(batch: Any, path: str) -> Any:
     leaf = next(leaf for name, leaf in named_leaves(batch) if name == path)
-    return leaf if isinstance(leaf, Tensor | list | tuple) else torch.as_tensor(leaf)
+    holds_objects = isinstance(leaf, list | tuple) and not all(isinstance(one, int | float) for one in leaf)
+    return leaf if isinstance(leaf, Tensor) or holds_objects else torch.as_tensor(leaf)
 
 
 def working_call(model: nn.Module, batch: Any) -> Call:

@@ -90,6 +90,7 @@ CASES: dict[str, tuple[nn.Module, Any, str, str]] = {
     "an object": (OfBatch(), lambda x, y, i: Opaque(x=x, y=y), "model(batch)", "batch.y"),
     "its attributes": (One(), lambda x, y, i: Opaque(x=x, y=y), "model(x=batch.x)", "batch.y"),
     "a column of labels": (One(), lambda x, y, i: (x, y[:, None]), "model(batch[0])", "batch[1]"),
+    "a list of labels": (One(), lambda x, y, i: (x, y.tolist()), "model(batch[0])", "batch[1]"),
     "one-hot labels": (One(), lambda x, y, i: (x, torch.eye(3)[y]), "model(batch[0])", "batch[1]"),
 }
 
