@@ -43,6 +43,8 @@ MANY_WINDOWS = 8.0
 # Shares of the way from the initial values to the population's at which statistics lag, and the share of their own
 # variation that may lead elsewhere: weights change while statistics follow.
 BEGUN, ARRIVED, ASTRAY = 0.02, 0.9, 0.2
+# Momentum below which a layer that counts no updates may not have had enough of them.
+SLOW = 0.02
 INITIAL = "initial values"
 AVERAGE_BUFFERS = "average the buffers with the weights (AveragedModel(use_buffers=True)), or call update_bn after it"
 HALF = (torch.float16, torch.bfloat16)
@@ -285,9 +287,9 @@ def _cannot_lag(evidence: Evidence, name: str) -> bool:
     layer = evidence.layers[name]
     if layer.momentum is None or layer.momentum > TOO_FAST:
         return False
-    if layer.momentum and not layer.updates:
+    if layer.momentum and layer.momentum < SLOW and not layer.updates:
         return not _is_on_the_way(layer, evidence.train.layers()[name])
-    return layer.momentum == 0 or layer.updates > MANY_WINDOWS / layer.momentum
+    return layer.momentum == 0 or not layer.updates or layer.updates > MANY_WINDOWS / layer.momentum
 
 
 def _is_on_the_way(layer: Layer, population: Moments) -> bool:

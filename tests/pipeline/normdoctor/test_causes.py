@@ -227,12 +227,17 @@ def test_small_gains_of_both_parts_are_weighed_together(gain: int, count: int, n
     assert prove(seen, found("foreign"), tried) == []
 
 
-@pytest.mark.parametrize(("way", "astray", "lags"), [(0.3, 0.0, True), (0.3, 2.0, False), (1.0, 0.0, False)])
-def test_statistics_on_the_way_from_their_initial_values_lag(way: float, astray: float, lags: bool) -> None:
-    """A layer that counts no updates: all channels at one share of the way, or elsewhere, or arrived."""
+@pytest.mark.parametrize(
+    ("way", "astray", "momentum", "lags"),
+    [(0.3, 0.0, 0.01, True), (0.3, 2.0, 0.01, False), (1.0, 0.0, 0.01, False), (0.3, 0.0, 0.1, False)],
+)
+def test_statistics_on_the_way_from_their_initial_values_lag(
+    way: float, astray: float, momentum: float, lags: bool
+) -> None:
+    """A layer that counts no updates: all channels at one share of the way, or elsewhere, arrived, or soon there."""
     goal = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([9.0, 4.0, 16.0])
     off = torch.tensor([astray, -astray, astray])
-    own = Layer(way * goal[0] + off, 1 + way * (goal[1] - 1), torch.ones(3), 0.01, 0, 1e-5)
+    own = Layer(way * goal[0] + off, 1 + way * (goal[1] - 1), torch.ones(3), momentum, 0, 1e-5)
     seen = evidence({"norm": own})
     seen.train.population["norm", 0] = Moments(goal[0].double(), goal[1].double(), 10.0)
     finding = layer_checks.stale(seen)
