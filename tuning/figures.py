@@ -33,6 +33,7 @@ from tuning.space import SPACE, Categorical, LogUniform
 
 ENOUGH = 20  # trials from which the importance of settings is more than noise
 NAMED = 5  # trials with a colour and a name of their own
+BEST, OTHERS = 100, 200  # trials that figures draw: the best ones, and of the others an even sample
 
 
 def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str]) -> Rows:
@@ -184,6 +185,14 @@ def choices(name: str, values: list[Any]) -> list[Any]:
     if isinstance(axis, Categorical):
         return [value for value in axis.values if value in known]
     return sorted(known, key=lambda value: (str(type(value)), value))
+
+
+def sampled(good: list[Outcome]) -> list[Outcome]:
+    """Return the trials to draw: the best ones and an even sample of the others; `good` has the best first."""
+    others = good[BEST:]
+    if len(others) <= OTHERS:
+        return good
+    return good[:BEST] + [others[place * len(others) // OTHERS] for place in range(OTHERS)]
 
 
 def parallel_figure(good: list[Outcome]) -> Parallel:

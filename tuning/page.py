@@ -15,6 +15,7 @@ from tuning.ledger import Outcome
 from tuning.results import plus_minus
 
 SIGNIFICANT = 0.05
+LISTED = 500  # trials in the table of a search
 EFFECT = "Mean difference to the baseline, paired by seed."
 NOTE = (
     "Mean ± standard deviation over seeds, in %. Effect: mean difference to the baseline, paired by seed, with the "
@@ -88,7 +89,7 @@ def write_search(study: Path, command: dict[str, Any], outcomes: list[Outcome]) 
         plots=plots,
         importance=importance,
         importance_note=note,
-        table=trials_table(good) if good else None,
+        table=trials_table(good[:LISTED], len(good)) if good else None,
         terms=TERMS,
         failed=failures(outcomes),
         settings=settings_table(command),
@@ -244,17 +245,19 @@ def search_plots(good: list[Outcome]) -> tuple[dict[str, Any], Plot | None, str]
     """Return the figures of a search by name, the importance of settings, and why there is none."""
     if not good:
         return {}, None, ""
+    drawn = figures.sampled(good)
     plots = {
-        "parallel": figures.parallel_figure(good),
-        "slices": figures.slices_figures(good),
-        "curves": figures.trial_curves_figure(good),
+        "parallel": figures.parallel_figure(drawn),
+        "slices": figures.slices_figures(drawn),
+        "curves": figures.trial_curves_figure(drawn),
     }
     importance, note = figures.importance_figure(good)
-    return plots, importance, note
+    few = f"The figures show {len(drawn)} of {len(good):,} trials: the best ones, and an even sample of the others."
+    return plots, importance, " ".join(filter(None, [note, few if len(drawn) < len(good) else ""]))
 
 
-def trials_table(good: list[Outcome]) -> Table:
-    """Return the trials, best first, each with all settings that were drawn."""
+def trials_table(good: list[Outcome], trials: int) -> Table:
+    """Return the best of so many trials, best first, each with all settings that were drawn."""
     notes = dict(TERMS)
     columns = [text("trial"), number("epochs"), *(pages.percent(n, notes[n]) for n in "CABD")]
     columns += [pages.percent("norm. gap", notes["Normalization gap"], unit="points"), text("settings")]
@@ -266,7 +269,8 @@ def trials_table(good: list[Outcome]) -> Table:
         drawn = outcome.task.settings
         shown = ", ".join(f"{figures.short(name)} {_shown(drawn[name])}" for name in names if name in drawn)
         rows.append(Row((outcome.task.name, epochs, *measured, shown)))
-    caption = "All trials, best first: C is the accuracy on held-out subjects of the training part"
+    which = "All trials" if len(good) == trials else f"The best {len(good)} of {trials:,} trials (results.csv has all)"
+    caption = f"{which}, best first: C is the accuracy on held-out subjects of the training part"
     return Table(caption, tuple(columns), tuple(rows))
 
 

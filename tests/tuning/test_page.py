@@ -116,6 +116,20 @@ def test_what_helps_and_what_is_not_shown_to_stand_first(study: Path) -> None:
     assert means.rows[1].cells == ("a", 0.5, 0.5, 0.5, 0.5, 0.5)
 
 
+def test_a_long_search_draws_the_best_and_an_even_sample_of_the_others() -> None:
+    """Ten thousand trials make a page of the size of a few hundred; the note and the caption count them."""
+    few = sorted(trials(30)[:3], key=lambda outcome: -outcome.last["val"])
+    good = [few[0]] * 100 + [few[1]] * 100 + [few[2]] * 300
+    drawn = figures.sampled(good)
+    assert drawn[:100] == good[:100]
+    assert [drawn[100:].count(one) for one in few[1:]] == [50, 150]
+    assert figures.sampled(good[:300]) == good[:300]
+    _, _, note = page.search_plots(good)
+    assert "The figures show 300 of 500 trials" in note
+    table = page.trials_table(good[:2], 10_000)
+    assert (len(table.rows), "The best 2 of 10,000 trials (results.csv has all)" in table.caption) == (2, True)
+
+
 def test_a_study_over_data_sets_shows_ranks_and_each_set(sets: Path) -> None:
     """The headline counts data sets; each set has its table, and the choice is shown."""
     text = sets.read_text()
@@ -204,7 +218,7 @@ def test_a_search_shows_its_best_trials_with_all_their_settings(search: Path) ->
     assert len(best.items) == len(settings)
     assert ("dropout", str(settings["model.dropout"])) in best.items
     assert (best.tone, second.tone, third.tone) == ("good", "plain", "plain")
-    table = page.trials_table(good)
+    table = page.trials_table(good, len(good))
     assert [one.cells[0] for one in table.rows] == [outcome.task.name for outcome in good]
     assert all(f"{figures.short(name)} " in table.rows[0].cells[-1] for name in settings), "every setting is visible"
     stopped = next(one for one in table.rows if one.cells[0] == "0003")
