@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import optuna
 
@@ -16,6 +17,10 @@ from tuning.sources import MakeSpec, RecordedSource
 from tuning.space import SPACE, Axis, Drawn, draw
 
 STARTUP = 10  # trials drawn at random before TPE starts to model
+# A draw by TPE costs as much as it has trials: .05 s for 1,000, .5 s for 10,000. So from twice this number on it learns
+# from so many: the best quarter, and the latest of the others.
+LEARNED = 1000
+ENDED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
 
 
 class TpeSource(RecordedSource):
@@ -57,15 +62,12 @@ class TpeSource(RecordedSource):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # group, constant_liar
         # The seed depends on the number drawn: after a restart the draws must not repeat from the first one on.
-        sampler = optuna.samplers.TPESampler(
+        self.sampler = optuna.samplers.TPESampler(
             n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True,
             seed=seed * 1_000_003 + self.drawn,
         )  # fmt: skip
-        self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.asked: dict[str, optuna.Trial] = {}
-        for outcome in ledger.ended.values():
-            self._ask(outcome.task)
-            self._tell(outcome)
+        self._learn([self._recorded(outcome) for outcome in ledger.ended.values()])
 
     def next(self) -> Task | None:
         """Return a task; None when all have been drawn or the budget is used up."""
@@ -73,10 +75,12 @@ class TpeSource(RecordedSource):
             return None
         if self.left_over:
             task = self.left_over.popleft()
-            self._ask(task)
+            self._ask(task.name, task.settings)
             return task
         if self.drawn >= self.trials:
             return None
+        if self.learned > 2 * LEARNED:
+            self._learn(self.study.get_trials(deepcopy=False, states=ENDED))
         trial = self.study.ask()
         task = Task(f"{self.drawn:04d}", draw(trial, self.space, self.base), self.seed, ranks=self.ranks)
         self.asked[task.name] = trial
@@ -89,22 +93,60 @@ class TpeSource(RecordedSource):
         super().on_end(outcome)
         self._tell(outcome)
 
-    def _ask(self, task: Task) -> None:
-        """Register known settings as a trial of Optuna."""
-        self.study.enqueue_trial(task.settings)
+    def _recorded(self, outcome: Outcome) -> optuna.trial.FrozenTrial:
+        """Return an ended trial as Optuna keeps it. To ask for it again would cost a draw by TPE."""
+        fixed = optuna.trial.FixedTrial(outcome.task.settings)
+        draw(fixed, self.space, self.base)
+        state, curve = end_of(outcome)
+        return optuna.trial.create_trial(
+            state=state,
+            value=outcome.last["val"] if curve else None,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            intermediate_values=curve,
+        )
+
+    def _learn(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        """Start an Optuna study that knows these ended trials, or what remains of many, and the running ones."""
+        self.study = optuna.create_study(direction="maximize", sampler=self.sampler)
+        kept = remaining(trials)
+        self.study.add_trials(kept)
+        self.learned = len(kept)
+        for name, trial in list(self.asked.items()):
+            self._ask(name, trial.params)
+
+    def _ask(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Register the known settings of a running trial."""
+        self.study.enqueue_trial(dict(settings))
         trial = self.study.ask()
         draw(trial, self.space, self.base)
-        self.asked[task.name] = trial
+        self.asked[name] = trial
 
     def _tell(self, outcome: Outcome) -> None:
         """Report the curve and the end of a trial to Optuna."""
         trial = self.asked.pop(outcome.task.name)
-        if outcome.outcome == "failed" or not outcome.curve:
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return
-        for metrics in outcome.curve:
-            trial.report(metrics["val"], int(metrics["epoch"]))
-        if outcome.outcome == "stopped":
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            self.study.tell(trial, outcome.last["val"])
+        self.learned += 1
+        state, curve = end_of(outcome)
+        for epoch, val in curve.items():
+            trial.report(val, epoch)
+        finished = state == optuna.trial.TrialState.COMPLETE
+        self.study.tell(trial, outcome.last["val"] if finished else None, state=state)
+
+
+def end_of(outcome: Outcome) -> tuple[optuna.trial.TrialState, dict[int, float]]:
+    """Return the state of an ended trial for Optuna, and its validation accuracy by epoch; none of a failed one."""
+    if outcome.outcome == "failed" or not outcome.curve:
+        return optuna.trial.TrialState.FAIL, {}
+    curve = {int(metrics["epoch"]): metrics["val"] for metrics in outcome.curve}
+    stopped = outcome.outcome == "stopped"
+    return optuna.trial.TrialState.PRUNED if stopped else optuna.trial.TrialState.COMPLETE, curve
+
+
+def remaining(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    """Return what TPE learns from: all trials, or of more than twice LEARNED the best quarter and the latest others."""
+    if len(trials) <= 2 * LEARNED:
+        return list(trials)
+    known = [place for place, trial in enumerate(trials) if trial.value is not None]
+    best = set(sorted(known, key=lambda place: -(trials[place].value or 0.0))[: LEARNED // 4])
+    others = [place for place in range(len(trials)) if place not in best]
+    return [trials[place] for place in sorted(best | set(others[len(best) - LEARNED :]))]

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tuning import tpe
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.search import Search, tpe_source
@@ -82,6 +85,26 @@ def test_no_trial_starts_after_the_budget(data_file: Path, tmp_path: Path) -> No
     late.deadline = time.monotonic() - 1
     assert late.next() is None
     assert list(late.ledger.under_way) == ["0000"]
+
+
+def test_a_long_search_learns_from_the_best_and_the_latest_trials(
+    data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a draw does not slow down; running trials stay known, and the ledger keeps all."""
+    monkeypatch.setattr(tpe, "LEARNED", 8)
+    first = source(data_file, tmp_path, trials=40)
+    running = first.next()
+    for place, task in enumerate(iter(first.next, None)):
+        first.on_end(outcome(task, 0.9 if place in (1, 3) else place / 100))
+    assert len(first.ledger.ended) == 39
+    known = first.study.trials
+    assert 8 <= len(known) <= 18
+    assert [trial.value for trial in known].count(0.9) == 2
+    assert known[-1].value == 0.38
+    first.on_end(outcome(running, 0.5))
+    assert first.study.best_value == 0.9
+    again = source(data_file, tmp_path, trials=40)
+    assert [trial.value for trial in again.study.trials] == [0.9, 0.9, *(place / 100 for place in range(34, 39)), 0.5]
 
 
 def test_tpe_learns_from_the_ledger(data_file: Path, tmp_path: Path) -> None:
