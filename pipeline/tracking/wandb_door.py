@@ -66,11 +66,13 @@ class WandbRun:
         start_limit: float,
         finish_limit: float,
     ) -> None:
-        # Program, arguments, host, console and code are not recorded: they may hold secrets.
+        # Program, arguments, host, console and code are not recorded: they may hold secrets. Measurements are of the
+        # process that trains, which has started this one.
+        measured = os.environ.get(SYSTEM) == "1"
         settings = wandb.Settings(
             silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True,
-            x_disable_stats=os.environ.get(SYSTEM) != "1",
-            x_disable_machine_info=True, host="", program=PROJECT, init_timeout=start_limit,
+            x_disable_stats=not measured, x_disable_machine_info=not measured, x_stats_pid=os.getppid(),
+            host="", program=PROJECT, init_timeout=start_limit,
             finish_timeout=finish_limit, finish_timeout_raises=True,
         )  # fmt: skip
         self.online = mode == "online"

@@ -70,7 +70,7 @@ def test_a_run_leaves_the_summary_of_the_contract(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary["accuracies"]) == set("ABCD")
     assert set(summary["gap"]) == {"normalization", "generalization"}
-    assert set(summary["test"]) == set(summary["val"]) == {"top1", "top5", "mean_class"}
+    assert set(summary["test"]) == set(summary["val"]) == {"top1", "top5", "mean_class", "loss"}
     assert summary["gap"]["normalization"] == summary["accuracies"]["B"] - summary["accuracies"]["A"]
     assert summary["accuracies"]["C"] == summary["test"]["top1"]
     assert summary["seconds"] > 0
@@ -481,7 +481,7 @@ def test_several_clips_at_test_time_are_a_second_labelled_figure(
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert set(summary["test_3_clips"]) == set(summary["test"]) == {"top1", "top5", "mean_class"}
+    assert set(summary["test_3_clips"]) == set(summary["test"]) == {"top1", "top5", "mean_class", "loss"}
     assert "(3 clips " in result.stdout
     rejected = answer(main, *words_of(data_file, tmp_path / "other", "--train.test-clips", "10"))
     assert rejected.returncode == 2

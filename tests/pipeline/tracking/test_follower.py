@@ -1,7 +1,9 @@
 """follower.py: W&B gets all that the ledger has, holds no secret, and cannot slow, stop or kill a training."""
 
+import getpass
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -40,6 +42,7 @@ begin = time.monotonic()
 follow.finish()
 print(time.monotonic() - begin)
 """
+SAMPLED = 20.0  # seconds, after which W&B has measured the machine at least once
 SECOND = EPOCH | {"epoch": 2, "train": {"top1": 0.75, "loss": 1.25}}
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
 ENVIRONMENT = CLEAN | {"PYTHONPATH": str(ROOT), "NETRC": "/nowhere", "PRIVATE": f"{KEY}-private"}
@@ -101,7 +104,7 @@ def assert_complete(run: Path) -> None:
     steps = [history["step"]["num"] for history in of_kind(found, "history") if "train/loss" in json.dumps(history)]
     assert steps == [1, 2]
     text = json.dumps(found)
-    for name in ("train/loss", "gap/normalization", "test/top1", "0123456789abcdef", "model-run", "confusion_matrix"):
+    for name in ("train/loss", "gap/normalization", "test/loss", "0123456789abcdef", "model-run", "confusion_matrix"):
         assert name in text, name
     assert of_kind(found, "exit")
 
@@ -159,6 +162,17 @@ def test_tags_notes_and_what_the_summary_keeps(run: Path) -> None:
     assert {name for name, kind in kept.items() if kind.get("max")} == {"val/top1", "train/top1"}
     assert {name for name, kind in kept.items() if kind.get("min")} == {"train/loss", "val/loss"}
     assert not of_kind(found, "stats"), "the use of the machine is recorded on demand only"
+
+
+@pytest.mark.slow
+def test_the_use_of_the_machine_is_recorded_on_demand(run: Path) -> None:
+    """Without the names of machine and user; W&B takes the first sample after some seconds."""
+    client(run, "offline", lambda _: time.sleep(SAMPLED), SKELNORM_WANDB_SYSTEM="1")
+    found = records(run)
+    assert any("cpu" in json.dumps(stats) for stats in of_kind(found, "stats"))
+    text = json.dumps(found)
+    assert platform.node() not in text
+    assert getpass.getuser() not in json.dumps(of_kind(found, "environment"))
 
 
 def test_a_large_checkpoint_is_recorded_by_its_hash_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

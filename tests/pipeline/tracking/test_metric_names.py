@@ -14,7 +14,7 @@ EPOCH = {
 SUMMARY = {
     "train": {"top1": 0.5},
     "val": {"top1": 0.3},
-    "test": {"top1": 0.75},
+    "test": {"top1": 0.75, "loss": 0.625},
     "accuracies": {"A": 0.1, "C": 0.75},
     "gap": {"normalization": 0.25},
     "eval": "test",
@@ -68,8 +68,8 @@ def test_stable_names_for_a_training_and_for_a_trial() -> None:
 def test_final_figures_do_not_overwrite_those_of_the_last_epoch() -> None:
     """A to D after an epoch are of held-out training subjects, the summary's of the test split."""
     assert metric_names.final(SUMMARY) == {
-        "final/train/top1": 0.5, "final/val/top1": 0.3, "test/top1": 0.75, "final/accuracies/A": 0.1,
-        "final/accuracies/C": 0.75, "final/gap/normalization": 0.25,
+        "final/train/top1": 0.5, "final/val/top1": 0.3, "test/top1": 0.75, "test/loss": 0.625,
+        "final/accuracies/A": 0.1, "final/accuracies/C": 0.75, "final/gap/normalization": 0.25,
     }  # fmt: skip
     assert not set(metric_names.final(SUMMARY)) & set(metric_names.SUMMARIES), "W&B keeps the best epoch of these"
     assert metric_names.last({"epoch": 3, "val": 0.5, "C": 0.5}) == {
