@@ -10,7 +10,7 @@ import difflib
 import json
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -160,6 +160,18 @@ def as_toml(values: dict[str, Any]) -> str:
         if isinstance(value, dict) and value:
             lines += ["", f"[{key}]", as_toml(value)]
     return "\n".join(lines).lstrip("\n")
+
+
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Return flat settings (`norm.kind`) as words of a command line, which `parse` reads again."""
+    words: list[str] = []
+    for name, value in values.items():
+        section, dot, field_name = name.replace("_", "-").rpartition(".")
+        if isinstance(value, bool):
+            words.append(f"--{section}{dot}{'' if value else 'no-'}{field_name}")
+        else:
+            words += [f"--{section}{dot}{field_name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return words
 
 
 def _toml(value: Any) -> str:

@@ -33,9 +33,10 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import TrainConfig
+from pipeline.config import TrainConfig, as_words
 from pipeline.settings import Range
 from preprocessing import exits, files, lifetime
+from preprocessing.arguments import suggest
 from tuning.engine import Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
@@ -255,6 +256,17 @@ def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:
     console.print(table)
 
 
+def suggest_best(settings: Study, arms: Arms, rows: Iterable[dict[str, Any]]) -> None:
+    """Print the command that trains the arm which is best on val; none where the best differs by set or rate."""
+    ranked = [row for row in rows if row["arm"] in arms.trained() and row["val"] is not None]
+    if not ranked or settings.lr or list(settings.sets) != [""]:
+        return
+    best = max(ranked, key=lambda row: row["val"])["arm"]
+    own = {"train.epochs": settings.epochs, "input.frames": settings.frames} | arms.arms[best].settings
+    place = ("--data", settings.data, "--out", f"runs/{_slug(best)}")
+    suggest("pipeline.train", "default", *place, *as_words(own))
+
+
 def main() -> int:
     """Run `python -m tuning.study`; return the exit code."""
     with lifetime.interruptible():
@@ -267,6 +279,7 @@ def main() -> int:
             return exits.report(error, INTERRUPTED)
     show(document["arms"], document["judged"], Console(width=None if sys.stdout.isatty() else WIDTH))
     print(f"{settings.out / 'results.json'}  {settings.out / 'report.html'}")
+    suggest_best(settings, arms, document["arms"])
     baseline = next(row for row in document["arms"] if row["arm"] == arms.baseline)
     return 0 if baseline["n"] else exits.WORKER
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import from_dict, parse
 from preprocessing.hdf5 import open_file
 from tests.conftest import Answer, write_file
 from tuning.arms import Arm, Arms, read_arms
 from tuning.ledger import Outcome, StudyLedger, Task
-from tuning.study import Study, list_tasks, main, run_study
+from tuning.space import nested
+from tuning.study import Study, list_tasks, main, run_study, suggest_best
 
 # One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
 pytestmark = pytest.mark.xdist_group("ray")
@@ -201,6 +204,23 @@ def test_tasks_go_seed_by_seed_and_are_named_after_arm_and_seed() -> None:
         ]
     ]  # fmt: skip
     assert list_tasks(arms, 2) == expected
+
+
+@pytest.mark.parametrize("name", ["question", "norms", "persons"])
+def test_the_next_command_trains_the_best_arm(
+    data_file: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words are the arm's settings again, for every arm. Nothing is suggested where no arm has finished."""
+    arms, settings = read_arms(name), Study(data=data_file, out=tmp_path / "s", arms=name, epochs=3, frames=16)
+    for best, arm in arms.trained().items():
+        rows = [{"arm": other, "val": float(other == best)} for other in arms.trained()]
+        suggest_best(settings, arms, rows)
+        _, train, *words = shlex.split(capsys.readouterr().err.replace("python -m pipeline.", ""))
+        expected = {"data": str(data_file.resolve()), "out": words[4], "train.epochs": 3, "input.frames": 16}
+        assert train == "train"
+        assert parse(words) == from_dict(nested(expected | arm.settings))
+    suggest_best(settings, arms, [{"arm": other, "val": None} for other in arms.arms])
+    assert capsys.readouterr().err == ""
 
 
 def test_arms_that_would_share_a_folder_are_rejected() -> None:
