@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ import tyro
 from preprocessing import exits
 
 Options = TypeVar("Options")
+# What Python says of a text that is not a whole number, or not a number.
+NOT_A_NUMBER = re.compile(r"invalid literal for int\(\) with base 10: (.*)|could not convert string to float: (.*)")
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 
@@ -172,5 +175,8 @@ def _message(event: Any) -> str:
         return f"{event.argument.display_name()} {'is missing' if positional else 'needs a value'}."
     if kind == "InstantiationFailure":
         name = event.argument.display_name() if event.argument is not None else ""
+        found = NOT_A_NUMBER.search(event.message)
+        if found:
+            return f"{name} {found[1] or found[2]} is not a {'whole ' if found[1] else ''}number."
         return " ".join(f"{name} {event.message}".split()).rstrip(".") + "."
     return ""

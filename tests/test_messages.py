@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answer
+from tests.conftest import Answer, write_file
+from tests.site.mistakes import row
+
+PAGE = Path(__file__).parent / "bench" / "results" / "mistakes.md"
 
 TRAIN = "pipeline.train default --data a.h5 --wandb off --out r"
 
@@ -30,7 +33,8 @@ MISTAKES = {
     f"{TRAIN} --input.stream bones": "or join several: joint+bone; did you mean bone?",
     f"{TRAIN} --input.protocol xsubb": "a.h5 has no protocol 'xsubb'; it has xsub; did you mean xsub?",
     f"{TRAIN} --epochs 0": "train.epochs 0 is too small: must be at least 1",
-    f"{TRAIN} --epochs many": "--train.epochs",
+    f"{TRAIN} --epochs many": "--train.epochs 'many' is not a whole number. python -m pipeline.train default --help",
+    f"{TRAIN} --lr small": "--optim.lr 'small' is not a number. python -m pipeline.train default --help lists",
     f"{TRAIN} --train.compile yes": "'yes' is one word too many.",
     f"{TRAIN} --init nope": "nope is not a run folder (no config.json); make one with python -m pipeline.train",
     f"{TRAIN} --init r": "--init r is the run folder --out: choose another --out for the fine-tuned run",
@@ -48,6 +52,8 @@ MISTAKES = {
     "pipeline.ensemble raw": "an ensemble needs two runs or more: python -m pipeline.ensemble RUN RUN",
     "pipeline.preset_list x": "'x' is one word too many: skelnorm presets takes no arguments.",
     "tuning.study --data a.h5 --out s --arms nrms": "arms 'nrms' are unknown (did you mean norms?): choose one of",
+    "tuning.train default --data a.h5 --out r --dry-run": "--dry-run is unknown. python -m tuning.train default --help",
+    "tuning.train default --data a.h5 --out r --nproc 2": "--nproc 2 is for one machine: use --nodes and",
     "tuning.search --data no.h5 --out s": "no.h5 does not exist; build it with python -m pre",
     "tuning.search --data a.h5 --out s --trails 3": "--trails is unknown; did you mean --trials?",
     "tuning.search --data a.h5 --out s --budget soon": "--budget 'soon' is an invalid duration: write it as 90s",
@@ -69,14 +75,22 @@ MISTAKES = {
 }  # fmt: skip
 
 
+def prepare(folder: Path, data_file: Path | None = None) -> None:
+    """Fill a working folder with a data file, recordings and other files."""
+    if data_file is None:
+        write_file(folder / "a.h5")
+    else:
+        shutil.copyfile(data_file, folder / "a.h5")
+    (folder / "raw").mkdir()
+    (folder / "raw" / "S001C001P001R001A001.skeleton").write_text("x")
+    (folder / "file").write_text("x")
+    (folder / "file.toml").write_text("[x")
+
+
 @pytest.fixture
 def folder(data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a data file, recordings and other files."""
-    shutil.copyfile(data_file, tmp_path / "a.h5")
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_text("x")
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "file.toml").write_text("[x")
+    """The working folder of a command."""
+    prepare(tmp_path, data_file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -90,6 +104,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(command: str, folder: Path, an
     assert done.returncode in (2, 6)
     assert len(lines) == 1, done.stderr
     assert MISTAKES[command] in lines[0]
+    assert row(command, lines[0]) in PAGE.read_text().splitlines(), "python tests/site/mistakes.py writes the page"
     assert done.stdout == ""
     made = {path.relative_to(folder).parts[0] for path in set(folder.rglob("*")) - set(before)}
     assert made <= {"r", "s"}, "beside a run or a study folder that the corrected command takes"
