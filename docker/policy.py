@@ -100,7 +100,7 @@ def kubernetes(documents: list[Document]) -> Iterator[str]:
     text = json.dumps(policies)
     yield from (f"a policy allows {anywhere}" for anywhere in ANYWHERE if anywhere in text)
     if any(not rule for policy in policies for rule in policy.get("ingress", []) + policy.get("egress", [])):
-        yield "a policy has a rule for everybody"
+        yield "a policy has a rule for every peer"
 
 
 def group(name: str, spec: Document, token: bool) -> Iterator[str]:
@@ -170,7 +170,7 @@ def aws(document: Document) -> Iterator[str]:
             yield f"{name}: a volume is not encrypted"
     permissions = document["provider"].get("security_group", {}).get("IpPermissions")
     if not permissions or any(anywhere in json.dumps(permissions) for anywhere in ANYWHERE):
-        yield "security_group: open to the world"  # Ray's own group lets everybody knock at the ssh port
+        yield "security_group: open to the world"  # Ray's own group opens the ssh port to all addresses
     if "mount -t nfs" in json.dumps(document):
         yield "the file system is mounted without encryption"
 

@@ -156,7 +156,7 @@ def _newest(folder: Path) -> tuple[str, int, str | None]:
 
 
 def _relinked_ledger(folder: Path) -> list[dict[str, Any]] | None:
-    """Records of the ledger whose checksums must be made anew; None if they hold.
+    """Records of the ledger whose checksums must be computed again; None if they hold.
 
     IntegrityError if it cannot be used as it is.
     """

@@ -96,7 +96,7 @@ def load(run: Path) -> Checkpoint | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file, whatever the pointer says. IntegrityError if it has another form."""
+    """Return the content of a checkpoint file, without regard to the pointer. IntegrityError if it has another form."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         whole = {"model", "optimizer"} <= state.keys()

@@ -102,7 +102,7 @@ class Config:
     are checked."""
     init: Path | None = None
     """Run folder, or folder of pipeline.share, whose weights the training starts from (fine-tuning). Classes and joints
-    are matched by name; what does not fit starts anew, and init.json in the run folder lists it."""
+    are matched by name; what does not fit starts from scratch, and init.json in the run folder lists it."""
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     norm: NormConfig = field(default_factory=NormConfig)
@@ -136,7 +136,7 @@ Command = TypeVar("Command", bound=Config)
 
 
 def own_options(cls: type[Config]) -> list[str]:
-    """Return the fields of a command line that are no settings of the run."""
+    """Return the fields of a command line that are not settings of the run."""
     known = settings.declared(Config)
     return [name for name in settings.declared(cls) if name not in known]
 

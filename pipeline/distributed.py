@@ -34,7 +34,7 @@ from preprocessing import exits, lifetime
 # after this time; one that is silent, by `launch`.
 TIMEOUT = timedelta(minutes=10)
 SILENCE = 60.0  # seconds without a sign of life after which `launch` ends the ranks
-# Seconds that the other ranks have to end by themselves after one has failed, and to end once they are told to.
+# Seconds that the other ranks have to end by themselves after one has failed, and to end once they are asked to.
 GRACE, LAST_GRACE = 5.0, 5.0
 
 
@@ -120,7 +120,7 @@ def _end(processes: Sequence[BaseProcess], how: signal.Signals) -> None:
 
 
 def _death(failed: Mapping[int, int], words: Mapping[int, dict[str, Any]]) -> RankDied:
-    """Return the error of the rank that failed first; print its traceback if nobody expected its error."""
+    """Return the error of the rank that failed first; print its traceback if its error was not expected."""
     rank = root_failure(failed, {rank: last["time"] for rank, last in words.items()})
     code, last = failed[rank], words.get(rank)
     if last is None:
@@ -209,7 +209,7 @@ def join(store: str = "env://") -> torch.device:
     """Join the process group if a launcher started this process; return the device of this rank.
 
     Args:
-        store: Where the ranks find each other, as torch's `init_method`; by default as torchrun says.
+        store: Where the ranks find each other, as torch's `init_method`; by default that of torchrun.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")

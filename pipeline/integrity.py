@@ -102,7 +102,7 @@ def publish_pointer(folder: Path, pointer: dict[str, Any]) -> None:
 def new_pointer(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     """Return the pointer to a new checkpoint.
 
-    Parts that the pointer before names keep their checksums: what somebody edits during the training is noticed. Those
+    Parts that the pointer before names keep their checksums: an edit during the training is noticed. Those
     of the first checkpoint are those of the files.
 
     Args:

@@ -1,6 +1,6 @@
 """Serve one page on loopback while it changes: for `skelnorm watch`.
 
-The address holds a random token. Anything else is refused: other hosts in the Host header (a web page whose name was
+The address holds a random token. Anything else is rejected: other hosts in the Host header (a web page whose name was
 made to point at this machine), requests without the token, and connections from other machines, since the socket
 listens on 127.0.0.1 alone.
 """
@@ -45,7 +45,7 @@ def stamp(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
 
 
 class Source:
-    """A page that is made anew when its files change.
+    """A page that is made again when its files change.
 
     Args:
         make: Returns the page as text.
@@ -104,7 +104,7 @@ class LiveServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD of the page's address and refuses the rest."""
+    """Answers GET and HEAD of the page's address and rejects the rest."""
 
     server_version, sys_version, protocol_version = "skelnorm", "", "HTTP/1.1"
     timeout = 30  # seconds that a connection may be silent

@@ -80,7 +80,7 @@ class Answer(NamedTuple):
     decisions: tuple[Decision, ...]
     """Bodies that the recipe dropped or joined, and the reason."""
     warnings: tuple[str, ...] = ()
-    """How the recording differs from the clips of the training: far longer, of another size or speed."""
+    """Differences to the clips of the training: far longer, another size or speed."""
 
 
 class Network(NamedTuple):
@@ -423,7 +423,7 @@ def _clean_all(predictor: Predictor, options: Predict) -> tuple[dict[str, Clip],
 
 
 def key_of(path: Path, recording: recordings.Recording) -> str:
-    """Return the name of a recording in answers: its path, with the clip's name where that says more."""
+    """Return the name of a recording in answers: its path, with the clip's name where a file has several clips."""
     where = str(path) if recording.name == path.stem else f"{path}:{recording.name}"
     return where + recording.part
 

@@ -4,7 +4,7 @@ A sign of life is a beat (`distributed.beat`: a step, a collective), processor t
 started (a compiler) uses or waits for, or bytes that it reads or writes. So a long compilation, evaluation or hash of a
 data file is not silence; neither is the wait for a rank that does one of them. Ranks are silent when none gives a sign.
 
-Only Linux shows all this; elsewhere nobody is ever silent here, and torch's own time limit of collectives holds. A rank
+Only Linux shows all this; elsewhere no rank counts as silent, and torch's own time limit of collectives holds. A rank
 that waits on a GPU uses processor time all the while: there only stopped processes are found.
 """
 

@@ -333,7 +333,7 @@ class Run:
         With `fast_start`, nothing is read.
 
         Raises:
-            IntegrityError: The file is damaged or has other content: nobody knows since when.
+            IntegrityError: The file is damaged or has other content, since an unknown time.
         """
         if self.config.fast_start:
             return
@@ -394,7 +394,7 @@ class Run:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What the training started from (`transfer.fill`); empty if it started anew."""
+        """Start of the training (`transfer.fill`); empty if it started from scratch."""
         path = self.folder / START
         return files.read_json(path, "run", "new", "parameters") if path.is_file() else {}
 
@@ -463,7 +463,7 @@ class Run:
 
     @property
     def raised(self) -> list[dict[str, int]]:
-        """Where `train.epochs` was raised: `at` which epoch, `from` and `to` how many."""
+        """Epochs at which `train.epochs` was raised: `at`, and the number before (`from`) and after (`to`)."""
         return self.changes["raised"]
 
     def ranks_with(self, config: Config) -> list[dict[str, int]]:

@@ -117,7 +117,7 @@ def documented(cls: Any) -> dict[str, str]:
 
 
 def allowed(kind: Any) -> str:
-    """Return the names that a field's type allows, separated by commas; empty if it is no choice."""
+    """Return the names that a field's type allows, separated by commas; empty if it is not a choice."""
     for marker in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
         if isinstance(marker, Choice):
             return ", ".join(marker.names)

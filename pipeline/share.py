@@ -55,7 +55,7 @@ def share(run: Run, out: Path) -> None:
     content = safetensors.torch.save(weights, metadata={"format": "pt", "by": FORMAT})
     summary = {key: value for key, value in run.summary.items() if key not in ("config", "confusion")}
     start = summary.get("init")
-    if start:  # its path says nothing elsewhere
+    if start:  # its path has no meaning elsewhere
         summary["init"] = start | {"run": Path(start["run"]).name}
     facts = {
         "format": FORMAT,
@@ -70,7 +70,7 @@ def share(run: Run, out: Path) -> None:
     facts |= {"adopted": adopted} if adopted else {}
     files.publish_bytes(out / WEIGHTS, content)
     files.publish_text(out / CARD, card(facts))
-    files.publish_json(out / FACTS, integrity.signed(facts))  # last: without it the folder is no model
+    files.publish_json(out / FACTS, integrity.signed(facts))  # last: without it the folder is not a model
 
 
 def is_model(folder: Path) -> bool:

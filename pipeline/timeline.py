@@ -37,7 +37,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows slide over a recording, in seconds."""
+    """Lengths and steps of the windows over a recording, in seconds."""
 
     window: float
     stride: float
@@ -252,7 +252,7 @@ def _segments(
 
 
 def _clean(name: str, raw: RawClip, stages: Sequence[Stage], predictor: Predictor) -> Clip | None:
-    """Return the window as a clip; None where nobody is there, or a stage cannot process it."""
+    """Return the window as a clip; None where no body is present, or a stage cannot process it."""
     try:
         return cleaned(name, raw, stages, str(predictor.source))
     except SkeletonError as error:
@@ -279,7 +279,7 @@ def _still(
     step: int,
     steps: int,
 ) -> np.ndarray:
-    """Return the steps (S,) in which nobody is there, or moves far less than in any training clip.
+    """Return the steps (S,) in which no body is present, or it moves far less than in any training clip.
 
     A body that glides as a whole does not act, so motion is relative to it. Older runs know only the speed.
     """

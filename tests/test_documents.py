@@ -144,7 +144,7 @@ def test_each_message_of_the_troubleshooting_page_is_one_of_the_program() -> Non
 
 
 def says(text: str, message: str) -> bool:
-    """Whether the parts of the message between its values occur in the text, in order."""
+    """Return whether the parts of the message between its values occur in the text, in order."""
     return re.search(".*".join(re.escape(part.strip()) for part in message.split("…")), text, re.DOTALL) is not None
 
 

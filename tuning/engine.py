@@ -126,7 +126,7 @@ def _own_ray() -> Iterator[None]:
             import ray
             from ray._private import ray_constants
 
-            _start(ray, ray_constants, session.path / "r")  # which Ray lets everybody write to
+            _start(ray, ray_constants, session.path / "r")  # which Ray makes writable for all users
         try:
             yield
         finally:

@@ -25,7 +25,7 @@ POLL = 0.2
 def members(folder: str, driver: int) -> Iterator[int]:
     """Yield the pids of this user's processes that have a file below `folder` open for writing, but for the driver.
 
-    Not of those that have one open for reading: that is somebody who looks at a log.
+    Not of those that have one open for reading: a person may be looking at a log.
     """
     beginning = os.path.join(os.path.realpath(folder), "")
     for name in os.listdir("/proc"):

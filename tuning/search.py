@@ -112,7 +112,7 @@ class Search(Experiment):
 
     @property
     def axes(self) -> Mapping[str, Axis]:
-        """What is searched."""
+        """Settings that are searched, each with its axis."""
         return SPACE if self.space is None else read_space(self.space)
 
     @property

@@ -53,7 +53,7 @@ class TrainingFailed(exits.Fault):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where the ranks run, and how often they may fail."""
+    """Nodes and resources of the ranks, and the number of failures that are replaced."""
 
     nodes: int
     ranks_per_node: int

@@ -13,7 +13,7 @@ from pipeline.norms import NORMS
 if TYPE_CHECKING:
     from pipeline.config import Config
 
-INITIAL = 0.05  # share of the initial values in the running statistics, from which they are said to lag
+INITIAL = 0.05  # share of the initial values in the running statistics, from which they count as lagging
 FEW_CLIPS = 16  # clips per batch statistic, below which it is noisy
 CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 

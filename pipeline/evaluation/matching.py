@@ -41,7 +41,7 @@ class Match(NamedTuple):
     shared: list[str]
     """Classes of the network that the file has."""
     notes: list[str]
-    """What was mapped, and what is left out, one sentence each."""
+    """Sentences about what was mapped and what is left out."""
 
 
 def match(file: SkeletonFile, metadata: Metadata, network: str, labels: bool = True) -> Match:

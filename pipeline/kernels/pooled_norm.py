@@ -31,7 +31,7 @@ Total = Callable[[Tensor], Tensor]
 
 
 class Ranks(NamedTuple):
-    """How moments and sums are pooled over ranks."""
+    """Pooling of moments and sums over ranks."""
 
     moments: Pool
     """Mean, biased variance and count of this rank's values -> those of all ranks'."""

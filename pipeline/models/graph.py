@@ -31,7 +31,7 @@ def adjacency(bones: Bones, joints: int) -> Tensor:
     root of the bones as centre of gravity.
 
     Raises:
-        ValueError: There are no bones, or a bone names a joint that does not exist.
+        ValueError: There are no bones, or a bone names an unknown joint.
     """
     if not bones:
         raise ValueError("graph networks need bones, and this data file has none: give the array file an entry bones")

@@ -49,7 +49,7 @@ class BatchNorm(BatchStatistics):
         return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
 
     def pools(self, x: Tensor) -> bool:
-        """Return whether `pooled` computes what this layer, a 2x2 max-pool and a ReLU do, and nobody watches the layer.
+        """Return whether `pooled` computes what this layer, a 2x2 max-pool and a ReLU do, and the layer has no hook.
 
         Evaluation by other statistics replaces `forward`, and hooks wait for its output.
         """

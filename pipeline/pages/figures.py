@@ -239,7 +239,7 @@ class Rows:
 
     @property
     def tall(self) -> bool:
-        """Whether lanes need room for text above points."""
+        """Return whether lanes need room for text above points."""
         return any(isinstance(mark, Dot) and mark.text for row in self.rows for lane in row.lanes for mark in lane)
 
 

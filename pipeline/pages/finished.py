@@ -70,7 +70,7 @@ class FinishedRun:
 
     @property
     def origin(self) -> str:
-        """How it came to its weights, in a few words."""
+        """Origin of its weights, in a few words."""
         if self.repaired:
             return f"“{self.summary['fix']['of']}” repaired, nothing retrained"
         if "init" in self.summary:

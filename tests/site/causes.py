@@ -29,7 +29,7 @@ class Curve(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """What a picture shows, what it says to those who do not see it, and how to avoid the cause when training."""
+    """Content of a picture, its text alternative, and how to avoid the cause when training."""
 
     seen: tuple[Curve, ...]
     used: tuple[Curve, ...]
@@ -67,7 +67,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "leakage": Cause(
         (Curve(1.0, 2.0),), (Curve(1.0, 2.0, 0.9),), (Curve(-1.0, 0.7, 0.7), Curve(3.0, 0.7, 0.7)),
-        "batches that differ, and tell the network what they hold", "shuffle anew each epoch, or use SyncBatchNorm",
+        "batches that differ, and tell the network what they hold", "shuffle again each epoch, or use SyncBatchNorm",
     ),
     "updates": Cause(
         (N,), (Curve(2.2, 0.8, 0.9),), (Curve(2.4, 0.8, 0.6),),
