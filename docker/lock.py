@@ -3,8 +3,8 @@
     python docker/lock.py REPORT.json...     (one report per platform, see docker/README.md)
 
 A report is the output of `pip install --dry-run --report` about PyPI's wheels for one platform. The CPU build of
-torch is on an index of its own, and so in a file of its own: pip reads one index at a time, so that a package of the same name on
-another one is never taken.
+torch is on an index of its own, and so in a file of its own: pip reads one index at a time, so that a package of the
+same name on another one is never taken.
 """
 
 import json

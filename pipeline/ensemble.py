@@ -212,8 +212,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out is not None:
             publish(result, options.out)
     except BaseException as error:
-        if not exits.expected(error):
-            raise
         return exits.report(error)
     show(result, Console())
     if options.out is not None:

@@ -239,8 +239,6 @@ def main(arguments: list[str] | None = None) -> int:
             page = pages.page(result, Provenance.of("pipeline.evaluate", arguments))
             files.publish_text(options.html, page)
     except BaseException as error:
-        if not exits.expected(error):
-            raise
         return exits.report(error)
     console = Console(emoji=False, highlight=False)
     for line in describe(result):

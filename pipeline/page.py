@@ -35,8 +35,6 @@ def main() -> int:
                 )
         files.publish_text(out, page(runs, study, file, Provenance.of("pipeline.page", sys.argv[1:])))
     except BaseException as error:
-        if not exits.expected(error):
-            raise
         return exits.report(error)
     print(out.resolve())
     return 0

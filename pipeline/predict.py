@@ -324,8 +324,6 @@ def main(arguments: list[str] | None = None) -> int:
         if difference is not None:
             print(f"written: {options.onnx}; largest difference of a probability from torch's: {difference:.1e}")
     except BaseException as error:
-        if not exits.expected(error):
-            raise
         return exits.report(error)
     return exits.USAGE if faults else 0
 

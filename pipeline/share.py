@@ -218,8 +218,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         share(Run(options.run, torch.device("cpu")), options.out)
     except BaseException as error:
-        if not exits.expected(error):
-            raise
         return exits.report(error)
     print(f"written: {options.out}")
     print(f"next: python -m pipeline.predict {options.out} RECORDING")

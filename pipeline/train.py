@@ -226,8 +226,6 @@ def main() -> int:
             else:
                 work(of_run(command))
         except BaseException as error:
-            if not exits.expected(error):
-                raise
             return exits.report(error, "interrupted; the same command resumes")
     return 0
 

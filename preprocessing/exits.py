@@ -116,7 +116,12 @@ def report(error: BaseException, interrupted: str = "interrupted") -> int:
     Args:
         error: The error; its message is printed.
         interrupted: Text to print for an error without a message, such as KeyboardInterrupt.
+
+    Raises:
+        BaseException: The error itself if it is not `expected`.
     """
+    if not expected(error):
+        raise error
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is flushed at exit
         return CLOSED

@@ -33,6 +33,7 @@ from pipeline.config import from_dict, preset
 from pipeline.data.config import InputConfig
 from pipeline.models import MODELS
 from pipeline.settings import Choice, Range
+from pipeline.tracking.metric_names import flat
 from preprocessing import exits, files, lifetime
 from preprocessing.arguments import suggest
 from tuning.best import BEST_FILE, confirm, write_best
@@ -48,7 +49,7 @@ from tuning.experiment import (
 )
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter, describe
-from tuning.space import SPACE, Axis, defaults, describe_axis, flat, nested, read_space
+from tuning.space import SPACE, Axis, defaults, describe_axis, nested, read_space
 from tuning.trial_spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -104,13 +105,13 @@ class Search(Experiment):
     @cached_property
     def base(self) -> dict[str, Any]:
         """Flat settings of the preset and the model, read once: a job's folder may be replaced under it."""
-        values = {name: value for name, value in flat(preset(self.preset)).items() if name not in OWN}
+        values = {name: value for name, value in flat(preset(self.preset), ".").items() if name not in OWN}
         if self.model != "preset":
             values["model.name"] = self.model
         from_dict(nested(values | {"data": "a.h5", "out": "run"}))
         return values
 
-    @property
+    @cached_property
     def axes(self) -> Mapping[str, Axis]:
         """Settings that are searched, each with its axis."""
         return SPACE if self.space is None else read_space(self.space)
@@ -195,8 +196,6 @@ def main() -> int:
             settings = parse(Search, __doc__)
             outcomes = run_search(settings)
         except BaseException as error:
-            if not exits.expected(error):
-                raise
             return exits.report(error, INTERRUPTED)
     from tuning import results
 

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from pipeline.config import as_dict, from_dict
 from pipeline.norms import INPUTS, NORMS, PERSONS_MODES
+from pipeline.tracking.metric_names import flat
 
 Drawn = Mapping[str, Any]  # settings drawn so far
 
@@ -160,7 +161,7 @@ def describe_axis(axis: Axis) -> str:
 
 def defaults() -> dict[str, Any]:
     """Return the flat settings of the default preset."""
-    return flat(as_dict(from_dict({"data": "a.h5", "out": "run"})))
+    return flat(as_dict(from_dict({"data": "a.h5", "out": "run"})), ".")
 
 
 def _entries(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -202,18 +203,10 @@ def _axis(path: Path, name: str, entry: Any) -> Axis:
     return axis
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"norm": {"kind": "bn"}}` -> `{"norm.kind": "bn"}`."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return result
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`{"norm.kind": "bn"}` -> `{"norm": {"kind": "bn"}}`, as pipeline.config.from_dict takes it."""
     result: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in settings.items():
         section, _, field = key.partition(".")
         if field:
             result.setdefault(section, {})[field] = value

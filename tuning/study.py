@@ -274,8 +274,6 @@ def main() -> int:
             settings = parse(Study, __doc__)
             arms, _, document = run_study(settings)
         except BaseException as error:
-            if not exits.expected(error):
-                raise
             return exits.report(error, INTERRUPTED)
     show(document["arms"], document["judged"], Console(width=None if sys.stdout.isatty() else WIDTH))
     print(f"{settings.out / 'results.json'}  {settings.out / 'report.html'}")

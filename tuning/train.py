@@ -207,8 +207,6 @@ def main() -> int:
             train(place, config)
             print(Run(config.out).describe(), flush=True)
         except BaseException as error:
-            if not exits.expected(error):
-                raise
             return exits.report(error, "interrupted; the same command resumes")
     return 0
 

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ DRAWN = 8  # trials with a colour of their own: those under way, then the best
 Trial = dict[str, Any]
 
 
-def trials_of(study: Path) -> list[Trial]:
-    """Return every trial that has begun: name, settings, arm, seed, state, cause, curve; from the study's ledger.
+def trials_of(study: Path, events: Iterable[dict[str, Any]]) -> list[Trial]:
+    """Return every trial that has begun: name, settings, arm, seed, state, cause, curve.
 
-    The curve of a trial under way is read from its own run folder.
+    Args:
+        study: Its folder; the curve of a trial under way is read from the trial's own run folder.
+        events: Lines of the study's ledger, without the first.
     """
     trials: dict[str, Trial] = {}
-    for line in journal.read(study / NAME)[1:]:
+    for line in events:
         if "begun" in line:
             trials[line["begun"]["name"]] = line["begun"] | {
                 "state": "running",
@@ -73,8 +76,8 @@ def study_files(study: Path) -> list[Path]:
 
 def study_page(study: Path, provenance: Provenance) -> str:
     """Return the page over the search or study in the folder `study`, as far as it has come."""
-    head = (journal.read(study / NAME) or [{"study": {}}])[0].get("study", {})
-    trials = trials_of(study)
+    first, *events = journal.read(study / NAME) or [{}]
+    head, trials = first.get("study", {}), trials_of(study, events)
     count = {
         state: sum(trial["state"] == state for trial in trials)
         for state in ("running", "finished", "stopped", "failed")

@@ -109,3 +109,12 @@ def test_an_output_without_the_character_does_not_end_the_work(call: str, code: 
 def test_synthetic_clips_on_a_full_disk(full_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert synthetic.main([str(full_disk / "raw"), "--clips", "3"]) == exits.NO_SPACE
     assert re.search(r"error: no space left for \S+skeleton: [\d.]+ kB needed, 0 bytes free", capsys.readouterr().err)
+
+
+def test_an_unexpected_error_is_not_a_line_but_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control: an expected one is."""
+    with pytest.raises(KeyError):
+        exits.report(KeyError("ours"))
+    assert capsys.readouterr().err == ""
+    assert exits.report(ValueError("theirs")) == exits.USAGE
+    assert capsys.readouterr().err == "error: theirs\n"

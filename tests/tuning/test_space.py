@@ -10,7 +10,8 @@ import torch
 from pipeline.config import from_dict
 from pipeline.models import build_model
 from pipeline.norms import NORMS
-from tuning.space import SPACE, Categorical, defaults, describe_axis, draw, flat, nested, read_space
+from pipeline.tracking.metric_names import flat
+from tuning.space import SPACE, Categorical, defaults, describe_axis, draw, nested, read_space
 
 
 def draws(number: int) -> list[dict[str, Any]]:
@@ -125,7 +126,7 @@ def test_a_mistake_in_a_space_is_named(text: str, message: str, tmp_path: Path) 
 
 def test_flat_and_nested_are_inverse() -> None:
     values = {"norm.kind": "bn", "norm.momentum": 0.1, "data": "a"}
-    assert flat(nested(values)) == values
+    assert flat(nested(values), ".") == values
 
 
 def test_the_order_of_clips_is_not_searched() -> None:

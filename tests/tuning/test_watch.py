@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing import journal
 from preprocessing.pages import Provenance
 from tests.browser import opened
 from tests.conftest import Answer
@@ -47,7 +48,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_trials_are_read_from_both_ledgers(study: Path) -> None:
-    ended, failed, running = watch.trials_of(study)
+    ended, failed, running = watch.trials_of(study, journal.read(study / watch.NAME)[1:])
     assert [trial["state"] for trial in (ended, failed, running)] == ["finished", "failed", "running"]
     assert ended["curve"] == [POINT]
     assert (running["curve"][0]["epoch"], running["curve"][0]["val"]) == (2, 0.3)
