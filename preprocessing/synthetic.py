@@ -33,6 +33,7 @@ from preprocessing.arguments import suggest
 from preprocessing.files import publish_bytes, publish_json
 from preprocessing.ntu import CLASS_NAMES, is_train
 from preprocessing.performances import ACTIONS, ARM, JOINTS, MIRROR, Performance, act, performance, rotation
+from preprocessing.sources.trees import TRUTH
 
 CAMERAS = 3
 SPREAD = 400  # clips from which training and test subjects of xsub do every action
@@ -220,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         performances = -(-options.clips // CAMERAS)
         progress = track(written, "synthetic", total=performances, console=Console(stderr=True), transient=True)
         truths = sorted((truth for group in progress for truth in group), key=lambda truth: truth["name"])
-        publish_json(options.folder / "truth.json", {"seed": options.seed, "clips": truths})
+        publish_json(options.folder / TRUTH, {"seed": options.seed, "clips": truths})
     except (OSError, ValueError, KeyboardInterrupt) as error:
         return exits.report(error)
     print(f"{options.folder}: {len(truths)} clips of {len({t['action'] for t in truths})} actions, and truth.json")

@@ -35,7 +35,7 @@ from preprocessing.sources import (
 from preprocessing.sources.entries import COLUMNS, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.selection import select
 from preprocessing.sources.skeleton_files import SUFFIX
-from preprocessing.sources.trees import LABELS, Tree
+from preprocessing.sources.trees import LABELS, TRUTH, Tree
 from preprocessing.sources.unknown import describe, foreign
 
 __all__ = [
@@ -155,7 +155,7 @@ def other_files(trees: Iterable[Tree], name: str, reading: Reading) -> list[str]
         for tree in trees
         if tree.is_folder or tree.is_zip
         for item in tree.items
-        if item.suffix in left and item.name != LABELS and Path(item.origin).resolve() not in named
+        if item.suffix in left and item.name not in (LABELS, TRUTH) and Path(item.origin).resolve() not in named
     )
     if not counts:
         return []

@@ -15,6 +15,7 @@ from preprocessing.sources.entries import SourceError
 from preprocessing.sources.zips import MAX_BYTES, Packed, check_size, hidden, members
 
 LABELS = "labels.csv"  # in a folder of the recordings
+TRUTH = "truth.json"  # in a folder of preprocessing.synthetic
 SNIFFED = 3  # files by which a format is recognised: the first may be an index
 POINTER = b"version https://git-lfs"
 HEAD = 1 << 16  # bytes by which a format is recognised

@@ -120,6 +120,8 @@ def test_own_splits_name_files_with_or_without_suffix_and_note_clips_in_no_part(
 
 
 def test_files_of_another_format_in_the_folder_are_noted(own: Path) -> None:
+    (own / "truth.json").write_text("{}")
+    assert open_sources([own]).notes == [], "of preprocessing.synthetic"
     (own / "a.json").write_text("{}")
     assert open_sources([own]).notes == [
         "the source also has 1 .json files, which format skeletons does not read: build them separately"
