@@ -194,7 +194,8 @@ def histogram(values: list[int]) -> list[tuple[str, int]]:
 
 def lead(survey: Survey) -> list[Box]:
     """Return the boxes that stand first on the page."""
-    boxes = [Box("Clips", f"{survey.clips:,}", f"{len(survey.classes)} classes")]
+    classes = len(survey.classes)
+    boxes = [Box("Clips", f"{survey.clips:,}", f"{classes} class{'' if classes == 1 else 'es'}")]
     if survey.frames:
         low, middle, high = np.percentile(survey.frames, [0, 50, 100]).astype(int)
         boxes.append(Box("Frames per clip", str(middle), f"median; {low} to {high}"))
