@@ -27,6 +27,7 @@ from pipeline.pages.figures import (
     Series,
     Strand,
     StrandAxis,
+    signed,
 )
 from tuning.ledger import Outcome
 from tuning.space import SPACE, Categorical, LogUniform
@@ -149,11 +150,6 @@ def arm_curves_figure(outcomes: list[Outcome]) -> Curves:
         series,
         height=360,
     )
-
-
-def signed(points: float) -> str:
-    """Return a difference in points with its sign."""
-    return f"{points:+.1f}".replace("-", "−")
 
 
 def short(name: str) -> str:

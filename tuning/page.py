@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pages import TERMS, render
-from pipeline.pages.figures import Plot, percent
+from pipeline.pages.figures import Plot, percent, signed
 from preprocessing import files, pages
 from preprocessing.pages import Box, Provenance, Row, Table, number, text
 from tuning import figures
@@ -158,7 +158,7 @@ def boxes(arms: list[dict[str, Any]], split: str, baseline: str) -> list[Box]:
 
 
 def _effect(row: dict[str, Any]) -> tuple[str, str]:
-    return row["arm"] + (" (same bits)" if row.get("identical") else ""), figures.signed(100 * row["effect"])
+    return row["arm"] + (" (same bits)" if row.get("identical") else ""), signed(100 * row["effect"])
 
 
 def by_effect(arms: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:

@@ -70,17 +70,20 @@ def gap_note(config: Config, summary: dict[str, Any]) -> str:
 
 
 def likely_cause(config: Config, clips: int) -> str:
-    """Return the cause that the settings point to."""
-    share = initial_share(config, clips)
+    """Return the causes that the settings point to."""
+    kind, share = NORMS[config.norm.kind], initial_share(config, clips)
+    causes = []
+    if config.norm.persons == "loop" and kind.batch_statistics:
+        causes.append("the body loop, which normalizes present and absent bodies separately (norm.persons loop)")
     if share >= INITIAL:
-        return (
-            f"likely they lag, with {100 * share:.0f} % of their initial values left after {updates(config, clips)} "
-            f"updates at norm.momentum {config.norm.momentum:g}"
+        causes.append(
+            f"their lag, with {100 * share:.0f} % of their initial values left after {updates(config, clips)} updates "
+            f"at norm.momentum {config.norm.momentum:g}"
         )
-    if config.norm.persons == "loop" and NORMS[config.norm.kind].batch_statistics:
-        return "likely the body loop, which normalizes present and absent bodies separately (norm.persons loop)"
+    if causes:
+        return f"likely {', and '.join(causes)}"
     per_batch = config.train.batch_size // config.train.accumulate // (1 if config.norm.sync else config.nproc)
-    if per_batch < FEW_CLIPS and NORMS[config.norm.kind].batch_statistics:
+    if per_batch < FEW_CLIPS and kind.batch_statistics:
         return f"likely batches of {per_batch} clips are too small for their statistics"
     if config.norm.input != "none" and not config.norm.input.endswith("masked"):
         return f"likely absent bodies in the statistics of the coordinates (norm.input {config.norm.input})"

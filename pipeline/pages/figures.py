@@ -44,6 +44,11 @@ class Axis:
         return [(self.at(value), tick(value)) for value in self.ticks]
 
 
+def signed(points: float, digits: int = 1) -> str:
+    """Return a difference in points with its sign."""
+    return f"{points:+.{digits}f}".replace("-", "−")
+
+
 def tick(value: float) -> str:
     """Return a tick's text: a round number, or a power of ten."""
     if value >= 10_000 and math.log10(value).is_integer():

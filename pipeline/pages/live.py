@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pages import TERMS, figures, render
-from pipeline.pages.figures import BLUE, COLOURS, GREY, RED, Curves, Series, hundred, percent
+from pipeline.pages.figures import BLUE, COLOURS, GREY, RED, Curves, Series, hundred, percent, signed
 from pipeline.pages.finished import COUNTS
 from pipeline.run_folder import CONFIG, DOCTOR, NON_FINITE, SUMMARY
 from pipeline.tracking import ledger
@@ -123,7 +123,7 @@ def boxes(lines: list[dict[str, Any]], measured: list[dict[str, Any]], summary: 
         made += [
             Box(
                 f"{name.capitalize()} gap",
-                f"{100 * gap[name]:+.1f} points".replace("-", "−"),
+                f"{signed(100 * gap[name])} points",
                 f"epoch {newest['epoch']}",
                 "bad" if name == "normalization" and gap[name] >= COUNTS else "plain",
             )

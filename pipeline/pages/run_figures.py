@@ -20,6 +20,7 @@ from pipeline.pages.figures import (
     hundred,
     move,
     percent,
+    signed,
 )
 from pipeline.pages.finished import FinishedRun
 
@@ -69,7 +70,7 @@ def waterfall_figure(name: str, four: dict[str, float], gap: dict[str, float], s
     for step, change in steps.items():
         there = here + 100 * change
         colour = RED if change < 0 else GREEN
-        rows.append(Line(step, ((Bar(here, there, colour, f"{100 * change:+.1f}".replace("-", "−")),),)))
+        rows.append(Line(step, ((Bar(here, there, colour, signed(100 * change)),),)))
         here = there
     last = f"C: {split} clips, running statistics" if "C" in four else "A: training clips, running statistics"
     rows.append(Line(last, ((Bar(0.0, 100 * end, BLUE, f"{100 * end:.1f}"),),)))

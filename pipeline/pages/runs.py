@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.pages import TERMS, render
 from pipeline.pages.classes import class_section
-from pipeline.pages.figures import move, percent
+from pipeline.pages.figures import move, percent, signed
 from pipeline.pages.finished import COUNTS, FinishedRun, apart, patient, without_norm
 from pipeline.pages.run_figures import arms_figure, curves_figure, recalibration_figure, waterfall_figure
 from pipeline.pages.run_tables import runs_table, settings_table, study_table
@@ -32,10 +32,10 @@ def headline(runs: list[FinishedRun]) -> str:
         return f"“{sick.name}”: running statistics cost {100 * sick.normalization_gap:.0f} points"
     train = 100 * (sick.train_top1 - plain.train_top1)
     evaluation = 100 * (sick.eval_top1 - plain.eval_top1)
-    unseen = f"{sick.eval_split} accuracy {evaluation:+.0f} points"
+    unseen = f"{sick.eval_split} accuracy {signed(evaluation, 0)} points"
     if sick.eval_split == plain.eval_split and not apart(sick, plain):
         unseen = f"no difference shown on {sick.eval_clips} {sick.eval_split} clips"
-    return f"“{sick.name}” against “{plain.name}”: training accuracy {train:+.0f} points, {unseen}"
+    return f"“{sick.name}” against “{plain.name}”: training accuracy {signed(train, 0)} points, {unseen}"
 
 
 def setting(run: FinishedRun) -> str:

@@ -43,7 +43,8 @@ def summary(a: float, b: float, clips: int = 400) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        (config(epochs=2, momentum=0.01, kind="bn", persons="loop"), "likely they lag, with 59 % of their initial"),
+        (config(epochs=2, momentum=0.01, kind="bn", persons="loop"), "(norm.persons loop), and their lag, with 59 %"),
+        (config(epochs=2, momentum=0.01, kind="bn"), "likely their lag, with "),
         (config(kind="bn", persons="loop"), "likely the body loop"),
         (config(kind="bn", batch=4), "likely batches of 4 clips are too small"),
         (config(kind="bn", batch=32, nproc=4, sync=False), "likely batches of 8 clips are too small"),

@@ -38,7 +38,7 @@ DOCTOR = {"causes": [CAUSE], "judged": "test", "verdict": "The loop."}
 def test_the_headline_compares_the_worst_run_with_the_one_without_norm() -> None:
     sick = run("sick")
     assert patient([PLAIN, sick]) is sick
-    expected = "“sick” against “plain”: training accuracy +10 points, test accuracy -30 points"
+    expected = "“sick” against “plain”: training accuracy +10 points, test accuracy −30 points"
     assert runs.headline([PLAIN, sick]) == expected
     assert runs.headline([sick]) == "“sick”: running statistics cost 40 points"
     assert runs.headline([PLAIN]) == "Normalization costs no accuracy in these runs"
