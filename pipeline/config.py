@@ -245,6 +245,9 @@ def read_command(cls: type[Command], words: Sequence[str] | None = None, module:
         print(train_help.text(program, description, cls))
         sys.exit(0)
     if not asked and not named:
+        names = [*arguments.option_names(cls), *ALIASES, *arguments.HELP, arguments.HELP_ALL]
+        if mistake := arguments.unknown_option(words[:1], names):
+            raise ValueError(f"{mistake} {program} --help lists what is allowed.")
         raise ValueError(f"name a preset first: {program} default --data FILE.h5 --out RUN ({LIST})")
     name, rest = (words[0], words[1:]) if named else ("default", words)
     missing = {"data": tyro.MISSING, "out": tyro.MISSING}

@@ -16,6 +16,7 @@ TRAIN = "pipeline.train default --data a.h5 --wandb off --out r"
 # Command -> part of its one line. a.h5 is a data file, raw a folder of recordings, file a text.
 MISTAKES = {
     "pipeline.train": "name a preset first: python -m pipeline.train default --data FILE.h5 --out RUN",
+    "pipeline.train --hepl": "--hepl is unknown; did you mean --help? python -m pipeline.train --help lists what is",
     "pipeline.train defalt": "no preset 'defalt' (did you mean default?); choose one of default, demo",
     "pipeline.train mine.toml": "mine.toml does not exist: name a preset (default, demo, ",
     "pipeline.train file.toml": "file.toml is not a TOML file: ",

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pipeline import settings
 from pipeline.settings import Choice, Range
 
 Order = Literal["reshuffle", "once", "class", "subject"]
-ORDERS: tuple[str, ...] = get_args(Order)
 FOUR = ("joint", "bone", "joint_motion", "bone_motion")
 DISTANCES = ("distance", "partner_distance")
 # Name -> its parts: three channels each, one channel per joint for distances.

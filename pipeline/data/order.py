@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.config import ORDERS as ORDERS
-
 
 def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: int, order: str) -> list[Tensor]:
     """Return the clips of an epoch in order, in batches of at most `size` whose sizes differ by at most one.
@@ -20,7 +18,7 @@ def epoch_batches(index_N: Tensor, key_N: Tensor, size: int, seed: int, epoch: i
         size: Largest batch size.
         seed: Seed of the shuffle.
         epoch: Number of the epoch.
-        order: Name in ORDERS.
+        order: One of `data.config.Order`.
     """
     if order in ("class", "subject"):
         shuffled = index_N[key_N[index_N.to(key_N.device)].cpu().argsort(stable=True)]

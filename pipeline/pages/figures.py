@@ -250,15 +250,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Heat:
-    """Shares of a square table of classes."""
+    """Shares of a square table: class by prediction."""
 
     title: str
     alt: str
     names: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
     """Row by row, fractions."""
-    rows: str = "class"
-    columns: str = "prediction"
     kind: str = "heat"
 
 
