@@ -14,7 +14,7 @@ from preprocessing.layouts import Layout
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources.entries import ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.labels import Found, labelled_source
-from preprocessing.sources.tracks import array_tracks
+from preprocessing.sources.tracks import array_tracks, check_rate
 from preprocessing.sources.trees import Tree, content
 from preprocessing.sources.zips import Packed
 
@@ -37,6 +37,7 @@ class Place(NamedTuple):
     file: str | Packed
     names: tuple[str, ...]
     parents: tuple[int, ...]
+    fps: float  # that other files must have; 0: any
 
 
 def accepts(tree: Tree) -> bool:
@@ -61,7 +62,7 @@ def open_bvh(trees: list[Tree], reading: Reading) -> ClipSource:
     clips = [
         Found(
             Entry(item.stem, item.origin, item.size, item.stamp, read_clip,
-                  Place(item.place, hierarchy.names, hierarchy.parents)),
+                  Place(item.place, hierarchy.names, hierarchy.parents, 0.0 if reading.fps else 1 / seconds)),
             item.path,
         )
         for item in items
@@ -183,7 +184,8 @@ def _rotation(angle_T: np.ndarray, axis: int) -> np.ndarray:
 
 def read_clip(place: Place, name: str) -> RawClip:
     """Read one clip; SkeletonError if it is damaged or has another hierarchy than the first."""
-    hierarchy, motion, _ = parse_bvh(content(place.file, name), name)
+    hierarchy, motion, seconds = parse_bvh(content(place.file, name), name)
+    check_rate(name, 1 / seconds, place.fps)
     if (hierarchy.names, hierarchy.parents) != (place.names, place.parents):
         raise SkeletonError(name, 0, "joint-count", "its joints differ from those of the first file")
     return array_tracks(positions(hierarchy, motion).astype(np.float32)[:, None], None)

@@ -91,8 +91,12 @@ def _people(document: Any, item: Item) -> tuple[dict[str, dict[Any, list]], Layo
                 continue
             joints = np.array(one["keypoints"], np.float32).reshape(-1, 3)
             identity = next((one[key] for key in TRACK_KEYS if isinstance(one.get(key), int)), None)
+            if one["image_id"] not in keys:
+                raise fault(name, f"images has no id {one['image_id']}, which an annotation names")
             clip, frame = keys[one["image_id"]]
             people[clip][frame].append((joints, identity))
+    except SkeletonError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise fault(name, f"not COCO keypoints ({type(error).__name__}: {error})") from None
     return {clip: frames for clip, frames in people.items() if any(frames.values())}, layout

@@ -12,6 +12,7 @@ from preprocessing.sources.trees import Item, Tree, content
 from preprocessing.sources.zips import Packed
 
 BOM = b"\xef\xbb\xbf"  # some editors begin UTF-8 with it
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes it
 
 
 def read_json(place: str | Packed, name: str) -> Any:
@@ -19,7 +20,9 @@ def read_json(place: str | Packed, name: str) -> Any:
     try:
         return json.loads(content(place, name))
     except json.JSONDecodeError as error:
-        raise SkeletonError(name, error.lineno, "bad-json", f"the JSON is damaged ({error.msg})") from None
+        lines = "; several documents in one file (JSON lines)? Make them one list: jq -s . FILE"
+        hint = lines if error.msg == "Extra data" else ""
+        raise SkeletonError(name, error.lineno, "bad-json", f"the JSON is damaged ({error.msg}){hint}") from None
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise SkeletonError(name, 0, "bad-json", f"the JSON is damaged ({type(error).__name__})") from None
 
@@ -38,9 +41,14 @@ def first_json(items: Sequence[Item]) -> Any:
 def begins_with(tree: Tree, *words: bytes) -> bool:
     """Return whether one of the first JSON documents of a tree has all these words near its beginning."""
     return any(
-        head.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") and all(word in head for word in words)
-        for head in tree.beginnings(".json")
+        head.lstrip()[:1] in (b"{", b"[") and all(word in head for word in words)
+        for head in map(_plain, tree.beginnings(".json"))
     )
+
+
+def _plain(head: bytes) -> bytes:
+    """Return the beginning of a document without a byte order mark; UTF-16 without its zeros, enough to find words."""
+    return head[2:].replace(b"\0", b"") if head[:2] in UTF16 else head.removeprefix(BOM)
 
 
 def fault(name: str, message: str) -> SkeletonError:

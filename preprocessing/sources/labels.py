@@ -280,7 +280,8 @@ def _own_labels(
         return number_texts(fronts)
     if not reading.labelled:
         return np.zeros(len(clips), np.int64), ["unknown"]
-    unnamed = next(clip for clip, front in zip(clips, fronts, strict=True) if not front)
+    bare = [clip for clip, front in zip(clips, fronts, strict=True) if not front]
+    unnamed = next((clip for clip in bare if clip.label is None), bare[0])
     raise SourceError(
         f"clip {unnamed.entry.name} has no label. Add {LABELS} with the columns clip,label beside the recordings (or"
         " --labels FILE), put each class into a folder of its own, or name files CLASS_NUMBER."

@@ -18,7 +18,7 @@ from preprocessing.sources.documents import begins_with, fault, read_json
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
 from preprocessing.sources.labels import Found, labelled_source
-from preprocessing.sources.tracks import Person, linked_clip, selecting
+from preprocessing.sources.tracks import Person, check_rate, linked_clip, rate, selecting
 from preprocessing.sources.trees import HEAD, Item, Tree
 from preprocessing.sources.zips import Packed
 
@@ -38,6 +38,7 @@ PEOPLE = (
 METRES = (*WORLD, "keypoints3D", "keypoints_3d")
 FPS = ("fps", "FPS", "frame_rate", "frameRate", "framerate", "ticksPerSecond")
 IMAGE_KEYS = ("pose_landmarks", "poseLandmarks", "keypoints")  # in shares of the image, or pixels
+TIMES = ("timestamp_ms", "timestampMs", "timestamp", "time")
 SCORES = ("visibility", "score", "presence", "confidence")
 DEPTH = 6  # of nested lists and objects
 _NUMBERED = re.compile(r"(?P<front>.*?)[_-]?(?P<frame>\d+)")
@@ -50,6 +51,7 @@ class Place(NamedTuple):
     channels: tuple[str, ...]
     joints: int
     scored: bool
+    fps: float  # that other files must have; 0: any
 
 
 def accepts(tree: Tree) -> bool:
@@ -62,15 +64,16 @@ def open_mediapipe(trees: list[Tree], reading: Reading) -> ClipSource:
     items = [item for tree in trees for item in tree.having(".json")]
     first, document = _first(items)
     joints, channels, scored = len(first), _channels(first), _score(first[0]) is not None
+    fps = _fps(document)
     clips = []
     for name, path, files in _clips(items, _is_frame(document)):
-        place = Place(tuple(item.place for item in files), channels, joints, scored)
+        place = Place(tuple(item.place for item in files), channels, joints, scored, 0.0 if reading.fps else fps)
         size, stamp = sum(item.size for item in files), max(item.stamp for item in files)
         clips.append(Found(Entry(name, files[0].origin, size, stamp, read_clip, place), path))
     layout = keypoint_layout(str(trees[0].path), joints, channels, reading)
     return labelled_source(
         trees, clips, layout, reading, channels=channels, unit="m" if _in_metres(first, document) else "px",
-        scores=scored, fps=_fps(document), stages=selecting(3, scored, reading),
+        scores=scored, fps=fps or ntu.FPS, stages=selecting(3, scored, reading),
     )  # fmt: skip
 
 
@@ -100,10 +103,18 @@ def _in_metres(person: list[Any], document: Any) -> bool:
 
 
 def _fps(document: Any) -> float:
-    """Return the frames per second that a document names, else the usual ones."""
+    """Return the frames per second that a document names, or the times of its frames tell; 0 if it does not say."""
     value = next((document[key] for key in FPS if key in document), None) if isinstance(document, dict) else None
     fps = float(value) if isinstance(value, int | float) else 0.0
-    return fps if 0 < fps < 1000 else ntu.FPS
+    if 0 < fps < 1000:
+        return fps
+    frames = (
+        next((document[key] for key in FRAMES if key in document), None) if isinstance(document, dict) else document
+    )
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        return 0.0
+    times = [next((frame[key] for key in TIMES if key in frame), None) for frame in frames]
+    return rate(np.array(times, np.float64)) if times and all(map(_is_number, times)) else 0.0
 
 
 def _clips(items: Sequence[Item], single: bool) -> list[tuple[str, str, list[Item]]]:
@@ -194,7 +205,10 @@ def _score(landmark: Any) -> float | None:
 
 def read_clip(place: Place, name: str) -> RawClip:
     """Read one clip; SkeletonError if it is damaged or has other landmarks than the first."""
-    frames = [people for file in place.files for people in frames_of(read_json(file, name), name)]
+    documents = [read_json(file, name) for file in place.files]
+    for document in documents:
+        check_rate(name, _fps(document), place.fps)
+    frames = [people for document in documents for people in frames_of(document, name)]
     return linked_clip([[_person(person, place, name) for person in people] for people in frames], name)
 
 

@@ -60,11 +60,11 @@ def open_pyskl(trees: list[Tree], reading: Reading) -> ClipSource:
         name = str(annotation.get("frame_dir", annotation.get("filename", f"{path.stem}-{number:06d}")))
         size = 4 * int(np.prod(keypoint.shape))
         place = Place(keypoint, score, len(channels), joints)
-        label = annotation.get("label")
+        label = _label(path, number, annotation.get("label"))
         clips.append(
             Found(
                 Entry(name, f"{path}[{number}]", size, stamp, read_clip, place),
-                label=label if _whole(label) or isinstance(label, str) else None,
+                label=label,
             )
         )
     most = max(shape.shape[0] for shape in shapes)
@@ -111,8 +111,15 @@ def _keypoint(path: Path, number: int, annotation: Mapping[str, Any]) -> LazyArr
     return keypoint
 
 
-def _whole(label: Any) -> bool:
-    return isinstance(label, int) and not isinstance(label, bool)
+def _label(path: Path, number: int, label: Any) -> int | str | None:
+    """Return a label as a number or text; None where the annotation has none."""
+    if label is None or isinstance(label, str):
+        return label
+    if isinstance(label, int | float) and float(label).is_integer():
+        return int(label)
+    raise SourceError(
+        f"{path}: label of annotation {number} is {str(label)[:40]!r}: must be an integer from 0, or text."
+    )
 
 
 def _protocols(path: Path, splits: Any) -> dict[str, dict[str, str]]:

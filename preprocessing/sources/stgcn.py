@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing.layouts import LAYOUTS
 from preprocessing.skeleton import RawClip
 from preprocessing.sources.array_files import Rows, memory, read_npy
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
@@ -66,6 +67,7 @@ def open_stgcn(trees: list[Tree], reading: Reading) -> ClipSource:
         rows = read_npy(path)
         if len(rows.shape) != 5 or rows.dtype.kind not in "fiu" or rows.shape[1] not in (2, 3):
             raise SourceError(f"{path} has shape {rows.shape} of {rows.dtype}; expected numbers (N, C, T, V, M)")
+        _check_axes(path, rows.shape, reading)
         names, labels = _labels(path, rows.shape[0])
         shapes.add((rows.shape[1], rows.shape[3]))
         scored = _scored(rows, reading)
@@ -85,6 +87,21 @@ def open_stgcn(trees: list[Tree], reading: Reading) -> ClipSource:
         unit="px" if channels == IMAGE else "m", scores=scored, protocols={"split": members} if several else None,
         stages=selecting(rows.shape[4], scored, reading),
     )  # fmt: skip
+
+
+def _check_axes(path: Path, shape: tuple[int, ...], reading: Reading) -> None:
+    """Raise SourceError for arrays that are (N, M, T, V, C) or (N, C, V, T, M) by their shape."""
+    if shape[1] == 2 and shape[4] == 3 and not reading.channels:
+        raise SourceError(
+            f"{path} has shape {shape}: three bodies in two dimensions. If the axes are (N, M, T, V, C), save"
+            " x.transpose(0, 4, 2, 3, 1); else say --channels xy."
+        )
+    known = {len(layout.joint_names) for layout in LAYOUTS.values()}
+    if shape[2] in known and shape[3] not in known and shape[3] > max(known) and not reading.layout:
+        raise SourceError(
+            f"{path} has shape {shape}: {shape[3]} joints in {shape[2]} frames. The axes are (N, C, T, V, M): save"
+            " x.swapaxes(2, 3)."
+        )
 
 
 def _scored(rows: Rows, reading: Reading) -> bool:

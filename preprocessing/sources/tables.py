@@ -22,7 +22,7 @@ from preprocessing.sources.documents import fault
 from preprocessing.sources.entries import IMAGE, SPACE, ClipSource, Entry, Reading, SourceError
 from preprocessing.sources.keypoints import keypoint_layout
 from preprocessing.sources.labels import CLIP_WORDS, LABEL_WORDS, Found, labelled_source
-from preprocessing.sources.tracks import Person, linked_clip, selecting
+from preprocessing.sources.tracks import Person, linked_clip, rate, selecting
 from preprocessing.sources.trees import LABELS, SNIFFED, Item, Tree, content
 from preprocessing.sources.zips import Packed
 
@@ -35,8 +35,6 @@ WORDS: dict[str, Sequence[str]] = {
 }
 _SCORE = r"score|visibility|confidence|conf|likelihood|v|c"
 TIMES = ("time", "timestamp", "timestamp_ms")
-TIME_UNITS = (1.0, 1e-3, 1e-6, 1e-9)  # seconds
-RATES = (5.0, 500.0)  # frames per second of a recording: no two units of time are both possible
 NOTHING = frozenset(("", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "1.#ind", "-1.#ind"))
 """Cells of an absent joint, in lower case."""
 _NAMED = re.compile(rf"(?P<joint>.+?)[_ .](?P<axis>x|y|z|{_SCORE})")
@@ -145,15 +143,12 @@ def _first(items: Sequence[Item]) -> tuple[Item, list[dict[str, str]]]:
 
 
 def _rate(rows: Sequence[Mapping[str, str]]) -> float:
-    """Return the frames per second that a column of times tells, in s, ms, us or ns; 0 without one."""
+    """Return the frames per second that a column of times tells; 0 without one."""
     column = next((word for word in TIMES if word in rows[0]), "")
     try:
-        moments = np.unique([_number(row[column], column, 0) for row in rows]) if column else np.zeros(0)
+        return rate(np.array([_number(row[column], column, 0) for row in rows])) if column else 0.0
     except SkeletonError:  # reading the clip reports the error
         return 0.0
-    step = float(np.median(np.diff(moments))) if len(moments) > 1 else 0.0
-    rates = [1 / (step * unit) for unit in TIME_UNITS] if step else []
-    return next((round(rate, 2) for rate in rates if RATES[0] <= rate <= RATES[1]), 0.0)
 
 
 def _form(rows: Sequence[dict[str, str]], trees: Sequence[Tree], reading: Reading) -> tuple[Form, Layout]:

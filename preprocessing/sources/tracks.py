@@ -15,6 +15,26 @@ SLOTS = 2
 CHOICES = ("motion", "score")
 
 
+TIME_UNITS = (1.0, 1e-3, 1e-6, 1e-9)  # seconds
+RATE_TOLERANCE = 0.1  # share by which the rates of one source may differ
+RATES = (5.0, 500.0)  # frames per second of a recording: no two units of time are both possible
+
+
+def rate(moments: np.ndarray) -> float:
+    """Return the frames per second that the times of frames tell, in s, ms, us or ns; 0 if they tell none."""
+    steps = np.diff(np.unique(moments))
+    step = float(np.median(steps)) if len(steps) else 0.0
+    rates = [1 / (step * unit) for unit in TIME_UNITS] if step else []
+    return next((round(one, 2) for one in rates if RATES[0] <= one <= RATES[1]), 0.0)
+
+
+def check_rate(name: str, fps: float, first: float) -> None:
+    """Raise SkeletonError if a file has other frames per second than the first; 0 if one does not say."""
+    if fps and first and abs(fps / first - 1) > RATE_TOLERANCE:
+        message = f"{fps:g} frames per second; the first file has {first:g}: build them separately, or say --fps"
+        raise SkeletonError(name, 0, "frame-rate", message)
+
+
 class Person(NamedTuple):
     """One body in one frame."""
 

@@ -66,6 +66,10 @@ def describe(tree: Tree, formats: str) -> str:
     if packed := next((suffix for suffix in COMPRESSED if counts[suffix]), ""):
         step = f"Unpack them first (gunzip -r {path})." if packed == ".gz" and tree.is_folder else "Unpack them first."
         return f"{path} holds {counts[packed]} compressed files, such as {tree.having(packed)[0].name}. {step}"
+    if lines := tree.having(".jsonl", ".ndjson"):
+        return (
+            f"{path} holds JSON lines, such as {lines[0].name}. Make each file one list: jq -s . FILE.jsonl > FILE.json"
+        )
     for suffix in (".npz", ".pkl", ".npy", ".h5"):
         if counts[suffix]:
             return f"{path} holds {suffix} files. Name one of them: {tree.having(suffix)[0].origin}"

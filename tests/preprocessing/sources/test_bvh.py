@@ -69,6 +69,7 @@ def test_positions_follow_offsets_and_angles(tmp_path: Path) -> None:
         ("OFFSET 1 0 0", "OFFSET 1 0", ":8: bad-number: 'OFFSET 1 0' is invalid"),
         ("CHANNELS 3 Z", "CHANNELS 4 Z", ":9: bad-number"),
         ("Frame Time: 0.04", "Frame Time: no", "MOTION needs"),
+        ("Frame Time: 0.04", "Frame Time: 0.02", "frame-rate: 50 frames per second; the first file has 25"),
         ("}\nMOTION", "MOTION", "joint-count: the hierarchy is not one closed tree"),
         ("JOINT LeftUpLeg", "JOINT LeftLeg", "its joints differ from those of the first file"),
     ],

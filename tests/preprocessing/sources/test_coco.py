@@ -80,3 +80,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert [error.name for error in source.unusable] == ["bad_1"]
     with pytest.raises(SkeletonError, match="16 keypoints; the first person has 17"):
         source.entries[1].read()
+
+
+def test_an_annotation_of_no_image_is_named(tmp_path: Path) -> None:
+    one = {"image_id": 7, "category_id": 1, "keypoints": [1, 2, 2] * 17}
+    write_json(tmp_path / "a_1.json", {"images": [{"id": 1, "file_name": "a/1.jpg"}], "annotations": [one]})
+    with pytest.raises(SourceError, match="images has no id 7, which an annotation names"):
+        open_sources([tmp_path])

@@ -1,5 +1,6 @@
 """MediaPipe's landmarks in the forms in which people save them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,30 @@ def test_world_landmarks_are_metres_and_others_shares_of_the_image(
     write_json(tmp_path / "a_1.json", {"fps": 25, "frames": [{key: landmarks(one)} for one in x]})
     source = open_sources([tmp_path])
     assert (source.unit, source.fps) == (unit, 25)
+
+
+def timed(step: float, frames: int = 6) -> list[dict]:
+    one = [{"x": 0.1 * joint, "y": 0.2, "z": 0.3, "visibility": 1.0} for joint in range(33)]
+    return [{"timestamp_ms": step * number, "landmarks": one} for number in range(frames)]
+
+
+def test_the_times_of_frames_tell_the_rate_and_files_of_another_rate_are_rejected_alone(tmp_path: Path) -> None:
+    write_json(tmp_path / "a_1.json", timed(40))
+    write_json(tmp_path / "a_2.json", timed(20))
+    source = open_sources([tmp_path])
+    assert source.fps == 25
+    source.entries[0].read()
+    with pytest.raises(SkeletonError, match="a_2: frame-rate: 50 frames per second; the first file has 25"):
+        source.entries[1].read()
+    assert open_sources([tmp_path], Reading(fps=30)).entries[1].read().frames == 6
+
+
+def test_documents_in_utf_16_are_read_and_json_lines_get_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a_1.json").write_bytes(json.dumps(timed(40)).encode("utf-16"))
+    assert open_sources([tmp_path]).entries[0].read().frames == 6
+    (tmp_path / "a_1.json").write_text("\n".join(map(json.dumps, timed(40))))
+    with pytest.raises(SourceError, match=r"JSON lines\)\? Make them one list: jq -s"):
+        open_sources([tmp_path])
+    (tmp_path / "a_1.json").rename(tmp_path / "a_1.jsonl")
+    with pytest.raises(SourceError, match="holds JSON lines, such as a_1.jsonl. Make each file one list"):
+        open_sources([tmp_path])

@@ -152,3 +152,13 @@ def test_labels_of_arrays_without_the_arrays_are_named(tmp_path: Path) -> None:
     (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a", "b"], [0, 1])))
     with pytest.raises(SourceError, match=r"holds names and labels of ST-GCN's arrays.* Put val_data.npy beside it"):
         open_sources([tmp_path / "val_label.pkl"])
+
+
+def test_labels_may_be_whole_floats_and_others_are_named(tmp_path: Path) -> None:
+    whole = [annotation(number, label=float(number % 2)) for number in range(4)]
+    assert open_sources([save(tmp_path / "a.pkl", whole)]).columns["label"].tolist() == [0, 1, 0, 1]
+    for label in (0.5, np.eye(60)[1], [0, 1]):
+        with pytest.raises(SourceError, match="label of annotation 1 is .*: must be an integer from 0, or text"):
+            open_sources([save(tmp_path / "a.pkl", [annotation(0, label=0), annotation(1, label=label)])])
+    with pytest.raises(SourceError, match="clip clip001 has no label"):
+        open_sources([save(tmp_path / "a.pkl", [annotation(0, label=0), annotation(1, label=None)])])

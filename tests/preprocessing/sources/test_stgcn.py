@@ -72,3 +72,15 @@ def test_labels_may_be_floats_one_hot_rows_or_text(tmp_path: Path, labels: np.nd
     (tmp_path / "val_label.pkl").unlink()
     np.save(tmp_path / "val_label.npy", labels)
     assert open_sources([path]).columns["label"].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [((0, 4, 2, 3, 1), r"three bodies in two dimensions"), ((0, 1, 3, 2, 4), "40 joints in 25 frames")],
+)
+def test_swapped_axes_are_named(tmp_path: Path, axes: tuple[int, ...], message: str) -> None:
+    x_NCTVM = np.ones((4, 3, 40, 25, 2), np.float32)
+    np.save(tmp_path / "a_data.npy", x_NCTVM.transpose(axes))
+    np.save(tmp_path / "a_label.npy", np.arange(4))
+    with pytest.raises(SourceError, match=message):
+        open_sources([tmp_path])
