@@ -32,6 +32,8 @@ RANK_SHIFT = 0.1
 UPDATES_PER_STEP = 1.5
 # Size below which a scale is dead, and the share of a layer's scales from which that counts.
 DEAD_SCALE, DEAD_SHARE = 1e-3, 0.25
+# A layer without a scale above this began at zero, as the last norm of a residual branch does.
+BORN_ZERO = 0.1
 # Share of absent rows, and ratio of the real rows' shares in usual batches, from which padding is a fault of training
 # even if nothing undoes it: the variance of a batch then changes by as much.
 MOSTLY, VARYING = 0.5, 2.0
@@ -392,7 +394,13 @@ def _usual_shares(evidence: Evidence, site: Site) -> tuple[float, float]:
 
 def decay(evidence: Evidence) -> Finding | None:
     """Weight decay on the scales of batch norms, which shrinks them to zero."""
-    scales = {n: layer.scale_C for n, layer in evidence.layers.items() if layer.scale_C is not None}
+    scales = {
+        name: layer.scale_C
+        for name, layer in evidence.layers.items()
+        if layer.scale_C is not None
+        and layer.scale_C.numel()
+        and (name in evidence.history.decayed or layer.scale_C.abs().max() > BORN_ZERO)
+    }
     if not scales:
         return None
     dead = {n: (scale.abs() < DEAD_SCALE).double().mean().item() for n, scale in scales.items()}

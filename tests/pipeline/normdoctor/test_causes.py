@@ -597,6 +597,14 @@ def test_a_quarter_of_dead_scales_is_named() -> None:
         assert (layer_checks.decay(evidence({"norm": bad})) is not None) is fires
 
 
+@pytest.mark.parametrize("decayed", [frozenset(), frozenset({"norm"})])
+def test_scales_that_began_at_zero_are_not_called_decayed(decayed: frozenset[str]) -> None:
+    """A residual branch starts at nothing; with weight decay known, the reason is known too."""
+    young = Layer(torch.zeros(4), torch.ones(4), torch.tensor([5e-4, -2e-3, 0.03, 0.0]), 0.1, 100, 1e-5)
+    seen = evidence({"norm": young}, history=History(decayed=decayed))
+    assert (layer_checks.decay(seen) is not None) is bool(decayed)
+
+
 def test_every_remedy_of_a_check_exists_and_simpler_ones_come_before() -> None:
     """A remedy is credited with what it adds to the simpler one, which must be tried first."""
     names = list(REMEDIES)
