@@ -78,15 +78,19 @@ def test_a_kill_at_each_step_of_a_save(point: str, time: int, data: Path, undist
 
 @pytest.mark.slow
 def test_kills_at_random_moments(data: Path, undisturbed: Run, tmp_path: Path) -> None:
-    """300; most of them hit a running training."""
+    """Until 300 have hit a running training; some come too late."""
     config, rng = settings(data, tmp_path / "run"), random.Random(0)
     began = time.monotonic()
     assert kill_and_resume(config, undisturbed) == 0
     whole = (time.monotonic() - began) / 2
     count = int(os.environ.get("SKELNORM_KILLS", "300"))
-    codes = [kill_and_resume(config, undisturbed, kill_after=rng.uniform(0.02, whole)) for _ in range(count)]
-    assert codes.count(-signal.SIGKILL) > 0.7 * count
-    assert set(codes) <= {-signal.SIGKILL, 0}
+    killed = late = 0
+    while killed < count:
+        code = kill_and_resume(config, undisturbed, kill_after=rng.uniform(0.02, whole))
+        assert code in (-signal.SIGKILL, 0)
+        killed, late = killed + (code != 0), late + (code == 0)
+        print(f"{killed} trainings killed, {late} had ended", flush=True)
+    assert late < count
 
 
 @pytest.mark.slow

@@ -99,17 +99,18 @@ def test_a_killed_worker_is_reported_with_the_place_and_the_build_resumes(
 
 
 def test_kills_of_builds_at_random_moments(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """500; most of them hit a running build."""
+    """Until 500 have hit a running build; some come too late."""
     rng, began = random.Random(0), time.monotonic()
     assert kill_and_resume(clips, tmp_path / "out", undisturbed) == 0
     whole = (time.monotonic() - began) / 2
     count = int(os.environ.get("SKELNORM_KILLS", "500"))
-    codes = []
-    for number in range(count):
-        codes.append(kill_and_resume(clips, tmp_path / "out", undisturbed, kill_after=rng.uniform(0, whole)))
-        print(f"{number + 1} of {count}: {codes.count(-signal.SIGKILL)} killed", flush=True)
-    assert codes.count(-signal.SIGKILL) > 0.7 * count
-    assert set(codes) <= {-signal.SIGKILL, 0}
+    killed = late = 0
+    while killed < count:
+        code = kill_and_resume(clips, tmp_path / "out", undisturbed, kill_after=rng.uniform(0, whole))
+        assert code in (-signal.SIGKILL, 0)
+        killed, late = killed + (code != 0), late + (code == 0)
+        print(f"{killed} builds killed, {late} had ended", flush=True)
+    assert late < count
 
 
 def growth(clips: Path, out: Path, count: int, each: Callable[[Path], object] = lambda out: None) -> tuple[float, int]:

@@ -94,6 +94,9 @@ def test_the_checkpoint_is_what_a_killed_attempt_goes_on_from(data_file: Path, a
     settings = trial_spec(data_file, train__epochs=6)
     killed = attempts(settings)
     assert killed.next_epoch()
+    deadline = time.monotonic() + 60
+    while not (killed.folder / "checkpoint.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.killpg(killed.process.pid, signal.SIGKILL)
     with pytest.raises(AttemptFailed, match="killed: by signal 9"):
         epochs(killed)
