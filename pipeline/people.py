@@ -13,7 +13,7 @@ from preprocessing.skeleton import RawClip, SkeletonError, Track
 from preprocessing.stages import Scene, Stage, run
 
 
-def split(recording: Recording, per: Per) -> Iterator[Recording]:
+def split(recording: Recording, per: Per, trim: bool = False) -> Iterator[Recording]:
     """Yield the recording of each person, or of each pair of people who share a frame.
 
     Stages before the one that chooses bodies, which join tracks and drop ghosts, see all people; those from there on
@@ -22,6 +22,8 @@ def split(recording: Recording, per: Per) -> Iterator[Recording]:
     Args:
         recording: The recording; one without people is yielded as it is.
         per: clip: the recording as a whole.
+        trim: Cut each part to the frames from the first to the last in which one of its people is there, as in a clip
+            of them alone. Without it, times stay those of the recording.
     """
     if recording.raw is None or per == "clip":
         yield recording
@@ -47,7 +49,14 @@ def split(recording: Recording, per: Per) -> Iterator[Recording]:
         word = "person" if per == "person" else "people"
         part = f"[{word} {'+'.join(str(number + 1) for number in group)}]"
         raw = RawClip(scene.frames, tuple(tracks[number] for number in group))
-        yield recording._replace(part=part, raw=raw, stages=after, finished=None)
+        yield recording._replace(part=part, raw=_trimmed(raw) if trim else raw, stages=after, finished=None)
+
+
+def _trimmed(raw: RawClip) -> RawClip:
+    """Return a clip without the frames before its first and after its last body."""
+    first = min(int(track.frame_F[0]) for track in raw.tracks)
+    last = max(int(track.frame_F[-1]) for track in raw.tracks)
+    return RawClip(last - first + 1, tuple(track._replace(frame_F=track.frame_F - first) for track in raw.tracks))
 
 
 def _halves(stages: Sequence[Stage]) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:

@@ -364,7 +364,7 @@ def _each(path: Path, predictor: Predictor, options: Predict) -> Iterator[record
     """Yield the recordings of a path, or the people in them."""
     reading = Reading(format=options.format, layout=options.layout, labelled=False)
     for one in recordings.recordings(path, predictor.metadata, str(predictor.source), reading):
-        yield from people.split(one, options.per)
+        yield from people.split(one, options.per, trim=not options.window)
 
 
 def _write_timelines(lines: Sequence[timeline.Timeline], windows: timeline.Windows, path: Path) -> None:

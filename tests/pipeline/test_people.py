@@ -62,3 +62,14 @@ def test_a_clip_that_a_stage_rejects_says_why() -> None:
     assert "joint 2 of body 1 in frame 3 is NaN or infinite" in one.fault
     with pytest.raises(ValueError, match="joint 2 of body 1"):
         one.clip("x")
+
+
+def test_a_part_is_trimmed_to_the_frames_of_its_people_where_times_are_not_needed() -> None:
+    crowd = recording(track(1, 4, 10), track(2, 8, 20))
+    alone = [one.clip("x") for one in split(crowd, "person", trim=True)]
+    assert [clip.present_MT.shape[1] for clip in alone] == [6, 12]
+    assert all(clip.present_MT.all() for clip in alone)
+    (pair,) = split(crowd, "pair", trim=True)
+    assert pair.clip("x").present_MT.sum(axis=1).tolist() == [6, 12]
+    assert pair.clip("x").present_MT.shape[1] == 16
+    assert {one.clip("x").present_MT.shape[1] for one in split(crowd, "person")} == {20}
