@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ from preprocessing import arguments, console, startup
 ROOT = Path(__file__).parents[2]
 SCRIPT = "import sys; from preprocessing.console import main; sys.exit(main())"
 HEAVY = {"torch", "ray", "optuna", "plotly", "wandb", "h5py", "numba", "scipy", "jinja2"}
-SECONDS = 1.0
+SECONDS = 0.6
 
 
 def script(*words: str) -> list[str]:
@@ -57,13 +58,14 @@ def test_a_command_rejects_a_flag_that_it_does_not_know(name: str, capsys: pytes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", console.COMMANDS)
-def test_every_command_shows_its_help_within_a_second(name: str) -> None:
-    """Median of five; byte code is there after the first."""
+def test_every_command_shows_its_help_soon(name: str) -> None:
+    """Median processor time of five: other work on the machine does not count. The first writes byte code."""
     times = []
     for _ in range(6):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(script(name, "--help"), capture_output=True, check=True, env=environment())
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert statistics.median(times[1:]) < SECONDS
 
 
