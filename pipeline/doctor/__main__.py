@@ -101,8 +101,8 @@ def main() -> int:
                 console.print(entry["text"])
             run.write_doctor(answer)
         if command.fix:
-            answer["fix"] = fix_run(folder, out)
-            console.print(described(answer["fix"]), highlight=False)
+            answer["fix"] = fix_run(folder, diagnosis.remedy, out)
+            console.print(described(answer["fix"], diagnosis.remedy), highlight=False)
             run.write_doctor(answer)
         print(f"written: {command.run / 'doctor.json'}")
         if diagnosis.causes and not command.fix:
@@ -118,10 +118,15 @@ def main() -> int:
     return 0
 
 
-def described(fix: dict[str, Any] | None) -> str:
-    """Return the effect of the repair in one line."""
+def described(fix: dict[str, Any] | None, remedy: str | None) -> str:
+    """Return the effect of the repair in one line; `remedy` is the proven one."""
+    if remedy is None:
+        return "nothing to repair: no remedy is proven for this run"
     if fix is None:
-        return "nothing to repair: no other statistics are significantly better on the training clips"
+        return (
+            f"not repaired: no run folder can keep the remedy {remedy!r}. normdoctor.diagnose(...).repaired() returns "
+            "a model that does."
+        )
     before, after = (fix[key]["accuracies"] for key in ("before", "after"))
     names = [name for name in "AC" if name in before]
     moves = ", ".join(f"{name} {100 * before[name]:.1f} -> {100 * after[name]:.1f} %" for name in names)

@@ -1,8 +1,8 @@
 """Write the repaired run folder: the same weights, other statistics, measured before and after. Nothing is retrained.
 
-A repair changes which bodies share statistics (`norm.persons`) and recalibrates over the training clips: a network that
-needs one set per call becomes a `per_person` one, a network that leaves absent bodies out a `masked` one. The choice is
-made on training clips alone (A); the evaluation clips only measure its effect.
+The remedy is the one that the diagnosis proves, as in `Diagnosis.repaired`; a run folder keeps it in a form of our own
+networks. A repair changes which bodies share statistics (`norm.persons`) and recalibrates over the training clips: one
+that needs one set of statistics per call becomes a `per_person` network, one that leaves absent bodies out `masked`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from pipeline import network
 from pipeline.config import Config
 from pipeline.data.clips import Clips
-from pipeline.data.splits import Splits
 from pipeline.evaluation import accuracies, measure
 from pipeline.evaluation.recalibration import recalibrate
 from pipeline.models.bodies import SlotNorms
-from pipeline.normdoctor.intervals import Difference, paired
-from pipeline.normdoctor.sites import batch_norms
+from pipeline.normdoctor.intervals import paired
+from pipeline.normdoctor.remedies import buildable
 from pipeline.run_folder import Run
 
 
@@ -36,7 +35,7 @@ class Conversion(NamedTuple):
     """Settings of norm.persons that it can be made from; None: all."""
 
 
-# Remedy of normdoctor.remedies -> how it is kept; simplest first.
+# Remedy of normdoctor.remedies -> how it is kept.
 CONVERSIONS = {
     "joint": Conversion(None),
     "per_call": Conversion("per_person", of=("loop",)),
@@ -44,35 +43,60 @@ CONVERSIONS = {
 }
 
 
-class Repair(NamedTuple):
+class Candidate(NamedTuple):
     """A network with its statistics, its settings, and which training clips it gets right."""
 
-    name: str
     config: Config
     model: nn.Module
     correct_N: Tensor
 
 
-def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
+def fix_run(folder: Path, remedy: str | None, out: Path | None = None) -> dict[str, Any] | None:
     """Write the repaired run folder. `folder` itself is only read.
+
+    Where our networks cannot keep the remedy, the simpler one that it contains is tried.
 
     Args:
         folder: The run folder to repair.
+        remedy: The one that is proven (`Diagnosis.remedy`); None: none is, and nothing is written.
         out: Where the repaired one goes; None: FOLDER-fixed.
 
     Returns:
-        The entry "fix" of its summary.json, and `out`; None: no repair helps, and nothing is written.
+        The entry "fix" of its summary.json, and `out`; None: nothing was written.
 
     Raises:
         ValueError: `out` exists.
     """
     out = destination(folder, out)
+    if remedy is None:
+        return None
     run = Run(folder)
     config, clips, splits, model = run.config, run.clips, run.splits, run.network()
-    as_it_is, repairs = candidates(config, clips, splits, model)
-    chosen = choose(as_it_is, repairs)
-    if chosen is None:
+    probe_N = accuracies.probe(splits.fit(config.input.fit))
+    sizes = config.input.frames, config.train.batch_size
+
+    def candidate(settings: Config, network: nn.Module) -> Candidate:
+        prediction = accuracies.predict(network, clips, probe_N, *sizes)
+        return Candidate(settings, network, prediction.correct_N.cpu())
+
+    as_it_is = candidate(config, model)
+    tried = {"as it is": as_it_is}
+
+    def build(name: str) -> Candidate | None:
+        settings = kept_as(name, config)
+        if settings is None:
+            return None
+        network = converted(model, settings, clips)
+        recalibrate(network, clips, probe_N, *sizes)
+        tried[name] = candidate(settings, network)
+        gain = paired(as_it_is.correct_N, tried[name].correct_N)
+        # The diagnosis may have proven its remedy on evaluation clips, where A has no room to rise.
+        return tried[name] if gain.significant or (name == remedy and gain.mean >= 0) else None
+
+    found = buildable(remedy, build)
+    if found is None:
         return None
+    name, chosen = found
     before = measure.final(config, clips, splits, model)
     fixed = dataclasses.replace(chosen.config, out=out)
     after = measure.final(fixed, clips, splits, chosen.model)
@@ -80,9 +104,9 @@ def fix_run(folder: Path, out: Path | None = None) -> dict[str, Any] | None:
     entry = {
         "of": folder.name,
         "eval": after["eval"],
-        "remedy": chosen.name,
+        "remedy": name,
         "gain_on_training_clips": {"mean": gain.mean, "interval": gain.interval},
-        "tried": {repair.name: repair.correct_N.double().mean().item() for repair in (as_it_is, *repairs)},
+        "tried": {name: one.correct_N.double().mean().item() for name, one in tried.items()},
         "before": _figures(before),
         "after": _figures(after),
     }
@@ -103,37 +127,13 @@ def destination(folder: Path, out: Path | None = None) -> Path:
     return out
 
 
-def candidates(config: Config, clips: Clips, splits: Splits, model: nn.Module) -> tuple[Repair, list[Repair]]:
-    """Return the run as it is, and the repairs that are possible for it, simplest first."""
-    probe_N = accuracies.probe(splits.fit(config.input.fit))
-    sizes = config.input.frames, config.train.batch_size
-
-    def measured(name: str, settings: Config, network: nn.Module) -> Repair:
-        prediction = accuracies.predict(network, clips, probe_N, *sizes)
-        return Repair(name, settings, network, prediction.correct_N.cpu())
-
-    as_it_is = measured("as it is", config, model)
-    if not batch_norms(model):
-        return as_it_is, []
-    repairs = []
-    for name, conversion in CONVERSIONS.items():
-        if conversion.of is None or config.norm.persons in conversion.of:
-            persons = conversion.persons or config.norm.persons
-            settings = dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons=persons))
-            network = converted(model, settings, clips)
-            recalibrate(network, clips, probe_N, *sizes)
-            repairs.append(measured(name, settings, network))
-    return as_it_is, repairs
-
-
-def choose(as_it_is: Repair, repairs: list[Repair]) -> Repair | None:
-    """Return the simplest repair that no later one beats significantly; None when none beats the run as it is."""
-    best = as_it_is
-    for repair in repairs:
-        gain: Difference = paired(best.correct_N, repair.correct_N)
-        if gain.significant:
-            best = repair
-    return None if best is as_it_is else best
+def kept_as(name: str, config: Config) -> Config | None:
+    """Return the settings of a run that keeps the statistics of a remedy; None where no network of ours does."""
+    conversion = CONVERSIONS.get(name)
+    if conversion is None or (conversion.of is not None and config.norm.persons not in conversion.of):
+        return None
+    persons = conversion.persons or config.norm.persons
+    return dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons=persons))
 
 
 def converted(model: nn.Module, config: Config, clips: Clips) -> nn.Module:

@@ -14,7 +14,7 @@ from .checks import CHECKS, REST, fired
 from .evidence import Evidence, Pass, Scores
 from .finding import Advice, Fired
 from .intervals import MIN_DIFFERENCE, NO_DIFFERENCE, Difference, score_scale
-from .remedies import RECALIBRATION, REMEDIES
+from .remedies import RECALIBRATION, REMEDIES, acting
 from .settling import buffers_as
 from .sources import running
 
@@ -119,28 +119,29 @@ Entry = TypeVar("Entry", Cause, Suspicion, GeneralizationLoss)
 def try_remedies(bench: Bench, evidence: Evidence) -> Tried:
     """Score the samples under each remedy: A, and C where A rises or a recalibration; C alone if transductive.
 
-    A remedy whose statistics are those of a simpler one has its scores.
+    A remedy that a simpler one acts for (`acting`) has its scores.
     """
     as_evaluated: Scores = {name: evidence.score[name] for name in ("A", "C") if name in evidence.score}
     worst = evidence.worst
     tried: Tried = {}
     for name, remedy in REMEDIES.items():
-        if remedy.buffers:
-            if values := remedy.buffers(evidence):
-                source = running(evidence.layers) if evidence.layers else None
-                with buffers_as(bench.model, values):
-                    tried[name] = {key: one.score_N.nan_to_num(worst) for key, one in bench.both(source).items()}
+        acts = acting(name, evidence) if evidence.layers or remedy.buffers else None
+        if acts is None:
             continue
-        if not evidence.layers:
+        if acts != name:
+            tried[name] = tried[acts]
+            continue
+        if remedy.buffers:
+            running_statistics = running(evidence.layers) if evidence.layers else None
+            with buffers_as(bench.model, remedy.buffers(evidence)):
+                both = bench.both(running_statistics)
+            tried[name] = {key: one.score_N.nan_to_num(worst) for key, one in both.items()}
             continue
         if remedy.undoes_mode:
             tried[name] = as_evaluated
             continue
         source = remedy.statistics(evidence)
-        if source is None:
-            if remedy.simpler and not remedy.is_optional:
-                tried[name] = tried[remedy.simpler]
-            continue
+        assert source is not None
         tried[name] = {} if remedy.transductive else {"A": bench.on_train(source).score_N.nan_to_num(worst)}
         always = remedy.transductive or name == RECALIBRATION
         helps = always or evidence.paired(evidence.score["A"], tried[name]["A"]).significant

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ RECALIBRATION = "joint"
 DEFAULT_EPS = 1e-5
 
 
+Built = TypeVar("Built")
+
+
 @dataclass(frozen=True)
 class Remedy:
     """A way to undo a cause.
@@ -32,12 +35,12 @@ class Remedy:
     Attributes:
         label: What the model is normalized by, in a few words.
         advice: What to do now, and in training.
-        statistics: The statistics to prove it by; None: they cannot be had for this model, or are those of `simpler`.
+        statistics: The statistics to prove it by; None: they cannot be had for this model.
         repair: How a model keeps these statistics; None: as for `statistics`.
         buffers: Names and values of the buffers to prove it by, where it changes no statistics; empty: it does not
             apply.
         simpler: A remedy that this one contains: it is credited with what it adds.
-        is_optional: Whether it is left out, rather than given the scores of `simpler`, where `statistics` is None.
+        is_optional: Whether nothing takes its place where `statistics` is None, rather than `simpler`.
         transductive: Whether it reads the (unlabelled) evaluation samples; reported apart.
         undoes_mode: Whether it changes the mode that the model was passed in, and no statistics.
         is_guess: Whether it sets a value that nothing in the model suggests: it must recover nearly the whole gap.
@@ -212,3 +215,31 @@ REMEDIES: dict[str, Remedy] = {
         transductive=True,
     ),
 }
+
+
+def buildable(name: str, build: Callable[[str], Built | None]) -> tuple[str, Built] | None:
+    """Return the first of a remedy and those that it contains that can be built, and what was built.
+
+    Args:
+        name: Name of the remedy in REMEDIES.
+        build: Name of a remedy -> what it is built into; None where it cannot be.
+    """
+    tried: str | None = name
+    while tried is not None:
+        if (built := build(tried)) is not None:
+            return tried, built
+        tried = REMEDIES[tried].simpler
+    return None
+
+
+def acting(name: str, evidence: Evidence) -> str | None:
+    """Return the remedy that has the effect of this one on a model: itself, or a simpler one; None: it has none."""
+
+    def applies(name: str) -> Any:
+        remedy = REMEDIES[name]
+        return remedy.buffers(evidence) or None if remedy.buffers else remedy.statistics(evidence)
+
+    if REMEDIES[name].is_optional:
+        return name if applies(name) is not None else None
+    found = buildable(name, applies)
+    return found and found[0]

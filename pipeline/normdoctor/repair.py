@@ -20,7 +20,7 @@ from .forms import Form, Repair, applied, counted, shaped
 from .layers import key_of
 from .measure import as_given
 from .memory import NOTED
-from .remedies import REMEDIES
+from .remedies import REMEDIES, acting
 from .settling import buffers_as
 from .sites import Statistics, buffers_kept, statistics
 
@@ -47,13 +47,14 @@ class Patient:
         """Return a copy of the model with a remedy in it, in eval mode.
 
         Args:
-            name: Name of the remedy in REMEDIES.
+            name: Name of the remedy in REMEDIES; where a simpler one acts for it (`acting`), that one is built in.
 
         Raises:
             ValueError: The remedy cannot be built into this model.
         """
-        remedy = REMEDIES[name]
-        repair = remedy.repair(self.evidence)
+        acts = acting(name, self.evidence)
+        remedy = REMEDIES[acts or name]
+        repair = remedy.repair(self.evidence) if acts else None
         if repair is None:
             raise ValueError(f"the remedy {name!r} does not apply to this model. Choose one of `recalibration`.")
         calls = self._calls(repair.form)

@@ -15,7 +15,7 @@ from pipeline import checkpoint, predict, train
 from pipeline.config import as_dict, from_dict
 from pipeline.doctor.__main__ import described
 from pipeline.doctor.patient import diagnose_run
-from pipeline.doctor.repair import Repair, choose, converted, fix_run
+from pipeline.doctor.repair import converted, fix_run, kept_as
 from pipeline.models.bodies import SlotNorms
 from pipeline.run_folder import Run
 from preprocessing.files import sha256_file
@@ -33,7 +33,8 @@ def fixed(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     """The loop run, repaired."""
     out = tmp_path_factory.mktemp("fixed") / "run"
     before = contents(runs / "bn-loop")
-    entry = fix_run(runs / "bn-loop", out)
+    remedy = diagnose_run(runs / "bn-loop", "auto")[0].remedy
+    entry = fix_run(runs / "bn-loop", remedy, out)
     assert contents(runs / "bn-loop") == before
     return out, entry
 
@@ -110,33 +111,29 @@ def test_training_can_go_on_from_it(fixed: tuple[Path, dict]) -> None:
 
 def test_a_healthy_run_is_not_repaired(runs: Path, tmp_path: Path) -> None:
     """Nothing is written."""
-    assert fix_run(runs / "bn-masked", tmp_path / "out") is None
-    assert fix_run(runs / "none", tmp_path / "out") is None
+    assert diagnose_run(runs / "bn-masked", "auto")[0].remedy is None
+    assert fix_run(runs / "bn-masked", None, tmp_path / "out") is None
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "chosen"), [(0.5, 0.5, None), (0.9, 0.91, "first"), (0.7, 0.9, "second"), (0.5, 0.9, "second")]
-)
-def test_a_later_repair_is_chosen_where_it_beats_the_simpler_one(
-    first: float, second: float, chosen: str | None
-) -> None:
-    """The run as it is has half of 200 clips right; a point more is noise."""
-    config = from_dict({"data": Path("unused"), "out": Path("unused")})
-    as_it_is, *repairs = (
-        Repair(name, config, torch.nn.Identity(), torch.arange(200) < round(200 * share))
-        for name, share in (("as it is", 0.5), ("first", first), ("second", second))
-    )
-    best = choose(as_it_is, repairs)
-    assert (best.name if best else None) == chosen
+def test_what_a_network_of_ours_cannot_keep_is_left_to_a_simpler_remedy(runs: Path, tmp_path: Path) -> None:
+    """One call per forward pass has no sets per call; a simpler remedy must raise A, and here it does not."""
+    config = from_dict({"data": Path("unused"), "out": Path("unused"), "norm": {"persons": "masked"}})
+    assert kept_as("per_call", config) is None
+    assert kept_as("eps", config) is None
+    assert kept_as("joint", config) == config
+    assert fix_run(runs / "bn-masked", "per_call", tmp_path / "out") is None
+    assert not (tmp_path / "out").exists()
+    line = described(None, "per_call")
+    assert "no run folder can keep the remedy 'per_call'" in line
 
 
 def test_nothing_is_overwritten(runs: Path, fixed: tuple[Path, dict]) -> None:
     """Not even a repair."""
     with pytest.raises(ValueError, match="overwrites nothing"):
-        fix_run(runs / "bn-loop", fixed[0])
+        fix_run(runs / "bn-loop", "joint", fixed[0])
     with pytest.raises(ValueError, match="overwrites nothing"):
-        fix_run(runs / "bn-loop", runs / "bn-loop")
+        fix_run(runs / "bn-loop", None, runs / "bn-loop")
 
 
 def test_the_command_repairs_and_reports(runs: Path, tmp_path: Path) -> None:
@@ -173,6 +170,6 @@ def test_a_repair_that_cannot_be_written_is_rejected_before_anything_is_measured
 def test_a_repair_is_described_by_what_was_measured(measured: str, words: str) -> None:
     """Without held-out clips there is no C to report."""
     fix = {when: {"accuracies": dict.fromkeys(measured, value)} for when, value in (("before", 0.5), ("after", 0.75))}
-    line = described(fix | {"remedy": "per_call", "eval": "test", "out": "out"})
+    line = described(fix | {"remedy": "per_call", "eval": "test", "out": "out"}, "per_call")
     assert words in line
     assert ("(C" in line) == ("C" in measured)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.normdoctor import Diagnosis, History, diagnose, load_repaired
 from pipeline.normdoctor.forms import KEY, Form, PerCall
 from pipeline.normdoctor.masking import convert, counting
-from pipeline.normdoctor.remedies import REMEDIES
+from pipeline.normdoctor.remedies import REMEDIES, buildable
 from tests.pipeline.normdoctor.planted import Batches, Small, data, trained
 
 TRAIN, HELD_OUT = data(0), data(1)
@@ -455,6 +455,28 @@ def test_what_cannot_be_repaired_is_said_in_one_line(small: nn.Module) -> None:
         loaded.repaired("joint")
     with pytest.raises(ValueError, match="has no layer norm1"):
         load_repaired(nn.Linear(1, 1), {KEY: Form(calls={"norm1": 2}).tensor()})
+
+
+def test_a_remedy_that_adds_nothing_is_built_as_the_simpler_one(small: nn.Module) -> None:
+    """Each layer is called once, and nothing is padding: one set per layer is what both come to."""
+    model = copy.deepcopy(small)
+    model.norm1.reset_running_stats()
+    diagnosis = diagnose(model, TRAIN, HELD_OUT)
+    expected = diagnosis.repaired("joint").state_dict()
+    for name in ("per_call", "masked"):
+        assert diagnosis.recalibration[name] == diagnosis.recalibration["joint"]
+        found = diagnosis.repaired(name).state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_the_first_remedy_that_can_be_built_is_taken() -> None:
+    """Down the chain of simpler ones."""
+    seen: list[str] = []
+    assert buildable("masked", lambda name: seen.append(name) or (name == "joint" or None)) == ("joint", True)
+    assert seen == ["masked", "per_call", "joint"]
+    assert buildable("masked", lambda name: 0) == ("masked", 0)
+    assert buildable("eps", lambda name: None) is None
 
 
 def test_the_given_model_stays_as_it_is(looped: nn.Module) -> None:
