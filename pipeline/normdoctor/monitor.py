@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .batches import size_of
+from .budget import Budget
 from .calling import Forward, Metric, first_line
 from .collector import Rows
 from .diagnosis import diagnose
@@ -35,12 +36,10 @@ from .watched import Watched, generators_kept, kept_apart, synchronized
 
 # Largest share of the training's time that measurements take.
 SHARE = 0.02
-# A training counts as at least this many steps long, so that its first measurements come early.
-LEAST_STEPS = 600
 # No measurement before this step: weights of the first steps move faster than any running statistics.
 FIRST_STEP = 100
 # Momenta below SLOW or above TOO_FAST are unusual: such a training is measured every UNUSUAL_PAUSE steps from step
-# UNUSUAL_FIRST to UNUSUAL_LAST, whatever that costs, and the less afterwards.
+# UNUSUAL_FIRST to UNUSUAL_LAST, as far as the budget allows it.
 SLOW = 0.01
 UNUSUAL_FIRST, UNUSUAL_PAUSE, UNUSUAL_LAST = 50, 20, 200
 # Other statistics are measured once their initial values count for less than this.
@@ -56,21 +55,6 @@ LEAST_BATCHES, MOST_BATCHES, SAMPLES = 4, 8, 128
 DIAGNOSED, DIAGNOSED_BATCHES = 512, 64
 # Multiple of its threshold from which a gap is announced without a cause.
 UNEXPLAINED = 2.0
-# Cost of the first measurement in training steps, until it is known.
-FIRST_COST = 6.0
-
-
-@dataclass
-class _Timer:
-    """Time of the training and of the monitor in it."""
-
-    begin: float = 0.0
-    own: float = 0.0
-    announced: float = 0.0
-
-    def training(self) -> float:
-        """Return the seconds that the training itself took so far."""
-        return time.perf_counter() - self.begin - self.own - self.announced
 
 
 @dataclass
@@ -100,7 +84,8 @@ class Monitor:
         history: As in `diagnose`.
         higher_is_better: As in `diagnose`.
         share: Largest share of the training's time that measurements take. A training counts as 600 steps long at
-            least, so a shorter one may spend more.
+            least, and as 1,500 while a measurement hints at a gap, so a shorter one may spend more. The diagnosis
+            that is announced comes on top, and so does one that does not confirm an evident gap.
         every: Steps from one measurement to the next, whatever they cost; None: as `share` allows.
 
     Attributes:
@@ -144,29 +129,30 @@ class Monitor:
         self.measurements: list[Measurement] = []
         self.announcement: Announcement | None = None
         self.off = ""
-        self.share, self.every = share, every
+        self.every = every
         self.rows, self.history, self.higher_is_better = rows, history, higher_is_better
         # A function may be a loss: until the diagnosis knows, a gap of either sign is looked at.
         self.two_sided = callable(metric) and higher_is_better is None
         self._model, self._usage = model, (forward, metric)
         self._watched: Watched | None = None
         self._eval_batches, self._held_out, self._held_out_samples = eval_batches, [], 0  # type: ignore[var-annotated]
-        self._timer, self._collected = _Timer(), _Collected()
+        self._budget, self._collected = Budget(share), _Collected()
         self._in_a_row = self._hints = 0  # significant measurements, and those that hint at a gap
         self._suspect: tuple[float, nn.Module] | None = None  # a copy of the model where the gap was largest
         self._not_before = UNUSUAL_FIRST
         self._is_unusual: bool | None = None  # known at the first look at the layers
+        self._unconfirmed = 0  # diagnoses that found nothing
 
     @property
     def seconds(self) -> float:
         """Time of all measurements, and of diagnoses that found nothing."""
-        return self._timer.own
+        return self._budget.own
 
     def __str__(self) -> str:
         """Return the state in one line."""
         if self.off:
             return f"normdoctor.Monitor is off: {self.off}"
-        share = 100 * self.seconds / max(1e-9, self._timer.training()) if self.steps else 0.0
+        share = 100 * self.seconds / max(1e-9, self._budget.training()) if self.steps else 0.0
         last = ", ".join(f"{k} {v:.3g}" for k, v in self.measurements[-1].scores.items()) if self.measurements else "-"
         return (
             f"{self.steps} steps, {len(self.measurements)} measurements, {share:.2f} % of the time; latest: {last}; "
@@ -200,16 +186,16 @@ class Monitor:
             self._keep_eval(batch)
         except Exception as error:  # noqa: BLE001 - the training goes on, whatever fails here
             self._stop(error)
-        self._timer.own += time.perf_counter() - begin
+        self._budget.own += time.perf_counter() - begin
 
     def _begin(self) -> None:
-        self._timer.begin = time.perf_counter()
+        self._budget.begin = time.perf_counter()
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             self.off = "rank 0 measures"
 
     def _guarded(self, batch: Any) -> Measurement | None:
         """Collect a batch, and measure or diagnose when there are enough; an error ends the monitoring."""
-        begin, announced = time.perf_counter(), self._timer.announced
+        begin, announced = time.perf_counter(), self._budget.announced
         try:
             if self._watched is None:
                 self._watched = Watched(self._model, *self._usage)
@@ -221,7 +207,7 @@ class Monitor:
             self._stop(error)
             return None
         finally:
-            self._timer.own += time.perf_counter() - begin - (self._timer.announced - announced)
+            self._budget.own += time.perf_counter() - begin - (self._budget.announced - announced)
             self._warn()
 
     def _stop(self, error: Exception) -> None:
@@ -235,14 +221,10 @@ class Monitor:
             return self.steps % self.every == 0
         if self.steps < self._not_before:
             return False
-        if self.announcement is None and (self._hints or (self._is_unusual and self.steps <= UNUSUAL_LAST)):
-            return True
         if self._is_unusual is None:
             return True
-        training = self._timer.training()
-        per_step = training / self.steps
-        cost = self.measurements[-1].seconds if self.measurements else FIRST_COST * per_step
-        return self.seconds + cost <= self.share * max(training, LEAST_STEPS * per_step)
+        pursued = bool(self._hints) or (self._is_unusual and self.steps <= UNUSUAL_LAST)
+        return self._budget.allows_measurement(self.steps, pursued and self.announcement is None)
 
     def _collect(self, watched: Watched, batch: Any) -> Measurement | None:
         """Add a batch to those of the next measurement or diagnosis, and make it when there are enough."""
@@ -269,10 +251,17 @@ class Monitor:
         together = self._hints >= POOLED and significant_together(self.measurements[-POOLED:])
         if self._hints >= POOLED:
             self._hints = 0
-        if self.announcement is None and (self._in_a_row >= 2 or together):
+        found = self.announcement is None and (self._in_a_row >= 2 or together)
+        if found and self._is_worth_a_diagnosis(watched, batches):
             wanted = min(DIAGNOSED_BATCHES, max(2 * LEAST_BATCHES, DIAGNOSED // size))
             self._collected = _Collected(wanted, batches, is_diagnosis=True)
         return measurement
+
+    def _is_worth_a_diagnosis(self, watched: Watched, batches: list[Any]) -> bool:
+        """Return whether a gap is evident, or a diagnosis fits into the budget: one that finds nothing costs much."""
+        if self.every is not None or self._budget.allows_diagnosis(self.steps):
+            return True
+        return not self._unconfirmed and (bool(self._is_unusual) or not watched.only_lags(batches))
 
     def _keep_suspect(self, watched: Watched, measurement: Measurement) -> None:
         """Keep the model of the largest gap in a row: running statistics that are too fast are wrong now and then."""
@@ -307,6 +296,7 @@ class Monitor:
         measurement = Measurement(
             self.steps, scores.mean, gaps(scores.mean), scores.cost, excess, time.perf_counter() - begin
         )
+        self._budget.measurement = measurement.seconds
         self.measurements.append(measurement)
         return measurement
 
@@ -336,8 +326,10 @@ class Monitor:
         found = bool(diagnosis.causes) or cost > UNEXPLAINED * diagnosis.threshold
         if found and (self._is_unusual or not passes(diagnosis)):
             seconds = time.perf_counter() - begin
-            self._timer.announced = seconds
+            self._budget.announced = seconds
             self.announcement = Announcement(self.steps, self.measurements[-1], diagnosis, seconds)
+        else:
+            self._unconfirmed += 1
 
     def _warn(self) -> None:
         """Warn once, outside of the guard: a filter may turn warnings into errors."""

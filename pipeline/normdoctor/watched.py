@@ -16,10 +16,12 @@ from torch.optim.swa_utils import AveragedModel
 from .batches import is_opaque, mapped, size_of
 from .bench import Bench, PassResult, worst_score
 from .calling import Forward, Metric, quietly, usage
+from .collector import Collector
 from .effects import note_layers
 from .intervals import Difference, paired
 from .layers import Layer
 from .measure import copied, reject_unreadable, unwrapped
+from .moments import distance
 from .samples import Samples
 from .sites import Statistics, batch_norms
 from .sources import batch_statistics, running
@@ -77,20 +79,35 @@ class Watched:
             held_out: Evaluation batches; none where it is empty.
             sign: -1 for a metric that falls as predictions improve.
         """
-        bench = self._present(whole(train))
+        samples = whole(train)
+        bench = self._present(samples)
         bench.sign = sign
         source = self._by_batch(bench.model)
         passes: dict[str, PassResult] = {}
-        for batches, names in ((train, "AB"), (held_out, "CD")):
+        for some, names in ((samples, "AB"), (whole(held_out), "CD")):
             for name, statistics in zip(names, (None, source), strict=True):
-                if batches:
-                    passes[name] = bench.run(whole(batches).as_given(), statistics)
+                if some.kept:
+                    passes[name] = bench.run(some.as_given(), statistics)
         worst = worst_score(one.score_N for one in passes.values())
         scores = {name: one.score_N.nan_to_num(worst) for name, one in passes.items()}
         # Samples are taken as independent: what they seem to show is only a reason for a diagnosis.
         costs = [paired(scores[a], scores[b]) for a, b in ("AB", "CD") if a in scores]
         mean = {name: score_N.double().mean().item() for name, score_N in scores.items()}
         return Scores(mean, costs[0], costs[1] if len(costs) > 1 else None)
+
+    def only_lags(self, batches: Sequence[Any]) -> bool:
+        """Return whether running statistics are near those of batches, by the weights of the latest measurement.
+
+        A gap then comes from weights that move fast, or from what no statistics can undo.
+        """
+        bench = self._present(whole(batches))
+        collector = Collector(bench.model)
+        bench.watch(whole(batches).as_given(), collector)
+        layers = {name: Layer.of(layer) for name, layer in batch_norms(bench.model).items()}
+        if any(layer.per_sample for layer in layers.values()):
+            return False
+        pairs = [(found, layers[name].running) for (name, _), found in collector.seen.population.items()]
+        return not any(running is None or distance(found, running).beyond_limit for found, running in pairs)
 
     def has_layers(self) -> bool:
         """Return whether the model has layers with statistics of batches; known after the first measurement."""

@@ -1,7 +1,7 @@
 """Measure the monitor: the step at which planted faults are announced, false announcements, and its cost.
 
     python tests/bench/monitor.py
-    python tests/bench/monitor.py --seeds 1 --only slow "momentum of Keras"
+    python tests/bench/monitor.py --seeds 1 --networks slow "momentum of Keras"
 
 Trains small networks on scikit-learn's digits, watched by `normdoctor.Monitor` at its defaults: eight planted faults,
 and eight healthy trainings. A fault is announced right where its name, or another name of the same thing, stands first.
@@ -10,10 +10,7 @@ One JSON line per training in OUT/monitor.jsonl; the same command resumes, so ch
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import os
 import statistics
 import sys
 import time
@@ -32,11 +29,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 HOME = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HOME), str(HOME / "tests" / "bench")]
 
-from averages import NETWORKS  # noqa: E402 - the path is set above
+import resumed  # noqa: E402 - the path is set above
+from averages import NETWORKS  # noqa: E402
 
 from pipeline.normdoctor import Monitor  # noqa: E402
 
-STEPS, HEALTHY_STEPS, BATCH, RATE = 400, 800, 64, 0.05
+STEPS, HEALTHY_STEPS, BATCH, RATE = 400, 1500, 64, 0.05
 # Noise on the digits, and spread of their logarithmic contrast: without them, networks that small are right whatever
 # their statistics.
 NOISE, CONTRAST = 0.7, 0.7
@@ -154,8 +152,8 @@ def _follow(average: nn.Module, model: nn.Module) -> None:
             own.lerp_(new, 1 - DECAY)
 
 
-def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, Any]:
-    """Train, watched or not, and return what was announced and how long it took."""
+def train(training: Training, seed: int, steps: int) -> dict[str, Any]:
+    """Train, watched, and return what was announced and how long it took."""
     torch.manual_seed(seed)
     model = training.network()
     for module in model.modules():
@@ -166,7 +164,7 @@ def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, A
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), training.rate)
     else:
         optimizer = torch.optim.SGD(model.parameters(), training.rate, momentum=0.9)
-    monitor = Monitor(model if average is None else average) if watch else None
+    monitor = Monitor(model if average is None else average)
     source = batches(training, seed)
     gap = 0.0
     begin = time.perf_counter()
@@ -180,14 +178,13 @@ def train(training: Training, seed: int, steps: int, watch: bool) -> dict[str, A
         optimizer.step()
         if average is not None and step >= AVERAGE_FROM:
             _follow(average, model)
-        if monitor is not None:
-            monitor.step((x, y))
+        monitor.step((x, y))
         if step == GAP_AT:
             pause = time.perf_counter()
             gap = outside_gap(model if average is None else average, training, seed)
             begin += time.perf_counter() - pause
     seconds = time.perf_counter() - begin
-    return {"gap": gap, "seconds": seconds} | ({} if monitor is None else _said(monitor))
+    return {"gap": gap, "seconds": seconds} | _said(monitor)
 
 
 def outside_gap(model: nn.Module, training: Training, seed: int) -> float:
@@ -239,30 +236,24 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """See the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench-monitor"), help="folder of the results")
+    parser = resumed.parser(__doc__ or "", "bench-monitor", [*FAULTS, *HEALTHY])
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
-    parser.add_argument("--only", nargs="+", choices=[*FAULTS, *HEALTHY], default=[*FAULTS, *HEALTHY], help="these")
-    parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
     options = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     warnings.simplefilter("ignore")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "monitor.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = {(line["training"], line["seed"]) for line in lines}
-    with path.open("a") as file:
-        for name in [] if options.table else options.only:
-            for seed in range(options.seeds):
-                if (name, seed) in known:
-                    continue
-                line = {"training": name, "seed": seed}
-                steps = STEPS if name in FAULTS else HEALTHY_STEPS
-                line |= train((FAULTS | HEALTHY)[name], seed, steps, watch=True)
-                lines.append(line)
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                print(name, seed, line["step"], line["named"], f"{line['seconds']:.1f} s", flush=True)
+
+    def measured(missing: set[Any]) -> Iterator[dict[str, Any]]:
+        for name, seed in sorted(missing, key=lambda key: (options.networks.index(key[0]), key[1])):
+            steps = STEPS if name in FAULTS else HEALTHY_STEPS
+            yield {"training": name, "seed": seed} | train((FAULTS | HEALTHY)[name], seed, steps)
+
+    lines = resumed.lines_of(
+        options,
+        "monitor.jsonl",
+        {(name, seed) for name in options.networks for seed in range(options.seeds)},
+        lambda line: (line["training"], line["seed"]),
+        measured,
+        lambda line: f"{line['training']} {line['seed']} {line['step']} {line['named']} {line['seconds']:.1f} s",
+    )
     print(table(lines))
 
 

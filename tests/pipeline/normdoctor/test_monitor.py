@@ -18,8 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.normdoctor import Monitor, NormalizationWarning
+from pipeline.normdoctor.budget import Budget
 from pipeline.normdoctor.measurement import passes
-from tests.pipeline.normdoctor.planted import Batches, Small, data, norms
+from pipeline.normdoctor.watched import Watched
+from tests.pipeline.normdoctor.planted import Batches, Small, data, norms, trained
 
 ROOT = Path(__file__).parents[3]
 
@@ -242,7 +244,7 @@ def test_settings_out_of_range_are_rejected(arguments: dict[str, Any], words: st
 def test_measurements_wait_until_their_share_of_the_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes 10 ms on this clock, and a measurement nothing, so its cost is set by hand."""
     now = [0.0]
-    monkeypatch.setattr("pipeline.normdoctor.monitor.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pipeline.normdoctor.budget.time.perf_counter", lambda: now[0])
     model = small().train()
     for layer in norms(model):
         layer.eval()  # frozen: no gap, which would be looked at again
@@ -253,11 +255,43 @@ def test_measurements_wait_until_their_share_of_the_time_has_passed(monkeypatch:
         own = monitor.seconds
         if monitor.step(data(0)[0]):
             measured.append(step)
-            monitor._timer.own += 0.1
+            monitor._budget.own += 0.1
             now[0] += 0.1
         assert own <= 0.02 * max(now[0], 600 * 0.01) + 0.1
     assert measured[0] == 103
     assert measured[1:] == [107, 1005, 1505, 2004, 2504]
+
+
+@pytest.mark.parametrize("pursued", [False, True])
+def test_a_budget_holds_from_the_steps_on_that_a_training_counts_as(
+    pursued: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is measured when it is allowed; a hint brings measurements forward, and never adds to the share."""
+    now, budget, made = [0.0], Budget(share=0.02), []
+    monkeypatch.setattr("pipeline.normdoctor.budget.time.perf_counter", lambda: now[0])
+    for step in range(1, 4000):
+        now[0] += 0.1
+        if budget.allows_measurement(step, pursued):
+            made.append(step)
+            now[0], budget.own, budget.measurement = now[0] + 0.4, budget.own + 0.4, 0.4
+        assert budget.own <= 0.02 * max(0.1 * step, 0.1 * (1500 if pursued else 600)) + 1e-9
+    assert len(made) == 19
+    assert sum(step <= 200 for step in made) == (7 if pursued else 3)
+    assert not budget.allows_diagnosis(4000)
+
+
+def test_what_only_lags_is_not_diagnosed_at_once() -> None:
+    """Statistics near the samples' may be wrong for a moment; others, and an instance norm's, are not."""
+    for model, expected in ((trained(Small(), data(0)), True), (small(), False)):
+        watched = Watched(model, None, None)
+        watched.measure(data(1)[:4], [])
+        assert watched.only_lags(data(1)[:4]) is expected
+    watched = Watched(
+        nn.Sequential(nn.InstanceNorm1d(8, track_running_stats=True), nn.Flatten(), nn.Linear(64, 3)), None, None
+    )
+    batches = [(torch.randn(16, 8, 8), torch.randint(3, (16,))) for _ in range(4)]
+    watched.measure(batches, [])
+    assert not watched.only_lags(batches)
 
 
 @pytest.mark.slow
