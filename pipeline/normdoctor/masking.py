@@ -82,13 +82,15 @@ class MaskedBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         x = wide(input)
         weight = None if self.counts is None else fitted(self.counts, x)
-        mean_C, variance_C, count = _moments(x, weight, over_ranks)
+        if over_ranks or weight is None or torch.compiler.is_compiling():
+            mean_C, variance_C, count = _moments(x, weight, over_ranks)
+            y = _normalized(x, mean_C, variance_C, self.weight, self.bias, self.eps)
+        else:
+            y, mean_C, variance_C, count_ = _Masked.apply(x, self.weight, self.bias, weight, self.eps)
+            count = float(count_)
         if count < 2:
             raise ValueError(f"batch norm needs two values per channel that count, got {count:.0f}: use larger batches")
         self._remember(mean_C.detach(), variance_C.detach() * (count / (count - 1)))
-        y = (x - per_channel(mean_C, x)) * per_channel(torch.rsqrt(variance_C + self.eps), x)
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
         return y.to(input.dtype)
 
     @property
@@ -195,18 +197,74 @@ def fitted(mask: Tensor, x: Tensor) -> Tensor:
     return weight.reshape(*weight.shape, *[1] * (x.dim() - weight.dim()))
 
 
+class _Masked(torch.autograd.Function):
+    """Batch norm by the moments of what counts, in as few passes over memory as torch's own operations allow."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean_C, variance_C, count = _moments(x, weight, over_ranks=False)
+        y = nn.functional.batch_norm(x, mean_C, variance_C, scale, shift, eps=eps)
+        counted = torch.tensor(count)
+        ctx.save_for_backward(x, scale, shift, weight, mean_C, variance_C)
+        ctx.eps, ctx.count = eps, count
+        ctx.mark_non_differentiable(mean_C, variance_C, counted)
+        return y, mean_C, variance_C, counted
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # noqa: D102
+        x, scale, shift, weight, mean_C, variance_C = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is differentiated too
+            moments_of_x = _moments(x, weight, over_ranks=False)[:2]
+            y = _normalized(x, *moments_of_x, scale, shift, ctx.eps)
+            wanted = [
+                one if needed else None for one, needed in zip((x, scale, shift), ctx.needs_input_grad, strict=False)
+            ]
+            found = iter(torch.autograd.grad(y, [one for one in wanted if one is not None], dy, create_graph=True))
+            return (*(None if one is None else next(found) for one in wanted), None, None)
+        dx, dscale_C, dshift_C = torch.ops.aten.native_batch_norm_backward(
+            dy, x, scale, mean_C, variance_C, None, None, False, ctx.eps, [True, True, True]
+        )
+        # What each value that counts adds through the mean and the variance.
+        inverse_C = torch.rsqrt(variance_C + ctx.eps)
+        per_value_C = (inverse_C if scale is None else inverse_C * scale) / ctx.count
+        by_mean, by_variance = (
+            per_channel(per_value_C * dshift_C, x),
+            per_channel(per_value_C * inverse_C * dscale_C, x),
+        )
+        dx.addcmul_(torch.addcmul(by_mean, x - per_channel(mean_C, x), by_variance), weight, value=-1)
+        return dx, None if scale is None else dscale_C, None if shift is None else dshift_C, None, None
+
+
+def _normalized(
+    x: Tensor, mean_C: Tensor, variance_C: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * scale + shift, by operations that can be differentiated twice."""
+    y = (x - per_channel(mean_C, x)) * per_channel(torch.rsqrt(variance_C + eps), x)
+    return y if scale is None or shift is None else y * per_channel(scale, x) + per_channel(shift, x)
+
+
+def _summed(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted sum per channel (C,) of x (N, C, ...); weight (N, 1, ...) broadcasts over x."""
+    if x.is_cuda:  # matrix products may round to TF32 there
+        return (x * weight).sum([0, *range(2, x.dim())])
+    places_NP1 = weight.expand(len(x), 1, *x.shape[2:]).reshape(len(x), -1, 1)
+    with torch.autocast(x.device.type, enabled=False):  # it would multiply in half precision
+        return (x.reshape(len(x), x.shape[1], -1) @ places_NP1).squeeze(2).sum(0)
+
+
 def _moments(x: Tensor, weight: Tensor | None, over_ranks: bool) -> tuple[Tensor, Tensor, float]:
     """Mean (C,), biased variance (C,) and number of values per channel of what counts in x (N, C, ...), on all ranks.
 
     The variance comes from differences to the mean of all ranks: E[x^2] - E[x]^2 would cancel in float32.
     """
-    axes = [0, *range(2, x.dim())]
-    ones = x.new_ones(()) if weight is None else weight
+    ones = x.new_ones([1] * x.dim()) if weight is None else weight
     count = ones.expand(len(x), 1, *x.shape[2:]).sum()
-    sums = torch.cat([(x * ones).sum(axes), count.unsqueeze(0)])
+    sums = torch.cat([_summed(x, ones), count.unsqueeze(0)])
     sums = SumOverRanks.apply(sums) if over_ranks else sums
     total = sums[-1].detach().clamp(min=1)
     mean_C = sums[:-1] / total
-    squares_C = ((x - per_channel(mean_C, x)).square() * ones).sum(axes)
+    squares_C = _summed((x - per_channel(mean_C, x)).square(), ones)
     squares_C = SumOverRanks.apply(squares_C) if over_ranks else squares_C
     return mean_C, squares_C / total, float(sums[-1].detach())

@@ -188,3 +188,31 @@ def test_two_uneven_ranks_share_the_statistics_of_all_rows(tmp_path: Path) -> No
     for rank in ranks:
         out, errors = rank.communicate(timeout=120)
         assert "equal" in out, errors
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_its_gradients_are_those_of_the_formula(affine: bool) -> None:
+    """The first and the second, against finite differences; places that do not count pass some on too."""
+    torch.manual_seed(0)
+    layer = convert(nn.Sequential(nn.BatchNorm2d(2, affine=affine))).double()
+    x = (torch.randn(3, 2, 2, 2, dtype=torch.float64) * 2 + 3).requires_grad_()
+    mask = torch.tensor([[[1, 0], [1, 1]], [[0, 0], [0, 1]], [[0, 0], [0, 0]]]).bool()
+    own = [p.detach().clone().normal_().requires_grad_() for p in layer.parameters()]
+    names = [name for name, _ in layer.named_parameters()]
+
+    def output(x: torch.Tensor, *own: torch.Tensor) -> torch.Tensor:
+        with counting(layer, mask):
+            return torch.func.functional_call(layer, dict(zip(names, own, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(output, (x, *own))
+    assert torch.autograd.gradgradcheck(output, (x, *own))
+
+
+def test_autocast_does_not_round_its_moments() -> None:
+    """They are sums of products, which autocast would take in bfloat16."""
+    torch.manual_seed(0)
+    layer, x, mask = convert(nn.Sequential(nn.BatchNorm1d(5))), torch.randn(32, 5, 40) + 7, torch.rand(32, 40) > 0.5
+    with counting(layer, mask):
+        expected = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(layer(x), expected, rtol=1e-6, atol=1e-6)
