@@ -13,7 +13,7 @@ from pipeline.models import ModelConfig, build_model
 from pipeline.normdoctor.bench import Bench
 from pipeline.normdoctor.collector import Collector
 from pipeline.normdoctor.layers import Layer
-from pipeline.normdoctor.measure import first_input, gather
+from pipeline.normdoctor.measure import _changed_buffers, first_input, gather
 from pipeline.normdoctor.moments import Moments, mean_shift
 from pipeline.normdoctor.reproduce import after_lone
 from pipeline.normdoctor.samples import take
@@ -181,3 +181,26 @@ def test_statistics_after_a_batch_of_one_are_updated_once_where_torch_accepts_it
     for size, lone in ((8, True), (5, False)):
         _, evidence = gather(model, pictures(size), None)
         assert ("lone" in evidence.score) is lone
+
+
+class Drifting(nn.Module):
+    """Its buffer changes in each pass, in eval mode too."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        self.scale += self.by
+        return x
+
+
+@pytest.mark.parametrize(("by", "expected"), [(2e-7, []), (1e-4, ["scale"])])
+def test_a_buffer_that_changes_by_rounding_has_not_changed(by: float, expected: list[str]) -> None:
+    """Instance norms of torch 2.4 write their running statistics back in eval mode."""
+    model = Drifting(by).eval()
+    patient = Bench(model, take([torch.randn(8, 3), torch.randn(8, 3)]), None, lambda m, x: m(x), lambda y, x: y[:, 0])
+    assert _changed_buffers(patient) == expected
+    assert torch.equal(model.scale, torch.ones(3))
