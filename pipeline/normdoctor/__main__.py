@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model.eval()
             print(f"{options.checkpoint} loaded{f' without {taken}' if taken else ''}", file=sys.stderr)
         diagnosis = diagnose(model, train, held_out, **more)
-        print(shown(diagnosis))
+        print(diagnosis)
         write(diagnosis, options)
     except checkpoint.Damaged as error:
         return failed(error, INTEGRITY)
@@ -157,19 +157,6 @@ def unpacked(name: str, result: Any) -> tuple[nn.Module, Any, Any, dict[str, Any
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__} as the model: it must be a torch.nn.Module.")
     return model, train, held_out, more
-
-
-def shown(diagnosis: Diagnosis) -> str:
-    """Return verdict, figures and remedies as text."""
-    scale, unit = (100, " %") if diagnosis.is_share else (1, "")
-    four = ", ".join(f"{name} {scale * value:.3g}{unit}" for name, value in diagnosis.accuracies.items())
-    lines = [diagnosis.verdict, f"{four} (A, B: training samples, C, D: evaluation samples; B, D: batch statistics)"]
-    lines += [f"cause {one.check}: {one.remedy}" for one in diagnosis.causes]
-    lines += [f"suspicion {one.check}: {one.remedy}" for one in diagnosis.suspicions]
-    lines += [f"generalization {one.check}: {one.remedy}" for one in diagnosis.rest]
-    if diagnosis.assumed:
-        lines.append(f"Assumed: {'; '.join(diagnosis.assumed)}.")
-    return "\n".join(lines)
 
 
 def write(diagnosis: Diagnosis, options: argparse.Namespace) -> None:

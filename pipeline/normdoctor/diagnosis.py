@@ -31,12 +31,14 @@ from .evidence import Evidence, Group, Groups, History, gaps
 from .layers import quantized_layers
 from .measure import gather
 from .moments import distance
-from .page import first_screen, rendered
+from .page import Words, first_screen, rendered
 from .repair import Patient
 from .samples import LIMIT, random_state_kept
 from .sites import Site
 from .verdict import verdict
 
+# Gap -> what it is the difference of.
+GAPS = {"normalization": "B - A", "generalization": "B - D", "own_batches": "B - A in the loader's own batches"}
 FOUR: tuple[Literal["A"], Literal["B"], Literal["C"], Literal["D"]] = ("A", "B", "C", "D")
 
 
@@ -89,8 +91,17 @@ class Diagnosis:
     _patient: Patient | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """Return the verdict and, in one line, what was assumed."""
-        return f"{self.verdict}\nAssumed: {'; '.join(self.assumed)}." if self.assumed else self.verdict
+        """Return the verdict, the scores and the gap, the remedies, and what was assumed: a line each."""
+        words = Words(self._is_share)
+        four = ", ".join(f"{name} {words.score(value)}" for name, value in self.accuracies.items())
+        gaps = ", ".join(f"{GAPS[name]} {words.points(value)}{words.unit}" for name, value in self.gap.items())
+        lines = [self.verdict, f"Scores: {four}. Gap: {gaps}."]
+        lines += [f"Remedy of the cause {one.check}: {one.remedy}." for one in self.causes]
+        lines += [f"Suspicion {one.check}: {one.remedy}." for one in self.suspicions]
+        lines += [f"Besides normalization, {one.check}: {one.remedy}." for one in self.rest]
+        if self.assumed:
+            lines.append(f"Assumed: {'; '.join(self.assumed)}.")
+        return "\n".join(lines)
 
     @property
     def named(self) -> list[str]:

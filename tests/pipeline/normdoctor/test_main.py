@@ -81,7 +81,8 @@ def test_a_factory_is_diagnosed_and_repaired(
     files = ["--html", "doctor.html", "--json", "doctor.json", "--repaired", "fixed.pt"]
     code, out, _ = run(capsys, f"{name}:sick", *files)
     assert code == 0
-    assert "cause buffers: now: recompute the running statistics" in out
+    assert "Remedy of the cause buffers: now: recompute the running statistics" in out
+    assert ". Gap: B - A " in out
     assert "written: fixed.pt (remedy: joint)" in out
     assert json.loads(Path("doctor.json").read_text())["causes"][0]["check"] == "buffers"
     assert "<html" in Path("doctor.html").read_text()
