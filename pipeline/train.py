@@ -40,6 +40,7 @@ from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
 from pipeline.data.training import training_steps
 from pipeline.evaluation import gap, measure
+from pipeline.gap_watch import GapWatch, watching
 from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
 from pipeline.run_folder import Run
 from pipeline.tracking.follower import follow_training
@@ -106,7 +107,9 @@ def fresh_state(config: Config, model: nn.Module) -> State:
     return State(model, optimizer, optim.averaged(model, config.optim))
 
 
-def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 0) -> Iterator[dict[str, Any]]:
+def fit(
+    config: Config, clips: Clips, splits: Splits, state: State, done: int = 0, watch: GapWatch | None = None
+) -> Iterator[dict[str, Any]]:
     """Train the epochs after the first `done`; yield the record of each epoch, when its checkpoint can be made."""
     training, smoothing, device = config.train, config.optim.label_smoothing, clips.device
     train_N = splits.fit(config.input.fit)
@@ -142,11 +145,14 @@ def fit(config: Config, clips: Clips, splits: Splits, state: State, done: int = 
             state.optimizer.step()
             if state.average is not None:
                 optim.follow(state.average, state.model)
+            if watch is not None:
+                watch.step(batch)
         right, loss = (distributed.total(sums) / len(train_N)).tolist()
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
         record["optim"] = {"lr": rate, "gradient_norm": norms.item() / max(1, steps)}
+        record |= {} if watch is None else watch.record()
         yield record | measure.after_epoch(config, clips, splits, state.eval_model, epoch)
 
 
@@ -163,7 +169,7 @@ def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
     first, folder = distributed.rank() == 0, Run(config.out, device, config)
     try:
         clips, splits, state = setup(config, device)
-        watch = watched(clips)
+        data_watch = watched(clips)
         if not read_test:
             splits = splits._replace(test=splits.test[:0])
         preflight.check(config, clips, splits, state.model, fresh=folder.checkpoint is None)
@@ -174,11 +180,14 @@ def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
             best = Best(**saved["best"])
         ledger = RunLedger(config.out, done) if first else None
         follower = follow_training(config.out, config.wandb if first and follow else "off", done)
-        epochs = fit(config, clips, splits, state, done)
+        # Trials of a search are too short for a warning that anybody reads.
+        watched_model = state.model if state.average is None else state.average
+        watch = watching(config, watched_model) if first and read_test else None
+        epochs = fit(config, clips, splits, state, done, watch)
         console, left = Console(stderr=True), config.train.epochs - done
         silent = not first or not left  # a finished run has no bar to fill
         for record in track(epochs, total=left, description=config.out.name, console=console, disable=silent):
-            watch.check()
+            data_watch.check()
             best = best.or_this(config.train.choose, record, state.eval_model)
             if ledger is not None:
                 if fault := checkpoint.fault_of(state.eval_model.state_dict()):
@@ -188,9 +197,9 @@ def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
                 folder.save_checkpoint(record["epoch"], state.save() | {"best": best._asdict()})
         state.eval_model.load_state_dict(best.model)
         measured = measure.final(config, clips, splits, state.eval_model)
-        watch.check()
+        data_watch.check()
         if ledger is not None:
-            folder.require_content(watch)
+            folder.require_content(data_watch)
             # The doctor's repair holds as long as no epoch was trained since.
             repair = {} if left else folder.repair
             start = {"init": folder.start} if config.init is not None else {}
