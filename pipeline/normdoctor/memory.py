@@ -98,6 +98,12 @@ def memory_of(layer: nn.Module) -> Memory | None:
     return None
 
 
+def forget(model: nn.Module) -> None:
+    """Remove what `effects` noted on the layers of a model."""
+    for module in model.modules():
+        module.__dict__.pop(NOTED, None)
+
+
 def is_plain(layer: nn.Module) -> bool:
     """Return whether a layer's forward is that of torch's batch norms."""
     return type(layer).forward in (_BatchNorm.forward, SyncBatchNorm.forward)

@@ -20,7 +20,7 @@ from .effects import note_layers
 from .forms import Repair, applied, counted
 from .masking import MaskedBatchNorm
 from .measure import as_given, copied, reject_unreadable, unwrapped
-from .memory import NOTED
+from .memory import Memory, forget, memory_of
 from .moments import EXACT, Moments
 from .ranks import all_have, are_several, merged, merged_sites
 from .sites import Site, batch_norms, buffers_kept
@@ -134,11 +134,13 @@ def _recalibrated(
         repair = Repair.per_call(table) if per_call else Repair.joint(table)
         if repair.form.calls:
             repair = replace(repair, form=counted(repair.form, root_passes, collector.seen.passes))
-        return _written(model, repair, collector.seen.passes)
+        changed = _written(model, repair, collector.seen.passes)
+        forget(changed)  # copies of layers, one per call, too
+        return changed
     finally:
         for module, training in modes.items():
             module.training = training
-            module.__dict__.pop(NOTED, None)
+        forget(model)
 
 
 def _together(batches: Iterable[Any], collector: _OverRanks, device: torch.device | None) -> Iterator[Any]:
@@ -177,11 +179,22 @@ def _written(model: nn.Module, repair: Repair, passes: Mapping[Site, int]) -> nn
 
 
 def _channels(model: nn.Module) -> dict[str, Tensor]:
-    """Return a tensor with one value per channel of each layer, the same on every rank."""
+    """Return a tensor with one value per channel of each layer, the same on every rank.
+
+    Raises:
+        ValueError: Nothing tells a layer's number of channels to a rank that it has not been called on.
+    """
     result = {}
     for name, layer in batch_norms(model).items():
-        own = (*layer._buffers.values(), *layer._parameters.values())
-        like = next((tensor for tensor in own if tensor is not None and tensor.dim()), None)
-        if like is not None:
-            result[name] = like.flatten()
+        running = (memory_of(layer) or Memory()).running(layer)
+        features = getattr(layer, "num_features", None)
+        if running is not None:
+            result[name] = running[0]
+        elif isinstance(features, int):
+            result[name] = torch.empty(features, device=device_of(model))
+        else:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__} without running statistics or num_features: ranks "
+                "cannot merge its statistics. Pass over_ranks=False on one rank."
+            )
     return result

@@ -19,7 +19,7 @@ from .evidence import Evidence
 from .forms import Form, Repair, applied, counted, shaped
 from .layers import key_of
 from .measure import as_given
-from .memory import NOTED
+from .memory import forget
 from .remedies import REMEDIES, acting
 from .settling import buffers_as
 from .sites import Statistics, buffers_kept, statistics
@@ -116,8 +116,7 @@ def built(model: nn.Module, repair: Repair) -> nn.Module:
     new = as_given(copy.deepcopy(model))
     settled(new)
     new = applied(new, repair)
-    for module in new.modules():
-        module.__dict__.pop(NOTED, None)
+    forget(new)
     return new
 
 

@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from pipeline.normdoctor import recalibrate
 from pipeline.normdoctor.forms import PerCall
+from pipeline.normdoctor.memory import NOTED
+from pipeline.normdoctor.recalibration import _channels
 
 
 def samples(count: int = 96, channels: int = 4) -> Tensor:
@@ -256,3 +258,30 @@ def test_two_uneven_ranks_have_the_statistics_of_all_rows(kind: str, tmp_path: P
     for rank in ranks:
         out, errors = rank.communicate(timeout=120)
         assert "equal" in out, errors
+
+
+class Scaled(nn.BatchNorm1d):
+    """A norm whose own forward pass the doctor must examine."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize, and double."""
+        return 2 * super().forward(input)
+
+
+def test_nothing_is_left_on_the_layers_or_on_their_copies() -> None:
+    """What was noted of a layer belongs to its present class and buffers."""
+    model = Reused()
+    model.norm = Scaled(2)
+    recalibrate(model, list(samples().split(16)), per_call=True)
+    assert len(model.norm) == 2
+    assert not any(NOTED in vars(module) for module in model.modules())
+
+
+def test_the_number_of_channels_is_known_or_asked_for() -> None:
+    """A rank may lack a layer's batches: a running mean, or num_features, tells it, and no other tensor does."""
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm2d(5, affine=False, track_running_stats=False))
+    model[0].register_buffer("before", torch.zeros(7))
+    assert [len(one) for one in _channels(model).values()] == [4, 5]
+    del model[1].num_features
+    with pytest.raises(ValueError, match="1 is a BatchNorm2d without running statistics or num_features"):
+        _channels(model)
