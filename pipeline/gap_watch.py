@@ -28,7 +28,7 @@ class GapWatch:
         self.monitor = Monitor(
             model, forward=patient.forward, metric=patient.correct, rows=patient.rows, higher_is_better=True
         )
-        self.said = False
+        self.is_reported = False
 
     def step(self, batch: Batch) -> None:
         """Count an optimizer step.
@@ -42,9 +42,9 @@ class GapWatch:
 
     def record(self) -> dict[str, str]:
         """Return the entry of the epoch's line in the ledger, and print it: once, in the epoch of the warning."""
-        if self.monitor.announcement is None or self.said:
+        if self.monitor.announcement is None or self.is_reported:
             return {}
-        self.said = True
+        self.is_reported = True
         words = f"{self.monitor.announcement} Prove it on all clips: skelnorm doctor {self.run}"
         print(f"warning: {words}", file=sys.stderr)
         return {"warning": words}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # A training counts as at least this many steps long, so that its first measurements come early; as PURSUED_STEPS, and
 # as PURSUED_SECONDS of own time, where a measurement hints at a gap or a momentum is unusual.
 LEAST_STEPS, PURSUED_STEPS = 600, 1500
-PURSUED_SECONDS = 1.0
+PURSUED_SECONDS = 3.0
 # Cost of the first measurement in training steps, until it is known.
 FIRST_COST = 6.0
 # Cost of a diagnosis in measurements.
@@ -46,7 +46,7 @@ class Budget:
         return self._allows(cost, steps, PURSUED_STEPS if pursued else LEAST_STEPS)
 
     def allows_diagnosis(self, steps: int) -> bool:
-        """Return whether a diagnosis fits, as far as its cost can be told from that of a measurement."""
+        """Return whether a diagnosis fits; its cost is estimated from that of a measurement."""
         return self._allows(DIAGNOSIS_COST * (self.measurement or 0.0), steps, LEAST_STEPS)
 
     def _allows(self, cost: float, steps: int, least: int) -> bool:
