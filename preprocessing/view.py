@@ -81,7 +81,7 @@ def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
                 label=f"body {track.body_id}",
                 dropped=dropped,
                 frames=track.frame_F.tolist(),
-                joints=pack(track.joints_FV3),
+                joints=pack(track.joints_FV3, track.tracked_FV),
             )
         )
     return Panel(title="raw", frames=raw.frames, bodies=bodies)

@@ -102,7 +102,7 @@ def _panel(raw: RawClip, joint_names: Sequence[str]) -> Panel:
             label=f"body {track.body_id}",
             dropped="",
             frames=track.frame_F.tolist(),
-            joints=pack(drawn(track.joints_FV3)),
+            joints=pack(drawn(track.joints_FV3), track.tracked_FV),
         )
         for track in raw.tracks
     ]

@@ -8,7 +8,9 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows
+from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows, clip_tracked
+
+ABSENT = -32768  # in all coordinates of a joint that was not found; player.js has it too
 
 
 class BodyTrack(TypedDict):
@@ -64,20 +66,27 @@ class PlayerData(TypedDict):
     clips: list[ClipMotion]
 
 
-def pack(joints_FV3: np.ndarray) -> str:
-    """Encode metres as int16 millimetres in base64: shorter than JSON numbers, and finer than the sensor."""
-    return base64.b64encode(np.clip(np.rint(joints_FV3 * 1000), -32767, 32767).astype("<i2").tobytes()).decode()
+def pack(joints_FV3: np.ndarray, tracked_FV: np.ndarray | None = None) -> str:
+    """Encode metres as int16 millimetres in base64: shorter than JSON numbers, and finer than the sensor.
+
+    Args:
+        joints_FV3: Joints in metres.
+        tracked_FV: Marks or scores of the joints; those at 0 become `ABSENT`, which is not drawn. None: all are there.
+    """
+    found_FV = np.isfinite(joints_FV3).all(axis=-1) & (True if tracked_FV is None else tracked_FV > 0)
+    millimetres = np.clip(np.rint(np.nan_to_num(joints_FV3) * 1000), -32767, 32767)
+    return base64.b64encode(np.where(found_FV[..., None], millimetres, ABSENT).astype("<i2").tobytes()).decode()
 
 
 def file_panel(file: SkeletonFile, clip: int, title: str) -> Panel:
     """Return the bodies of a clip as the built file has them."""
-    rows_MTV3, present_MT = clip_rows(file, clip), clip_present(file, clip)
+    rows_MTV3, present_MT, tracked_MTV = clip_rows(file, clip), clip_present(file, clip), clip_tracked(file, clip)
     bodies = [
         BodyTrack(
             label=f"slot {slot}",
             dropped="",
             frames=np.flatnonzero(present_T).tolist(),
-            joints=pack(rows_TV3[present_T]),
+            joints=pack(rows_TV3[present_T], None if tracked_MTV is None else tracked_MTV[slot][present_T]),
         )
         for slot, (rows_TV3, present_T) in enumerate(zip(rows_MTV3, present_MT, strict=True))
     ]

@@ -1,6 +1,7 @@
 "use strict";
 // The skeleton player: every <figure data-player> plays the clips of the JSON inside it (preprocessing/pages/player.py).
 // A clip may have several panels (the recording, the built file); they show the same frame from the same side.
+const ABSENT = -32768; // in all coordinates of a joint that was not found
 class SkeletonPlayer {
   constructor(root, data) {
     Object.assign(this, { root, data, frame: 0, yaw: 0, pitch: 0, playing: false, last: 0, drawn: [] });
@@ -160,12 +161,15 @@ class SkeletonPlayer {
       const start = row * this.data.joints * 3;
       pen.strokeStyle = pen.fillStyle = style.getPropertyValue(body.colour);
       pen.beginPath();
+      const found = (joint) => body.xyz[start + joint * 3] !== ABSENT;
       for (const [parent, child] of this.data.bones) {
+        if (!found(parent) || !found(child)) continue;
         pen.moveTo(...at(body.xyz, start + parent * 3));
         pen.lineTo(...at(body.xyz, start + child * 3));
       }
       pen.stroke();
       for (let joint = 0; joint < this.data.joints; joint++) {
+        if (!found(joint)) continue;
         pen.beginPath();
         pen.arc(...at(body.xyz, start + joint * 3), 3, 0, 7);
         pen.fill();
@@ -189,6 +193,7 @@ function room(bodies) {
   const high = [-1e9, -1e9, -1e9];
   for (const { xyz } of bodies) {
     for (let i = 0; i < xyz.length; i++) {
+      if (xyz[i] === ABSENT) continue;
       low[i % 3] = Math.min(low[i % 3], xyz[i]);
       high[i % 3] = Math.max(high[i % 3], xyz[i]);
     }

@@ -1,5 +1,6 @@
 """The skeleton player's drawing, recorded joint by joint in a browser."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing.pages import Provenance, render
-from preprocessing.pages.player import pack
+from preprocessing.pages.player import ABSENT, pack
 from tests.browser import rendered
 
 # Every joint that is drawn: frame, number of its canvas, colour, and place in it with the canvas's size.
@@ -66,3 +67,12 @@ def test_joints_are_drawn_where_they_are_and_dropped_bodies_first(page: Path, tm
 def test_playing_goes_on_from_the_frame_it_starts_at(page: Path, tmp_path: Path) -> None:
     dom = rendered(page, tmp_path, "frame=500&play")
     assert 510 < int(re.search(r"frame (\d+) of 1000", dom).group(1)) < 700
+
+
+def test_joints_that_were_not_found_are_marked_and_not_drawn_at_a_place() -> None:
+    joints_FV3 = np.ones((2, 3, 3), np.float32)
+    joints_FV3[0, 1] = np.nan
+    packed = base64.b64decode(pack(joints_FV3, np.array([[1, 1, 0], [1, 1, 1]], bool)))
+    x_FV3 = np.frombuffer(packed, "<i2").reshape(2, 3, 3)
+    assert (x_FV3 == ABSENT).all(axis=2).tolist() == [[False, True, True], [False, False, False]]
+    assert (x_FV3[1] == 1000).all()
