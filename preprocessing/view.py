@@ -30,7 +30,7 @@ from preprocessing.files import publish_text, require_suffix
 from preprocessing.hdf5 import SkeletonFile, open_file
 from preprocessing.manifest import read_manifest
 from preprocessing.pages import Provenance, render
-from preprocessing.pages.player import BodyTrack, ClipMotion, Panel, file_panel, pack, player_data
+from preprocessing.pages.player import BodyTrack, ClipMotion, Panel, file_panel, in_space, pack, player_data
 from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.sources import ClipSource, Reading, SourceError, open_sources
 
@@ -73,7 +73,7 @@ def choose(file: SkeletonFile, decisions: dict[str, list[dict[str, Any]]], optio
 def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
     """Return the bodies of a recording, each with the rule that dropped it."""
     bodies = []
-    for track in raw.tracks:
+    for track, joints_FV3 in zip(raw.tracks, in_space([track.joints_FV3 for track in raw.tracks]), strict=True):
         own = [decision for decision in decisions if decision["body"] == track.body_id]
         dropped = next((f"dropped ({decision['rule']})" for decision in own if decision["rule"] in DROPPING), "")
         bodies.append(
@@ -81,7 +81,7 @@ def raw_panel(raw: RawClip, decisions: Sequence[dict[str, Any]]) -> Panel:
                 label=f"body {track.body_id}",
                 dropped=dropped,
                 frames=track.frame_F.tolist(),
-                joints=pack(track.joints_FV3, track.tracked_FV),
+                joints=pack(joints_FV3, track.tracked_FV),
             )
         )
     return Panel(title="raw", frames=raw.frames, bodies=bodies)

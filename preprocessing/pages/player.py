@@ -13,6 +13,9 @@ from preprocessing.hdf5 import SkeletonFile, clip_present, clip_rows, clip_track
 ABSENT = -32768  # in all coordinates of a joint that was not found; player.js has it too
 
 
+IMAGE_METRES = 10.0  # to which the largest image coordinate is scaled, within the range of int16 millimetres
+
+
 class BodyTrack(TypedDict):
     """A body and the frames in which it was tracked."""
 
@@ -78,17 +81,27 @@ def pack(joints_FV3: np.ndarray, tracked_FV: np.ndarray | None = None) -> str:
     return base64.b64encode(np.where(found_FV[..., None], millimetres, ABSENT).astype("<i2").tobytes()).decode()
 
 
+def in_space(joints: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the bodies of one panel in three coordinates: image coordinates get depth 0, y up and a size in metres."""
+    if not joints or joints[0].shape[-1] == 3:
+        return list(joints)
+    largest = max((float(np.nanmax(np.abs(one), initial=0)) for one in joints), default=0) or 1.0
+    turn_2 = np.array([1, -1], np.float32) * np.float32(IMAGE_METRES / largest)
+    return [np.pad(one * turn_2, ((0, 0), (0, 0), (0, 1))) for one in joints]
+
+
 def file_panel(file: SkeletonFile, clip: int, title: str) -> Panel:
     """Return the bodies of a clip as the built file has them."""
     rows_MTV3, present_MT, tracked_MTV = clip_rows(file, clip), clip_present(file, clip), clip_tracked(file, clip)
+    placed = in_space([rows_TV3[present_T] for rows_TV3, present_T in zip(rows_MTV3, present_MT, strict=True)])
     bodies = [
         BodyTrack(
             label=f"slot {slot}",
             dropped="",
             frames=np.flatnonzero(present_T).tolist(),
-            joints=pack(rows_TV3[present_T], None if tracked_MTV is None else tracked_MTV[slot][present_T]),
+            joints=pack(joints_FV3, None if tracked_MTV is None else tracked_MTV[slot][present_T]),
         )
-        for slot, (rows_TV3, present_T) in enumerate(zip(rows_MTV3, present_MT, strict=True))
+        for slot, (joints_FV3, present_T) in enumerate(zip(placed, present_MT, strict=True))
     ]
     return Panel(title=title, frames=int(file.clips["frames"][clip]), bodies=bodies)
 

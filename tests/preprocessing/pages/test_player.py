@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing.pages import Provenance, render
-from preprocessing.pages.player import ABSENT, pack
+from preprocessing.pages.player import ABSENT, in_space, pack
 from tests.browser import rendered
 
 # Every joint that is drawn: frame, number of its canvas, colour, and place in it with the canvas's size.
@@ -76,3 +76,8 @@ def test_joints_that_were_not_found_are_marked_and_not_drawn_at_a_place() -> Non
     x_FV3 = np.frombuffer(packed, "<i2").reshape(2, 3, 3)
     assert (x_FV3 == ABSENT).all(axis=2).tolist() == [[False, True, True], [False, False, False]]
     assert (x_FV3[1] == 1000).all()
+
+
+def test_pixels_fit_the_drawing_with_y_up() -> None:
+    (x_FV3,) = in_space([np.array([[[0, 0], [1920, 1080]]], np.float32)])
+    assert np.allclose(x_FV3, [[[0, 0, 0], [10, -5.625, 0]]])
