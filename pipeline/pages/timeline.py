@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.pages import render
 from pipeline.timeline import NONE, Timeline
 from preprocessing.pages import Provenance, Row, Table, number, percent, text
-from preprocessing.pages.player import BodyTrack, ClipMotion, Mark, Panel, PlayerData, pack
-from preprocessing.skeleton import RawClip
+from preprocessing.pages.player import IMAGE_METRES, BodyTrack, ClipMotion, Mark, Panel, PlayerData, pack
+from preprocessing.skeleton import RawClip, Track
 
 HIGH, LOW = ("head", "nose", "eye", "neck"), ("ankle", "foot", "heel", "toe")  # words in the names of joints
 
@@ -70,7 +70,7 @@ def motion(line: Timeline, joint_names: Sequence[str]) -> ClipMotion:
         frames=line.frames,
         decisions=[],
         note="",
-        panels=[_panel(line.raw, joint_names)],
+        panels=[panel(line.raw, joint_names)],
         marks=marks,
     )
 
@@ -87,11 +87,13 @@ def points_down(raw: RawClip, joint_names: Sequence[str]) -> bool:
     return bool(np.median(y_FV[:, high]) < np.median(y_FV[:, low]))
 
 
-def _panel(raw: RawClip, joint_names: Sequence[str]) -> Panel:
-    """The recording about the mean of its bodies, in three coordinates, with y up."""
-    every_RC = np.concatenate([track.joints_FV3.reshape(-1, track.joints_FV3.shape[2]) for track in raw.tracks])
-    middle_C = np.median(every_RC, axis=0)
+def panel(raw: RawClip, joint_names: Sequence[str]) -> Panel:
+    """Return the recording about the median of its joints, in three coordinates, with y up; pixels scaled to metres."""
+    found_RC = np.concatenate([track.joints_FV3[_found(track)] for track in raw.tracks])
+    middle_C = np.median(found_RC, axis=0)
     turn_3 = np.array([1, -1, -1] if points_down(raw, joint_names) else [1, 1, 1], np.float32)  # left stays left
+    if len(middle_C) < len(turn_3):
+        turn_3 *= np.float32(IMAGE_METRES / (np.abs(found_RC - middle_C).max() or 1.0))
 
     def drawn(joints_FVC: np.ndarray) -> np.ndarray:
         missing = ((0, 0), (0, 0), (0, 3 - joints_FVC.shape[2]))
@@ -107,6 +109,11 @@ def _panel(raw: RawClip, joint_names: Sequence[str]) -> Panel:
         for track in raw.tracks
     ]
     return Panel(title="the recording", frames=raw.frames, bodies=bodies)
+
+
+def _found(track: Track) -> np.ndarray:
+    """Return which joints have coordinates, (F, V)."""
+    return np.ones(track.joints_FV3.shape[:2], bool) if track.tracked_FV is None else track.tracked_FV > 0
 
 
 def table(lines: Sequence[Timeline]) -> Table:

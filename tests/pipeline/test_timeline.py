@@ -1,5 +1,6 @@
 """timeline.py: segments of a long recording, and the command that writes them."""
 
+import base64
 import csv
 import json
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from pipeline import predict
-from pipeline.pages.timeline import points_down
+from pipeline.pages.timeline import panel, points_down
 from pipeline.timeline import NONE, Windows, cut, decode, lengths_of, seconds, segments_of, timeline
 from preprocessing.hdf5 import open_file
+from preprocessing.pages.player import ABSENT
 from preprocessing.skeleton import RawClip, Track
 from tests.conftest import Answer
 
@@ -93,6 +95,17 @@ def test_a_recording_whose_y_points_down_is_drawn_with_its_head_up(head: float, 
     raw = RawClip(4, (Track(0, np.arange(4), joints),))
     assert points_down(raw, ["hip", "nose", "left ankle"]) is down
     assert not points_down(raw, ["a", "b", "c"])
+
+
+def test_pixels_fit_the_drawing_and_absent_joints_do_not_move_it() -> None:
+    """Two coordinates, up to 1,920; the drawing has metres in 16 bits."""
+    joints = np.array([[[960, 140], [960, 540], [0, 0]], [[1920, 140], [1920, 540], [960, 940]]], np.float32)
+    tracked = np.array([[True, True, False], [True, True, True]])
+    raw = RawClip(2, (Track(0, np.array([0, 1]), joints, tracked),))
+    (body,) = panel(raw, ["nose", "hip", "left ankle"])["bodies"]
+    packed = np.frombuffer(base64.b64decode(body["joints"]), "<i2").reshape(2, 3, 3) / 1000
+    assert (packed[0, 2] * 1000 == ABSENT).all()
+    assert np.allclose(packed[1], [[10, 4.167, 0], [10, 0, 0], [0, -4.167, 0]], atol=1e-3)
 
 
 def test_runs_of_equal_labels() -> None:
