@@ -92,8 +92,9 @@ def train(place: Place, config: Config) -> None:
 
 
 def _fit(place: Place, config: Config) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     # Ray's own state is not read again: each start has a new name, and its folder goes at the end.
@@ -103,10 +104,13 @@ def _fit(place: Place, config: Config) -> None:
         variables = {"OMP_NUM_THREADS": str(place.cpus_per_rank)}
         if place.address is None:
             variables["GLOO_SOCKET_IFNAME"] = "lo"
-        trainer = TorchTrainer(
+        # Ray's rendezvous listens on all interfaces. Ranks of one machine meet through a file instead.
+        by_file = place.address is None and not place.gpus_per_rank
+        by_port = TorchConfig(backend="nccl" if place.gpus_per_rank else "gloo")
+        trainer = DataParallelTrainer(
             _rank,
-            train_loop_config={"config": as_dict(config), "words": str(folder / WORDS)},
-            torch_config=TorchConfig(backend="nccl" if place.gpus_per_rank else "gloo"),
+            train_loop_config={"config": as_dict(config), "folder": str(folder), "by_file": by_file},
+            backend_config=BackendConfig() if by_file else by_port,
             scaling_config=ScalingConfig(
                 num_workers=place.ranks,
                 use_gpu=place.gpus_per_rank > 0,
@@ -130,18 +134,36 @@ def _fit(place: Place, config: Config) -> None:
 
 
 def _rank(given: dict[str, Any]) -> None:
-    """Do the work of one rank, in a worker of Ray Train that has joined the process group."""
+    """Do the work of one rank, in a worker of Ray Train."""
     import torch
 
     from pipeline.train import run
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    folder = Path(given["folder"])
+    if given["by_file"]:
+        _meet(folder)
     try:
         run(from_dict(given["config"]), follow=False)
     except Exception as error:
         if exits.expected(error):
-            _leave_words(Path(given["words"]), error)
+            _leave_words(folder / WORDS, error)
         raise
+
+
+def _meet(folder: Path) -> None:
+    """Join the process group through a file in `folder`: a new one per start of the ranks, as a store is used once."""
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    from pipeline import distributed
+
+    context = get_context()
+    name = broadcast_from_rank_zero(uuid.uuid4().hex)
+    numbers = {"RANK": context.get_world_rank(), "WORLD_SIZE": context.get_world_size()}
+    numbers["LOCAL_RANK"] = context.get_local_rank()
+    os.environ.update({key: str(number) for key, number in numbers.items()})
+    distributed.join(f"file://{folder / name}")
 
 
 def _leave_words(path: Path, error: Exception) -> None:

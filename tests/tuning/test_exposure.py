@@ -131,7 +131,7 @@ def test_wandb_gets_no_folders(seen: Seen) -> None:
 ONLINE = {
     "search": ["-m", "tuning.search", "--trials", "1", *QUICK],
     "train-nodes": ["-m", "tuning.train", "default", "--train.epochs", "2", "--input.frames", "16"]
-    + ["--train.no-self-test"],
+    + ["--train.no-self-test", "--ranks-per-node", "2"],
 }
 
 
@@ -151,9 +151,7 @@ def test_the_key_of_wandb_reaches_its_server_and_no_file(
     assert (found.code, stub.complete, "W&B" in printed) == (0, True, False), printed
     assert stub.keys == {KEY}
     assert {word: paths for word, paths in found.watcher.found.items() if paths} == {}
-    # Ray Train's rendezvous is the exception that tuning/README.md names.
-    allowed = {LOOPBACK, ANY} if name == "train-nodes" else {LOOPBACK}
-    assert {address for _, address in found.watcher.listening} == allowed, found.watcher.listening
+    assert {address for _, address in found.watcher.listening} == {LOOPBACK}, found.watcher.listening
 
 
 def test_without_the_switches_all_of_it_is_seen(data_file: Path, tmp_path: Path) -> None:

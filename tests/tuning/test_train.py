@@ -1,6 +1,7 @@
 """tuning.train: one training over the nodes of a cluster is the training of `pipeline.train`, bit by bit."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 
 from pipeline.run_folder import Run
 from preprocessing import exits
+from tests.processes import name, tree
 from tuning.train import read
 
 # One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
@@ -76,6 +78,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def wait_for_epochs(run: Path, process: subprocess.Popen[str]) -> None:
+    """Return once two epochs are recorded and the training still runs."""
+    ledger, deadline = run / "ledger.jsonl", time.monotonic() + TIME_LIMIT
+    while not (ledger.exists() and ledger.read_text().count("\n") >= 2) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert process.poll() is None, "the training ended before a rank could be killed"
+
+
 @pytest.mark.slow
 def test_two_nodes_of_which_one_dies_end_with_the_weights_of_two_ranks_on_one_machine(
     data_file: Path, tmp_path: Path, cluster: Any
@@ -83,12 +94,7 @@ def test_two_nodes_of_which_one_dies_end_with_the_weights_of_two_ranks_on_one_ma
     plain = start("pipeline.train", data_file, tmp_path / "plain", "--nproc", "2")
     assert plain.wait(TIME_LIMIT) == 0
     process = start("tuning.train", data_file, tmp_path / "run", "--nodes", "2", "--address", cluster.address)
-    ledger = tmp_path / "run" / "ledger.jsonl"
-    deadline = time.monotonic() + TIME_LIMIT
-    while not (ledger.exists() and ledger.read_text().count("\n") >= 2) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert process.poll() is None, "the training ended before a node could be killed"
+    wait_for_epochs(tmp_path / "run", process)
     cluster.remove_node(list(cluster.worker_nodes)[-1], allow_graceful=False)
     cluster.add_node(num_cpus=1)
     output, _ = process.communicate(timeout=TIME_LIMIT)
@@ -96,6 +102,22 @@ def test_two_nodes_of_which_one_dies_end_with_the_weights_of_two_ranks_on_one_ma
     expected = weights(tmp_path / "plain")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "run").items())
     assert not list(tmp_path.glob(".run-ray-*"))
+
+
+@pytest.mark.slow
+def test_ranks_of_one_machine_meet_through_a_file_again_after_a_death(data_file: Path, tmp_path: Path) -> None:
+    """The new start gets a file of its own, and ends with the weights of two ranks that were not disturbed."""
+    process = start("tuning.train", data_file, tmp_path / "run", "--ranks-per-node", "2", "--max-failures", "2")
+    wait_for_epochs(tmp_path / "run", process)
+    rank = next(pid for pid in tree(process.pid) if "TrainWorker" in name(pid))
+    os.kill(rank, signal.SIGKILL)
+    output, _ = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 0, output
+    plain = start("pipeline.train", data_file, tmp_path / "plain", "--nproc", "2")
+    output, _ = plain.communicate(timeout=TIME_LIMIT)
+    assert plain.returncode == 0, output
+    expected = weights(tmp_path / "plain")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
 @pytest.mark.slow
