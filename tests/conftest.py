@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,9 @@ import pytest
 # For this process and all that it starts, before torch reads it. Sums come out the same each time, and no threads spin
 # while they wait for one another: beside a training, tests with two threads took more than eight times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell starts background jobs with SIGINT ignored, and what they start inherits that. Tests interrupt commands.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
 from tests.wandb_stub import Stub  # noqa: E402

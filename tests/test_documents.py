@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path
     for path in ROOT.rglob("*.md")
-    if not any(part.startswith(".") or part == "demo" for part in path.parts[len(ROOT.parts) :])
+    if not any(part.startswith(".") or part in ("demo", "releases") for part in path.parts[len(ROOT.parts) :])
 )
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 FILE = re.compile(r"`((?:preprocessing|pipeline|tuning|tests|docker)/[\w/.-]*)")
@@ -208,9 +208,9 @@ def test_the_documents_give_a_command_only_options_that_it_has(name: str, tmp_pa
 
 @pytest.mark.slow
 def test_the_readme_s_way_from_a_zip_to_a_verdict_runs_as_it_stands(tmp_path: Path) -> None:
-    """On made-up recordings in a zip of the name that NTU's own has."""
+    """On made-up recordings in a zip of the name that NTU's own has; with fewer clips no remedy is proven."""
     (block,) = blocks(ROOT / "README.md", "sh")
-    assert synthetic([str(tmp_path / "raw"), "--clips", "120"]) == 0
+    assert synthetic([str(tmp_path / "raw"), "--clips", "360"]) == 0
     recordings = sorted((tmp_path / "raw").glob("*.skeleton"))
     with zipfile.ZipFile(tmp_path / "nturgbd_skeletons_s001_to_s017.zip", "w") as archive:
         for path in recordings:

@@ -138,7 +138,7 @@ def test_builds_that_leak_are_found(clips: Path, tmp_path: Path) -> None:
     """Negative control."""
     kept: list[tuple[int, bytes]] = []
     memory, descriptors = growth(
-        clips, tmp_path / "a.h5", 20, lambda out: kept.append((os.open(out, os.O_RDONLY), os.urandom(200_000)))
+        clips, tmp_path / "a.h5", 20, lambda out: kept.append((os.open(out, os.O_RDONLY), os.urandom(2_000_000)))
     )
     for descriptor, _ in kept:
         os.close(descriptor)

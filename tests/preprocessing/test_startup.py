@@ -82,7 +82,7 @@ def test_interrupts_while_modules_are_imported_are_one_line(delay: float, times:
             time.sleep(0.004 * number)
             process.send_signal(signal.SIGINT)
         _, printed = process.communicate(timeout=60)
-    if process.returncode == 2:
+    if "is not a run folder" in printed:
         pytest.skip("it ended before the signal")
     assert (process.returncode, printed) == (130, "error: interrupted\n")
 

@@ -87,7 +87,8 @@ def test_a_study_by_ray_job_submit_on_two_nodes_gives_what_one_machine_gives(dat
         here, check=True, capture_output=True, timeout=TIME_LIMIT, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "there"))
-    assert one.pop("command") != two.pop("command")
+    for own in ("command", "provenance"):
+        assert one.pop(own) != two.pop(own)
     assert len(one["trials"]) == 4
     assert all(row["outcome"] == "finished" and row["test"] is not None for row in one["trials"])
     assert one == two

@@ -28,7 +28,7 @@ def test_events_are_recorded_in_order_and_before_they_are_shown(tmp_path: Path) 
     source.on_end(Outcome(TASKS[1], "finished"))
     begun_a, begun_b, failed, ended = map(json.loads, (tmp_path / "ledger.jsonl").read_text().splitlines()[1:])
     assert (begun_a["begun"]["name"], begun_b["begun"]["name"]) == ("a", "b")
-    assert failed == {"failed": "b", "cause": "time: not finished after 3 s"}
+    assert (failed["failed"], failed["cause"]) == ("b", "time: not finished after 3 s")
     assert (ended["ended"]["task"]["name"], ended["ended"]["attempts"]) == ("b", 2)
     assert reporter.seen == ended
     assert list(StudyLedger(tmp_path, {}).under_way) == ["a"]
