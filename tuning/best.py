@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import as_toml, from_dict
 from preprocessing import files
 from preprocessing.provenance import record
-from tuning.engine import run_all
 from tuning.experiment import study_ledger
 from tuning.ledger import Outcome, Task
-from tuning.progress import ProgressReporter
-from tuning.sources import TaskList
 from tuning.space import nested
 
 if TYPE_CHECKING:
@@ -79,14 +76,7 @@ def confirm(settings: Search, outcomes: Iterable[Outcome]) -> list[dict[str, Any
         for outcome in best
     ]
     ledger = study_ledger(settings, "confirm", settings.identity, settings.out / FOLDER)
-    left = [task for task in tasks if task.name not in ledger.ended]
-    if left:
-        done = len(tasks) - len(left)
-        with ProgressReporter(settings.out / FOLDER, FOLDER, len(tasks), done, settings.wandb) as reporter:
-            source = TaskList(left, settings.spec, ledger, reporter)
-            run_all(source, settings.out / FOLDER / "trials", settings.resources(), settings.address)
-    ended = [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
-    return confirmed_rows(best, ended)
+    return confirmed_rows(best, settings.run_missing(tasks, ledger, settings.out / FOLDER))
 
 
 def confirmed_rows(best: Iterable[Outcome], ended: Iterable[Outcome]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,9 +15,10 @@ from pipeline.data.config import InputConfig
 from pipeline.settings import Range
 from preprocessing import arguments
 from tuning.engine import Asha, Resources, TaskSource, run_all
-from tuning.ledger import StudyLedger, Task
+from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.sets import DataSet
+from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
 
 INTERRUPTED = "interrupted; the same command resumes it"
@@ -121,18 +123,37 @@ class Experiment(ABC):
         """Return the data set of a task."""
         return DataSet(self.data)
 
+    def data_identity(self) -> dict[str, Any]:
+        """Verify the data before any trial starts, and return what a resumed command must find again."""
+        return {"data_sha256": DataSet(self.data).check()}
+
     @property
     def base(self) -> dict[str, Any]:
         """Flat settings of all trials beside those that the command itself has options for."""
         return {}
 
-    def reporter(self, total: int, done: int) -> ProgressReporter:
+    def reporter(self, total: int, done: int, folder: Path | None = None) -> ProgressReporter:
         """Return the progress bar of `total` trials, `done` of which have ended, with one W&B run per trial."""
-        return ProgressReporter(self.out, type(self).__name__.lower(), total, done, self.wandb)
+        title = type(self).__name__.lower() if folder is None else folder.name
+        return ProgressReporter(folder or self.out, title, total, done, self.wandb)
 
-    def run(self, source: TaskSource, asha: Asha | None = None) -> None:
-        """Run the tasks of a source, each in a folder of STUDY/trials; with `asha`, stop bad ones early."""
-        run_all(source, self.out / "trials", self.resources(), self.address, asha)
+    def run(self, source: TaskSource, asha: Asha | None = None, folder: Path | None = None) -> None:
+        """Run the tasks of a source, each in a folder of STUDY/trials, or of `folder`; `asha` stops bad ones early."""
+        run_all(source, (folder or self.out) / "trials", self.resources(), self.address, asha)
+
+    def run_missing(self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None) -> list[Outcome]:
+        """Run the tasks that have not ended; return the outcomes of those that have, in their order.
+
+        Args:
+            tasks: All tasks.
+            ledger: Its record.
+            folder: Where they run, if not in STUDY: its name stands at the progress bar.
+        """
+        left = [task for task in tasks if task.name not in ledger.ended]
+        if left:
+            with self.reporter(len(tasks), len(tasks) - len(left), folder) as reporter:
+                self.run(TaskList(left, self.spec, ledger, reporter), folder=folder)
+        return [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
 
 
 def parse(cls: type[E], description: str | None) -> E:
@@ -181,6 +202,4 @@ def study_ledger(
         ValueError: The data file is damaged, or has no val clips.
         OtherStudy: STUDY holds the ledger of other settings or other data.
     """
-    if "sets" not in identity:
-        identity = {"data_sha256": DataSet(experiment.data).check()} | identity
-    return StudyLedger(folder or experiment.out, {"kind": kind} | identity)
+    return StudyLedger(folder or experiment.out, {"kind": kind} | experiment.data_identity() | identity)

@@ -41,7 +41,6 @@ from tuning.engine import Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.sets import DataSet, read_sets
-from tuning.sources import TaskList
 from tuning.trial_spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -89,15 +88,21 @@ class Study(Experiment):
         """Return the data set of a task."""
         return self.sets[task.data_set]
 
+    def data_identity(self) -> dict[str, Any]:
+        """Verify the data of all sets, and return what a resumed study must find again."""
+        if list(self.sets) == [""]:
+            return super().data_identity()
+        return {
+            "sets": {
+                name: {"data_sha256": one.check(), "protocol": one.protocol, "settings": one.settings}
+                for name, one in self.sets.items()
+            }
+        }
+
     @property
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed study must share; a default adds nothing to what older versions recorded."""
         identity: dict[str, Any] = {"epochs": self.epochs, "eval_every": self.eval_every, "frames": self.frames}
-        if list(self.sets) != [""]:
-            identity["sets"] = {
-                name: {"data_sha256": one.check(), "protocol": one.protocol, "settings": one.settings}
-                for name, one in self.sets.items()
-            }
         if self.lr:
             identity["lr"] = list(self.lr)
         return identity
@@ -175,8 +180,7 @@ def run_study(settings: Study) -> StudyResult:
         with ExitStack() as ray:  # started by the first task that is missing, once
             if settings.lr or settings.screen:
                 arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
-            _run_missing(settings, tasks, ledger, ray)
-        outcomes = [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
+            outcomes = _run_missing(settings, tasks, ledger, ray)
         several = sets != [""]
         document = combined_document(arms, outcomes, sets) if several else results.study_document(arms, outcomes)
         document |= choice
@@ -185,13 +189,11 @@ def run_study(settings: Study) -> StudyResult:
     return StudyResult(arms, outcomes, document)
 
 
-def _run_missing(settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack) -> None:
-    """Run the tasks that have not ended."""
-    left = [task for task in tasks if task.name not in ledger.ended]
-    if left:
+def _run_missing(settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack) -> list[Outcome]:
+    """Run the tasks that have not ended, on the Ray that `ray` holds; return the outcomes of those that have."""
+    if any(task.name not in ledger.ended for task in tasks):
         ray.enter_context(connected(settings.address))
-        with settings.reporter(len(tasks), len(tasks) - len(left)) as reporter:
-            settings.run(TaskList(left, settings.spec, ledger, reporter))
+    return settings.run_missing(tasks, ledger)
 
 
 def _choose(
@@ -202,8 +204,7 @@ def _choose(
 
     first = [task for task in tasks if task.seed == 0]
     candidates = selection.candidates(first, settings.lr)
-    _run_missing(settings, candidates, ledger, ray)
-    best = selection.best_of_each(ledger.ended[task.name] for task in candidates if task.name in ledger.ended)
+    best = selection.best_of_each(_run_missing(settings, candidates, ledger, ray))
     kept = selection.screened(arms, best, list(settings.sets), settings.screen)
     chosen = [
         replace(task, settings=best[task.data_set, task.arm].task.settings)

@@ -64,12 +64,12 @@ def test_settings_of_a_set_win_over_the_command_and_those_of_an_arm_over_both(fo
 
 def test_a_study_is_another_one_with_other_sets(folder: Path) -> None:
     """The identity names content, protocol and settings, and no path."""
-    identity = Study(folder / "sets.toml", Path("out"), arms="norms").identity
+    identity = Study(folder / "sets.toml", Path("out"), arms="norms").data_identity()
     assert list(identity["sets"]) == ["small", "views, xsub", "views, xview", "one"]
     assert identity["sets"]["one"] == {
         "data_sha256": DataSet(folder / "views.h5").check(), "protocol": "xview", "settings": {},
     }  # fmt: skip
-    assert "sets" not in Study(folder / "small.h5", Path("out"), arms="norms").identity
+    assert "sets" not in Study(folder / "small.h5", Path("out"), arms="norms").data_identity()
 
 
 @pytest.mark.parametrize(
