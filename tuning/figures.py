@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Set
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -40,19 +41,17 @@ BEST, OTHERS = 100, 200  # trials that figures draw: the best ones, and of the o
 def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str]) -> Rows:
     """Draw the effect of each arm with its interval; arms that are shown to help in green."""
     rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: -row["effect"])
-    lines, ends = [], [0.0]
+    lines, dots = [], []
     for row in rows:
-        here = 100 * row["effect"]
-        low, high = (100 * end for end in row["interval"]) if row["interval"] else (None, None)
-        colour = GREEN if row["arm"] in helping else GREY
+        dot = _effect(row, GREEN if row["arm"] in helping else GREY)
         note = f"{row['pairs']} seeds" if "pairs" in row else ""
-        lines.append(Line(row["arm"], ((Dot(here, colour, "circle", low, high, signed(here)),),), note))
-        ends += [end for end in (here, low, high) if end is not None]
+        lines.append(Line(row["arm"], ((replace(dot, text=signed(dot.value)),),), note))
+        dots.append(dot)
     effects = ", ".join(f"{row['arm']} {100 * row['effect']:+.1f}" for row in rows)
     return Rows(
         f"Effect on {split} accuracy against “{baseline}” (green: p < .05 after Holm)",
         f"Effects in points, largest first: {effects}.",
-        figures.axis("difference (points), with its 95 % interval", ends),
+        figures.axis("difference (points), with its 95 % interval", _ends(dots)),
         tuple(lines),
         rule=0.0,
     )
@@ -65,7 +64,7 @@ def sets_figure(sets: dict[str, Any], arms: list[dict[str, Any]], split: str, ba
         name: ("circle", "diamond", "ring")[number // (len(COLOURS) - 1) % 3] for number, name in enumerate(sets)
     }
     rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: -row["effect"])
-    lines, ends, lost = [], [0.0], 0
+    lines, dots, lost = [], list[Dot](), 0
     for row in rows:
         tracks = []
         for name, one in sets.items():
@@ -73,21 +72,31 @@ def sets_figure(sets: dict[str, Any], arms: list[dict[str, Any]], split: str, ba
             if own["effect"] is None:
                 lost += 1
                 continue
-            here = 100 * own["effect"]
-            low, high = (100 * end for end in own["interval"]) if own["interval"] else (None, None)
-            tip = f"{name}: {signed(here)} points, {own['pairs']} seeds"
-            tracks.append((Dot(here, colours[name], symbols[name], low, high, tip=tip),))
-            ends += [end for end in (here, low, high) if end is not None]
+            dot = _effect(own, colours[name], symbols[name])
+            tip = f"{name}: {signed(dot.value)} points, {own['pairs']} seeds"
+            tracks.append((replace(dot, tip=tip),))
+            dots.append(dot)
         lines.append(Line(row["arm"], tuple(tracks)))
     missing = f" {lost} of {len(rows) * len(sets)} have no result." if lost else ""
     return Rows(
         f"Effect on {split} accuracy against “{baseline}” on each data set",
         f"Effects of {len(rows)} arms on {len(sets)} data sets; the tables below have all values.{missing}",
-        figures.axis("difference (points), with its 95 % interval over seeds", ends),
+        figures.axis("difference (points), with its 95 % interval over seeds", _ends(dots)),
         tuple(lines),
         tuple(Key(name, colours[name], symbols[name]) for name in sets),
         rule=0.0,
     )
+
+
+def _effect(row: dict[str, Any], colour: str, symbol: str = "circle") -> Dot:
+    """Return the effect of an arm in points, with its interval."""
+    low, high = (100 * end for end in row["interval"]) if row["interval"] else (None, None)
+    return Dot(100 * row["effect"], colour, symbol, low, high)
+
+
+def _ends(dots: Iterable[Dot]) -> list[float | None]:
+    """Return what an axis of effects must hold: zero, the effects and the ends of their intervals."""
+    return [0.0, *(end for dot in dots for end in (dot.value, dot.low, dot.high))]
 
 
 def gap_figure(arms: list[dict[str, Any]]) -> Rows:
