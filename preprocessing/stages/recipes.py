@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from preprocessing.arguments import suggestion
+
 
 class Stage(NamedTuple):
     """One stage of a recipe."""
@@ -107,9 +109,8 @@ def recipe(
 
 def _check_optional(stage: str, name: str, kinect: bool, landmarks: Landmarks) -> None:
     if stage not in OPTIONAL:
-        near = get_close_matches(stage, list(OPTIONAL), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"--add {stage!r} is unknown; choose from {', '.join(OPTIONAL)}{hint}")
+        known = ", ".join(OPTIONAL)
+        raise ValueError(f"--add {stage!r} is unknown; choose from {known}{suggestion(stage, OPTIONAL)}")
     if name != "exact":
         raise ValueError(f"--add {stage} works with recipe exact only; {name} is kept as published")
     if stage == "motion" and not kinect:
