@@ -48,6 +48,7 @@ class Journal:
         chain: Each line holds a checksum over it and all lines before, so that an edited, dropped or inserted line is
             found.
         remedy: Last sentence of the message about a damaged line.
+        lines: Its lines, where they have just been read; None: they are read.
 
     Raises:
         IntegrityError: A line with a line break, and a matching checksum if lines have one, is not JSON, has a number
@@ -55,14 +56,21 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, *, checksum: bool = False, sync: bool = True, chain: bool = False, remedy: str = REMEDY
+        self,
+        path: Path,
+        *,
+        checksum: bool = False,
+        sync: bool = True,
+        chain: bool = False,
+        remedy: str = REMEDY,
+        lines: list[Line] | None = None,
     ) -> None:
         self.path, self.checksum, self.sync, self.chain = path, checksum, sync, chain
         if not path.exists():
             path.touch()
             if sync:
                 files.sync_folder(path.parent)
-        self._lines = read_lines(path, checksum=checksum, remedy=remedy)
+        self._lines = read_lines(path, checksum=checksum, remedy=remedy) if lines is None else lines
         self._cut(len(self._lines))
 
     count: int

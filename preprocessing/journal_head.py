@@ -38,8 +38,8 @@ def adoptions(path: Path) -> list[dict[str, Any]]:
     return list(files.read_json(head).get("adopted", [])) if head.is_file() else []
 
 
-def check(path: Path, remedy: str) -> None:
-    """Check a journal against its head.
+def check(path: Path, remedy: str) -> list[journal.Line]:
+    """Check a journal against its head, and return its lines.
 
     Raises:
         IntegrityError: Lines were edited, dropped or added; the message ends with `remedy`.
@@ -49,7 +49,7 @@ def check(path: Path, remedy: str) -> None:
     if not head.is_file():
         if len(lines) > 1 and any(line.chained for line in lines):
             raise files.IntegrityError(f"{head} is missing. {remedy}")
-        return
+        return lines
     found = files.read_json(head, "lines", "chain")
     count = found["lines"]
     if type(count) is not int or count < 1:
@@ -61,3 +61,4 @@ def check(path: Path, remedy: str) -> None:
         raise files.IntegrityError(f"{path} differs from what was written (checksum). {remedy}")
     if len(lines) > count + 1:
         raise files.IntegrityError(f"{path} has {len(lines)} lines, {len(lines) - count} more than written. {remedy}")
+    return lines

@@ -87,9 +87,9 @@ class StudyLedger:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / NAME
-        journal_head.check(self._path, _remedy(folder))
+        found = journal_head.check(self._path, _remedy(folder))
         self._adopted = journal_head.adoptions(self._path)
-        self._journal = Journal(self._path, chain=True, remedy=_remedy(folder))
+        self._journal = Journal(self._path, chain=True, lines=found)
         lines = self._journal.records
         mine = json.loads(json.dumps(identity))
         if not lines:
