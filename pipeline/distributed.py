@@ -163,11 +163,10 @@ def _run_rank(rank: int, folder: Path, beats: Any, entry: Callable[..., None], a
     global _beats
     lifetime.interrupt_once()
     lifetime.end_with_parent()
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(len(beats)))
     _beats = beats, rank
     exits.print_any_character()
     try:
-        join(f"file://{folder / 'store'}")
+        meet(folder / "store", rank, len(beats))
         entry(*arguments)
     except KeyboardInterrupt:
         _leave_at_once(exits.INTERRUPTED)  # the launcher reports it
@@ -221,6 +220,12 @@ def join(store: str = "env://") -> torch.device:
         beat()
         dist.init_process_group(backend, store, timeout=TIMEOUT, rank=number, world_size=ranks)
     return device
+
+
+def meet(store: Path, rank: int, ranks: int) -> torch.device:
+    """Join the ranks of this machine through a new file, so that no port is open; return the device of this rank."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    return join(f"file://{store}")
 
 
 def leave() -> None:

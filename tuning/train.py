@@ -160,10 +160,7 @@ def _meet(folder: Path) -> None:
 
     context = get_context()
     name = broadcast_from_rank_zero(uuid.uuid4().hex)
-    numbers = {"RANK": context.get_world_rank(), "WORLD_SIZE": context.get_world_size()}
-    numbers["LOCAL_RANK"] = context.get_local_rank()
-    os.environ.update({key: str(number) for key, number in numbers.items()})
-    distributed.join(f"file://{folder / name}")
+    distributed.meet(folder / name, context.get_world_rank(), context.get_world_size())
 
 
 def _leave_words(path: Path, error: Exception) -> None:
