@@ -38,13 +38,13 @@ NAMED = 5  # trials with a colour and a name of their own
 BEST, OTHERS = 100, 200  # trials that figures draw: the best ones, and of the others an even sample
 
 
-def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str]) -> Rows:
-    """Draw the effect of each arm with its interval; arms that are shown to help in green."""
+def forest_figure(arms: list[dict[str, Any]], split: str, baseline: str, helping: Set[str], unit: str = "seed") -> Rows:
+    """Draw the effect of each arm with its interval over so many units; arms that are shown to help in green."""
     rows = sorted((row for row in arms if row["effect"] is not None), key=lambda row: -row["effect"])
     lines, dots = [], []
     for row in rows:
         dot = _effect(row, GREEN if row["arm"] in helping else GREY)
-        note = f"{row['pairs']} seeds" if "pairs" in row else ""
+        note = f"{row['pairs']} {unit}s" if "pairs" in row else ""
         lines.append(Line(row["arm"], ((replace(dot, text=signed(dot.value)),),), note))
         dots.append(dot)
     effects = ", ".join(f"{row['arm']} {100 * row['effect']:+.1f}" for row in rows)

@@ -53,7 +53,7 @@ def write_study(study: Path, command: dict[str, Any], document: dict[str, Any], 
             f"{split} split, paired by {unit}, against “{baseline}”."
         ),
         boxes=boxes(arms, split, baseline),
-        forest=figures.forest_figure(arms, split, baseline, helping),
+        forest=figures.forest_figure(arms, split, baseline, helping, unit),
         table=arms_table(arms, split, baseline),
         note=note(document),
         sets_figure=figures.sets_figure(sets, arms, split, baseline) if sets else None,

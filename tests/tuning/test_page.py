@@ -135,6 +135,7 @@ def test_a_study_over_data_sets_shows_ranks_and_each_set(sets: Path) -> None:
     text = sets.read_text()
     assert "Effects on the test split, paired by data set, against" in text
     assert "sets.toml: 3 arms, 2 data sets, 2 epochs" in text
+    assert text.count("<small>2 data sets</small>") == 2  # beside each arm but the baseline
     for shown in ("<th>rank", "&lt;ucla&gt;, view 3", "Choice on validation", "Friedman"):
         assert shown in re.sub(r"<th [^>]*>", "<th>", text), shown
 
