@@ -108,7 +108,7 @@ def cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
 
 
 def fits_labels(scores: Any, label: Any) -> bool:
-    """Return whether a label says of each of several classes whether a sample (N, K) is of it."""
+    """Return whether a label marks for each of several classes whether a sample is of it, (N, K)."""
     if not _are_tensors(scores, label) or scores.shape != label.shape or scores.dim() != 2 or scores.shape[1] < 2:
         return False
     return bool(((label == 0) | (label == 1)).all())
