@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from .collector import Seen, SiteMoments
+from .composition import Shares
 from .intervals import Difference, design_effect, is_share, paired, standard_error
 from .layers import Layer
 from .sites import Site
@@ -94,6 +95,8 @@ class Evidence:
     history: History
     assumed: list[str] = field(default_factory=list)
     """What was assumed about model, batches and metric, in short sentences."""
+    shares: Shares | None = None
+    """Shares of the labels in the training loader's own batches; None where samples have no such labels."""
     inputs: str = ""
     """How raw evaluation inputs differ from training inputs; empty where they are alike."""
     random_in_eval: str = ""

@@ -17,6 +17,7 @@ from .batches import apart, shape_of
 from .bench import Batches, Bench, PassEnded, PassResult, worst_score
 from .calling import Forward, Metric, first_line, quietly, usage
 from .collector import Collector, Rows, Seen, SiteMoments, add
+from .composition import shares_of_labels
 from .effects import note_layers
 from .evidence import Evidence, Group, Groups, History, Pass
 from .inputs import difference
@@ -97,6 +98,7 @@ def gather(
         nonfinite_outputs=passes["A"].nonfinite,
         sizes=train.sizes,
         assumed=[*how.assumed, *_bounded(train, held_out, samples)],
+        shares=shares_of_labels(train),
         inputs=difference(train, held_out),
         random_in_eval="" if seen.stuck else random_in_eval(bench),
         history=history or History(),

@@ -13,8 +13,8 @@ from .moments import SHIFT_LIMIT, mean_shift
 from .sites import Site
 
 # Variance of batch means over that of shuffled batches, median over channels: the least that counts, and how many
-# standard errors of its logarithm (3: one in 700, if all channels varied as one).
-CORRELATED, CORRELATED_ERRORS = 2.0, 3.0
+# standard errors of its logarithm (2.33: one in 100, if all channels varied as one).
+CORRELATED, CORRELATED_ERRORS = 2.0, 2.33
 # Batch means that differ by less than a thousandth of a standard deviation are rounding errors.
 ROUNDING_VARIANCE = 1e-6
 # Gap that a user notices: five points of accuracy, or of the metric's scale.
@@ -44,16 +44,24 @@ def mode(evidence: Evidence) -> Finding | None:
 
 def correlated(evidence: Evidence) -> Finding | None:
     """Training batches that are not random samples (sorted by class, windows of one recording)."""
-    found = {site: between_batches(evidence.given, evidence.train, site) for site in evidence.given.batches}
-    beyond = {site[0]: between[0] for site, between in found.items() if between and between[0] > between[1]}
+    given, train = evidence.given, evidence.train
+    found = {f"means at {site[0]}": between_batches(given, train, site) for site in given.batches}
+    found["shares of the labels"] = _between_labels(evidence)
+    beyond = {what: between[0] for what, between in found.items() if between and between[0] > between[1]}
     if not beyond:
         return None
-    where = max(beyond, key=lambda name: beyond[name])
+    what = max(beyond, key=lambda name: beyond[name])
     return Finding(
-        f"the loader's batches are not random samples: the variance of their means at {where} is {beyond[where]:.1f} "
-        "times that of shuffled batches",
+        f"the loader's batches are not random samples: the variance of their {what} is {beyond[what]:.1f} times that "
+        "of shuffled batches",
         Advice(_now_if_correlated(evidence), "reshuffle the training samples each epoch"),
     )
+
+
+def _between_labels(evidence: Evidence) -> tuple[float, float] | None:
+    """Return how much the shares of labels vary between the loader's own batches, and the limit of it."""
+    shares = evidence.shares
+    return shares and (shares.ratio, max(CORRELATED, math.exp(CORRELATED_ERRORS * math.sqrt(2 / shares.degrees))))
 
 
 def _now_if_correlated(evidence: Evidence) -> str:

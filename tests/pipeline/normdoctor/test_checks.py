@@ -312,5 +312,5 @@ def test_chance_and_rounding_are_not_correlated_batches(variance: float, batches
         means = Moments(zero, zero + between, 1.0)
         return Seen({site: Moments(zero, zero + 1, 1.0)}, {}, {site: means}, Counter({site: batches}), Counter())
 
-    evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance), own_batches=None)
+    evidence = SimpleNamespace(given=seen(6 * variance), train=seen(variance), own_batches=None, shares=None)
     assert (CHECKS["correlated"].run(evidence) is not None) == fires  # type: ignore[arg-type]
