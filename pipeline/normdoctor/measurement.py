@@ -76,12 +76,16 @@ class Announcement:
     diagnosis: Diagnosis
     seconds: float
     """Time of the diagnosis, which comes on top of the monitor's share."""
+    erratic: float | None = None
+    """Mean gap over all measurements, where running statistics are right or wrong by chance; None where they are
+    not."""
 
     def __str__(self) -> str:
         """Return verdict and remedy in one line."""
         remedies = [one.remedy for one in self.diagnosis.causes] + [one.remedy for one in self.diagnosis.suspicions]
         remedy = "".join(f" Remedy: {text}." for text in remedies[:1])
-        return f"normdoctor at step {self.step}: {self.diagnosis.verdict}{remedy}"
+        mean = "" if self.erratic is None else f"the gap comes and goes, {self.erratic:.3g} on average. "
+        return f"normdoctor at step {self.step}: {mean}{self.diagnosis.verdict}{remedy}"
 
 
 def passes(diagnosis: Diagnosis) -> bool:

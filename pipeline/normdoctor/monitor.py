@@ -141,6 +141,7 @@ class Monitor:
         self._suspect: tuple[float, nn.Module] | None = None  # a copy of the model where the gap was largest
         self._not_before = UNUSUAL_FIRST
         self._is_unusual: bool | None = None  # known at the first look at the layers
+        self._is_fast = False  # running statistics are those of the last batches: a gap comes and goes
         self._unconfirmed = 0  # diagnoses that found nothing
 
     @property
@@ -248,14 +249,19 @@ class Monitor:
         self._hints = self._hints + 1 if measurement.hints else 0
         self._not_before = self.steps + (PAUSE if self._hints else UNUSUAL_PAUSE if self._is_unusual else 0)
         self._keep_suspect(watched, measurement)
-        together = self._hints >= POOLED and significant_together(self.measurements[-POOLED:])
+        found = self._in_a_row >= 2 or self._is_found_together()
         if self._hints >= POOLED:
             self._hints = 0
-        found = self.announcement is None and (self._in_a_row >= 2 or together)
-        if found and self._is_worth_a_diagnosis(watched, batches):
+        if found and self.announcement is None and self._is_worth_a_diagnosis(watched, batches):
             wanted = min(DIAGNOSED_BATCHES, max(2 * LEAST_BATCHES, DIAGNOSED // size))
             self._collected = _Collected(wanted, batches, is_diagnosis=True)
         return measurement
+
+    def _is_found_together(self) -> bool:
+        """Return whether several measurements find a gap: those that hint at one in a row, or all of a fast one."""
+        if self._is_fast and len(self.measurements) >= POOLED and significant_together(self.measurements):
+            return True
+        return self._hints >= POOLED and significant_together(self.measurements[-POOLED:])
 
     def _is_worth_a_diagnosis(self, watched: Watched, batches: list[Any]) -> bool:
         """Return whether a gap is evident, or a diagnosis fits into the budget: one that finds nothing costs much."""
@@ -265,9 +271,9 @@ class Monitor:
 
     def _keep_suspect(self, watched: Watched, measurement: Measurement) -> None:
         """Keep the model of the largest gap in a row: running statistics that are too fast are wrong now and then."""
-        if not measurement.hints or self.announcement is not None:
+        if self.announcement is not None or not (measurement.hints or self._is_fast):
             self._suspect = None
-        elif self._suspect is None or measurement.excess > self._suspect[0]:
+        elif measurement.hints and (self._suspect is None or measurement.excess > self._suspect[0]):
             self._suspect = measurement.excess, watched.subject()
 
     def _is_ready(self, watched: Watched) -> bool:
@@ -277,7 +283,8 @@ class Monitor:
             return False
         if self._is_unusual is None:
             momenta = watched.momenta
-            self._is_unusual = any(m < SLOW or m > TOO_FAST for m in momenta)
+            self._is_fast = any(m > TOO_FAST for m in momenta)
+            self._is_unusual = self._is_fast or any(m < SLOW for m in momenta)
             settled = [math.log(INITIAL) / math.log(1 - m) for m in momenta if SLOW <= m < 1]
             if not self._is_unusual and self.every is None:
                 self._not_before = math.ceil(max([FIRST_STEP, *settled]))
@@ -324,10 +331,15 @@ class Monitor:
             )
         cost = diagnosis.gap.get("own_batches", diagnosis.gap["normalization"])
         found = bool(diagnosis.causes) or cost > UNEXPLAINED * diagnosis.threshold
-        if found and (self._is_unusual or not passes(diagnosis)):
+        # Statistics of the last batch alone are right or wrong by chance: all measurements together are the proof.
+        erratic = self._is_fast and not found and bool(diagnosis.suspicions) and significant_together(self.measurements)
+        if erratic or (found and (self._is_unusual or not passes(diagnosis))):
             seconds = time.perf_counter() - begin
             self._budget.announced = seconds
-            self.announcement = Announcement(self.steps, self.measurements[-1], diagnosis, seconds)
+            mean = sum(one.gap["normalization"] for one in self.measurements) / len(self.measurements)
+            self.announcement = Announcement(
+                self.steps, self.measurements[-1], diagnosis, seconds, mean if erratic else None
+            )
         else:
             self._unconfirmed += 1
 

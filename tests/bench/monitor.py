@@ -34,7 +34,7 @@ from averages import NETWORKS  # noqa: E402
 
 from pipeline.normdoctor import Monitor  # noqa: E402
 
-STEPS, HEALTHY_STEPS, BATCH, RATE = 400, 1500, 64, 0.05
+STEPS, HEALTHY_STEPS, BATCH, RATE = 800, 1500, 64, 0.05
 # Noise on the digits, and spread of their logarithmic contrast: without them, networks that small are right whatever
 # their statistics.
 NOISE, CONTRAST = 0.7, 0.7
