@@ -10,7 +10,9 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -27,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.nodes import Node
 from pipeline.rank_watch import RankWatch
 from preprocessing import exits, lifetime
 
@@ -37,6 +40,9 @@ SILENCE = 60.0  # seconds without a sign of life after which `launch` ends the r
 # Seconds that the other ranks have to end by themselves after one has failed, and to end once they are asked to.
 GRACE, LAST_GRACE = 5.0, 5.0
 
+
+# Errors of a rank whose connection to another rank, or to the store, has ended.
+LOST = re.compile(r"gloo|NCCL|TCPStore|Dist(Backend|Network|Store)Error|Connection (closed|reset)|Broken pipe")
 
 PASSED_ON = (exits.USAGE, exits.NON_FINITE, exits.INTEGRITY, exits.NO_SPACE, exits.OUT_OF_MEMORY)
 
@@ -49,41 +55,56 @@ class RankDied(exits.Fault):
         self.exit_code = code if code in PASSED_ON else exits.WORKER
 
 
-def launch(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, silence: float = SILENCE) -> None:
+def launch(
+    entry: Callable[..., None],
+    arguments: tuple[Any, ...],
+    ranks: int,
+    silence: float = SILENCE,
+    node: Node | None = None,
+    listener: socket.socket | None = None,
+) -> None:
     """Run `entry(*arguments)` in `ranks` new processes of this machine.
 
-    The ranks find each other through a file, so that no port is open; gloo's connections stay on loopback.
+    The ranks of one machine find each other through a file, so that no port is open; gloo's connections stay on
+    loopback. Those of several machines meet through a store, which the launcher on node 0 holds.
 
     Args:
         entry: Function that each rank runs.
         arguments: Its arguments; they are pickled.
-        ranks: Number of ranks.
+        ranks: Number of ranks on this machine.
         silence: Seconds without a sign of life (`rank_watch`) after which the ranks are ended; 0 means never.
+        node: This machine, where ranks of several train together; each of them launches its own ranks.
+        listener: On node 0, the socket that is bound to the node's port; it is closed at the end.
 
     Raises:
         RankDied: A rank failed or is silent. The message names the first one, with its error; the others are ended.
         KeyboardInterrupt: This process got SIGINT or (Terminated) SIGTERM; the ranks are interrupted and have ended.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and (node is None or node.host.startswith("127.")):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    first = 0 if node is None else node.number * ranks
+    store = None if node is None or listener is None else _serve(node, listener)
     context = multiprocessing.get_context("spawn")
     beats = context.RawArray("Q", ranks)
     with tempfile.TemporaryDirectory(prefix="skelnorm-ranks-") as name, lifetime.interruptible():
         folder = Path(name)
         processes = [
-            context.Process(target=_run_rank, args=(rank, folder, beats, entry, arguments), name=f"rank {rank}")
-            for rank in range(ranks)
+            context.Process(
+                target=_run_rank, args=(local, folder, beats, entry, arguments, node), name=f"rank {first + local}"
+            )
+            for local in range(ranks)
         ]
         try:
             for process in processes:
                 process.start()
             _wait_for_failure(processes, RankWatch([process.pid or 0 for process in processes], beats, silence))
-            failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+            failed = {rank: process.exitcode for rank, process in enumerate(processes, first) if process.exitcode}
             if failed:
                 raise _death(failed, _last_words(folder))
         finally:
             _end(processes, signal.SIGINT if isinstance(sys.exception(), KeyboardInterrupt) else signal.SIGTERM)
+            del store  # the server ends
 
 
 def _wait_for_failure(processes: Sequence[BaseProcess], watch: RankWatch) -> None:
@@ -130,6 +151,8 @@ def _death(failed: Mapping[int, int], words: Mapping[int, dict[str, Any]]) -> Ra
         return RankDied(f"rank {rank} {how} without a message", code)
     if last["traceback"]:
         print(f"Process rank {rank}:\n{last['traceback']}", file=sys.stderr, flush=True)
+        if LOST.search(last["message"]):
+            return RankDied(f"rank {rank} lost the connection to another rank; its traceback stands above", code)
         return RankDied(f"rank {rank} ended with exit code {code}; its traceback stands above", code)
     return RankDied(f"rank {rank}: {last['message']}", code)
 
@@ -158,15 +181,26 @@ def _last_words(folder: Path) -> dict[int, dict[str, Any]]:
     return {int(path.suffix[1:]): json.loads(path.read_text()) for path in folder.glob("failed.*")}
 
 
-def _run_rank(rank: int, folder: Path, beats: Any, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run_rank(
+    local: int,
+    folder: Path,
+    beats: Any,
+    entry: Callable[..., None],
+    arguments: tuple[Any, ...],
+    node: Node | None,
+) -> None:
     """Run one rank; its error goes to the launcher, which reports the first one alone."""
     global _beats
+    rank = local if node is None else node.number * len(beats) + local
     lifetime.interrupt_once()
     lifetime.end_with_parent()
-    _beats = beats, rank
+    _beats = beats, local
     exits.print_any_character()
     try:
-        meet(folder / "store", rank, len(beats))
+        if node is None:
+            meet(folder / "store", local, len(beats))
+        else:
+            meet_nodes(node, local, len(beats))
         entry(*arguments)
     except KeyboardInterrupt:
         _leave_at_once(exits.INTERRUPTED)  # the launcher reports it
@@ -186,7 +220,7 @@ def _leave_at_once(code: int) -> None:
     os._exit(code)
 
 
-_beats: tuple[Any, int] | None = None  # one counter per rank, and the number of this rank
+_beats: tuple[Any, int] | None = None  # one counter per rank of this machine, and the place of this rank
 
 
 def beat() -> None:
@@ -204,11 +238,11 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def join(store: str = "env://") -> torch.device:
+def join(store: str | dist.Store = "env://") -> torch.device:
     """Join the process group if a launcher started this process; return the device of this rank.
 
     Args:
-        store: Where the ranks find each other, as torch's `init_method`; by default that of torchrun.
+        store: Where the ranks find each other, as a store or as torch's `init_method`; by default that of torchrun.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -218,7 +252,8 @@ def join(store: str = "env://") -> torch.device:
         backend = "nccl" if device.type == "cuda" else "gloo"
         number, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         beat()
-        dist.init_process_group(backend, store, timeout=TIMEOUT, rank=number, world_size=ranks)
+        how = {"init_method": store} if isinstance(store, str) else {"store": store}
+        dist.init_process_group(backend, **how, timeout=TIMEOUT, rank=number, world_size=ranks)
     return device
 
 
@@ -226,6 +261,26 @@ def meet(store: Path, rank: int, ranks: int) -> torch.device:
     """Join the ranks of this machine through a new file, so that no port is open; return the device of this rank."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     return join(f"file://{store}")
+
+
+def meet_nodes(node: Node, local: int, ranks: int) -> torch.device:
+    """Join the ranks of all nodes through the store of node 0; return the device of this rank.
+
+    Args:
+        node: This machine.
+        local: Place of this rank among those of this machine.
+        ranks: Number of ranks per machine.
+    """
+    place = {"RANK": node.number * ranks + local, "LOCAL_RANK": local, "WORLD_SIZE": node.count * ranks}
+    os.environ.update({name: str(number) for name, number in place.items()})
+    return join(dist.TCPStore(node.host, node.port, is_master=False, timeout=TIMEOUT))
+
+
+def _serve(node: Node, listener: socket.socket) -> dist.Store:
+    """Hold the store of all nodes in this process, which outlives the ranks."""
+    return dist.TCPStore(
+        node.host, node.port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
 
 
 def leave() -> None:

@@ -175,6 +175,20 @@ def test_the_rank_that_failed_first_is_named(failed: dict[int, int], times: dict
     assert distributed.root_failure(failed, times) == root
 
 
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1", True),
+        ("recvValue failed on SocketImpl: Connection reset by peer", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_rank_that_lost_another_one_is_told_from_one_that_failed(message: str, lost: bool) -> None:
+    """The launcher of another node knows which rank failed first."""
+    words = {"time": 1, "message": message, "traceback": "Traceback"}
+    assert ("rank 3 lost the connection to another rank" in str(distributed._death({3: 1}, {3: words}))) is lost
+
+
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
 def test_a_launcher_is_known_by_both_of_its_variables(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """One variable alone (of a batch system, for example) does not make a launcher."""
