@@ -10,11 +10,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.nodes import Node
 from pipeline.tracking.ledger import read
 from preprocessing import exits, files
 from preprocessing.lifetime import end_with_parent
@@ -43,15 +45,28 @@ class Attempt:
         folder: The trial's run folder; it is created.
         spec: What to train.
         limit: Seconds until the attempt is stopped; None means no limit.
+        node: This node, if ranks of several train together (`tuning.spread`, which prepares the folder).
+        listener: On node 0, the socket that is bound to the node's port.
+
+    Raises:
+        OSError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, spec: TrialSpec, limit: float | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: TrialSpec,
+        limit: float | None,
+        node: Node | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.folder, self.limit, self.started, self.last_epoch = folder, limit, time.monotonic(), 0
-        folder.mkdir(parents=True, exist_ok=True)
-        files.publish_json(folder / trial.SPEC, spec.to_json())
-        (folder / LOG).write_bytes(b"")
+        self.log = folder / (LOG if node is None or node.number == 0 else f"log-{node.number}.txt")
+        if node is None:
+            prepare(folder, spec)
+        self.log.write_bytes(b"")
         # Daemonic: a Ray worker that exits does not wait for it.
-        self.process = FORKS.Process(target=_run_child, args=(folder,), daemon=True)
+        self.process = FORKS.Process(target=_run_child, args=(folder, self.log, node, listener), daemon=True)
         self.process.start()
 
     def next_epoch(self) -> dict[str, Any] | None:
@@ -61,19 +76,31 @@ class Attempt:
             AttemptFailed: The child failed, or passed the time limit and was stopped.
         """
         while True:
-            code = self.process.exitcode  # read before the ledger, so that no line is missed
+            cause = self.cause()  # before the ledger, so that no line is missed
             for line in read(self.folder):
                 if line["epoch"] > self.last_epoch and "accuracies" in line:
                     self.last_epoch = line["epoch"]
                     return epoch_metrics(line)
-            if code == 0:
+            if cause == "":
                 return None
-            if code is not None:
-                raise AttemptFailed(failure_cause(code, (self.folder / LOG).read_text(errors="replace")))
-            if self.limit is not None and time.monotonic() - self.started > self.limit:
-                self.stop()
-                raise AttemptFailed(f"time: not finished after {self.limit:.0f} s")
+            if cause is not None:
+                raise AttemptFailed(cause)
             time.sleep(POLL)
+
+    def cause(self) -> str | None:
+        """Return why the attempt has failed; empty if it has finished, None while it goes on.
+
+        An attempt that passes its time limit is stopped.
+        """
+        code = self.process.exitcode
+        if code == 0:
+            return ""
+        if code is not None:
+            return failure_cause(code, self.log.read_text(errors="replace"))
+        if self.limit is not None and time.monotonic() - self.started > self.limit:
+            self.stop()
+            return f"time: not finished after {self.limit:.0f} s"
+        return None
 
     def stop(self) -> None:
         """Kill the child and its ranks, if they are still running."""
@@ -84,18 +111,24 @@ class Attempt:
         self.process.join()
 
 
-def _run_child(folder: Path) -> None:
+def prepare(folder: Path, spec: TrialSpec) -> None:
+    """Create the run folder with the trial spec."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.publish_json(folder / trial.SPEC, spec.to_json())
+
+
+def _run_child(folder: Path, output: Path, node: Node | None, listener: socket.socket | None) -> None:
     """Run a trial in its own process group, with its output in a log; it ends with its parent."""
     os.setsid()
     with contextlib.suppress(OSError):  # the name in ps and top, where /proc exists
         Path("/proc/self/comm").write_text(f"trial {folder.name}")
     multiprocessing.current_process().daemon = False  # a daemonic process cannot start ranks
-    with open(folder / LOG, "ab") as log:
+    with open(output, "ab") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     os.environ["COLUMNS"] = "300"  # messages are not wrapped
     end_with_parent(end=lambda: os.killpg(0, signal.SIGKILL))  # and its ranks
-    sys.exit(trial.main(folder))
+    sys.exit(trial.main(folder, node, listener))
 
 
 def epoch_metrics(line: dict[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 from preprocessing import exits
 from preprocessing.engines import EngineError, knock
-from tuning import ray_session
-from tuning.attempt import EPOCH_METRICS, Attempt
+from tuning import ray_session, spread
+from tuning.attempt import EPOCH_METRICS
 from tuning.ledger import Outcome, Task
 from tuning.trial import RESULT
 from tuning.trial_spec import TrialSpec
@@ -55,6 +55,12 @@ class Resources:
     """Seconds per attempt; None means no limit."""
     max_concurrent: int = 0
     """Largest number of trials that run at once; 0 means as many as fit."""
+    nodes: int = 1
+    """Nodes that the ranks of a trial are divided among."""
+
+    def nodes_of(self, ranks: int) -> int:
+        """Return the number of nodes of a trial with so many ranks; one rank has one node."""
+        return self.nodes if ranks > 1 else 1
 
 
 class TaskSource(Protocol):
@@ -209,8 +215,9 @@ def run_all(
     ):
         from ray import tune
 
+        spread.report_missing_nodes(resources.nodes)
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(), lambda config: _placement(config, resources)),
+            tune.with_resources(_trainable(resources), lambda config: _placement(config, resources)),
             param_space={"folder": str(trials.resolve()), "limit": resources.time_limit},
             tune_config=tune.TuneConfig(
                 metric="val",
@@ -249,12 +256,13 @@ def _scheduler(asha: Asha | None) -> Any:
 
 
 def _placement(config: dict[str, Any], resources: Resources) -> Any:
-    """Return the placement group of a trial: one bundle, so that all its ranks run on one node."""
+    """Return the placement group of a trial: one bundle, and one node, for all ranks that share a node."""
     from ray import tune
 
     ranks = TrialSpec.from_json(config["spec"]).ranks
-    bundle = {"CPU": resources.cpus_per_rank * ranks, "GPU": resources.gpus_per_rank * ranks}
-    return tune.PlacementGroupFactory([bundle])
+    nodes = resources.nodes_of(ranks)
+    bundle = {"CPU": resources.cpus_per_rank * ranks // nodes, "GPU": resources.gpus_per_rank * ranks / nodes}
+    return tune.PlacementGroupFactory([bundle] * nodes, strategy="PACK" if nodes == 1 else "STRICT_SPREAD")
 
 
 class _Live:
@@ -294,7 +302,7 @@ class _Live:
         return (_Live, ())
 
 
-def _trainable() -> type:
+def _trainable(resources: Resources) -> type:
     """Return the class that a Ray worker runs: it holds the running attempt and nothing else."""
     import json
 
@@ -302,12 +310,17 @@ def _trainable() -> type:
 
     class TrialRunner(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
+            self.agents: list[Any] = []
+            self.begin(config)
+
+        def begin(self, config: dict[str, Any]) -> None:
             self.spec = TrialSpec.from_json(config["spec"])
-            self.attempt = Attempt(Path(config["folder"]) / config["name"], self.spec, config["limit"])
+            nodes, folder = resources.nodes_of(self.spec.ranks), Path(config["folder"]) / config["name"]
+            self.attempt = spread.start(folder, self.spec, config["limit"], nodes, self.agents)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.attempt.stop()
-            self.setup(new_config)
+            self.begin(new_config)
             return True
 
         def step(self) -> dict[str, Any]:
@@ -322,6 +335,7 @@ def _trainable() -> type:
 
         def cleanup(self) -> None:
             self.attempt.stop()
+            spread.end(self.agents)
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Do nothing: the attempt's own checkpoint is in its folder."""

@@ -55,6 +55,8 @@ class Experiment(ABC):
     """Keep the checkpoints of finished trials, for pipeline.doctor and pipeline.page."""
     wandb: Literal["off", "offline", "online"] = "offline"
     """W&B through the driver: one run per trial."""
+    nodes_per_trial: AtLeast1 = 1
+    """Nodes of the cluster that the ranks of a trial are divided among."""
     address: str | None = None
     """An existing Ray cluster (auto: the one this machine belongs to); empty: this machine alone, on loopback."""
 
@@ -63,6 +65,8 @@ class Experiment(ABC):
         duration_seconds(self.trial_limit, "--trial-limit")
         if not self.data.is_file():
             raise ValueError(f"{self.data} does not exist; build it with python -m preprocessing.build")
+        if self.nodes_per_trial > 1 and not self.address:
+            raise ValueError(f"--nodes-per-trial {self.nodes_per_trial} needs a cluster: add --address auto.")
 
     @property
     def command(self) -> dict[str, str]:
@@ -83,6 +87,19 @@ class Experiment(ABC):
     @abstractmethod
     def resources(self) -> Resources:
         """Return what the engine gives each trial."""
+
+    def check_nodes(self, ranks: int, where: str) -> None:
+        """Raise ValueError if so many ranks cannot be divided among the nodes of a trial.
+
+        Args:
+            ranks: Number of ranks of a trial.
+            where: What sets it, for the message.
+        """
+        if ranks % self.nodes_per_trial:
+            raise ValueError(
+                f"{where} {ranks} cannot be divided among {self.nodes_per_trial} nodes: use a multiple of "
+                "--nodes-per-trial."
+            )
 
     @property
     def limit_seconds(self) -> float | None:

@@ -3,6 +3,7 @@
     python -m tuning.search --data ntu60.h5 --out studies/norms --trials 60
     python -m tuning.search --data ntu60.h5 --out studies/norms --trials 600 --budget 8h --gpus-per-trial 0.25
     python -m tuning.search --data ntu60.h5 --out studies/ddp --trials 20 --ranks-per-trial 2
+    python -m tuning.search --data /nfs/ntu.h5 --out /nfs/ddp --ranks-per-trial 16 --nodes-per-trial 2 --address auto
     python -m tuning.search --data sbu.h5 --out studies/sbu --preset sbu --space mine.toml --trials 30 --confirm 3
     ray job submit --working-dir . -- python -m tuning.search --data /data/ntu60.h5 --out /data/norms --address auto
 
@@ -86,7 +87,7 @@ class Search(Experiment):
     gpus_per_trial: Annotated[float, Range(ge=0)] = 0.0
     """GPUs per trial (a fraction lets trials share one); with several ranks, at least 1 per rank."""
     ranks_per_trial: AtLeast1 = 1
-    """Ranks per trial, on one node, joined by DistributedDataParallel."""
+    """Ranks per trial, joined by DistributedDataParallel; on one node, or divided among --nodes-per-trial."""
     trial_memory: Annotated[float, Range(ge=0)] = 0.0
     """Gigabytes that each rank may allocate before the trial counts as failed; 0 means no limit."""
 
@@ -94,6 +95,7 @@ class Search(Experiment):
         if self.frames == 0:
             object.__setattr__(self, "frames", self.base.get("input.frames", InputConfig.frames))
         super().__post_init__()
+        self.check_nodes(self.ranks_per_trial, "--ranks-per-trial")
         if self.ranks_per_trial > 1 and 0 < self.gpus_per_trial < self.ranks_per_trial:
             raise ValueError(
                 f"--gpus-per-trial {self.gpus_per_trial} is less than one per rank (--ranks-per-trial "
@@ -132,7 +134,12 @@ class Search(Experiment):
 
     def resources(self) -> Resources:
         """Return what each trial gets; `gpus_per_trial` is divided among its ranks."""
-        return Resources(self.cpus_per_rank, self.gpus_per_trial / self.ranks_per_trial, self.limit_seconds)
+        return Resources(
+            self.cpus_per_rank,
+            self.gpus_per_trial / self.ranks_per_trial,
+            self.limit_seconds,
+            nodes=self.nodes_per_trial,
+        )
 
 
 def run_search(settings: Search) -> list[Outcome]:

@@ -113,7 +113,7 @@ class Study(Experiment):
 
     def resources(self) -> Resources:
         """Return what each trial gets."""
-        return Resources(self.cpus_per_rank, self.gpus_per_rank, self.limit_seconds, self.at_once)
+        return Resources(self.cpus_per_rank, self.gpus_per_rank, self.limit_seconds, self.at_once, self.nodes_per_trial)
 
 
 class StudyResult(NamedTuple):
@@ -172,6 +172,9 @@ def run_study(settings: Study) -> StudyResult:
 
     with files.lock_folder(settings.out):
         arms = read_arms(settings.arms)
+        for name, arm in arms.trained().items():
+            if arm.ranks > 1:  # a trial of one rank has one node
+                settings.check_nodes(arm.ranks, f"arm {name!r}: ranks")
         sets = list(settings.sets)
         tasks = list_tasks(arms, settings.seeds, sets)
         ledger = study_ledger(settings, "study", settings.identity | arms.identity())

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 from pathlib import Path
 
+from pipeline.nodes import Node
 from preprocessing import exits
 from tuning.trial_spec import TrialSpec
 
@@ -24,8 +26,17 @@ def limit_memory(gigabytes: float) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def run_trial(folder: Path, spec: TrialSpec) -> None:
-    """Train in `folder` and write result.json: the summary and the re-evaluations that were requested."""
+def run_trial(
+    folder: Path, spec: TrialSpec, node: Node | None = None, listener: socket.socket | None = None
+) -> None:  # fmt: skip
+    """Train in `folder` and write result.json: the summary and the re-evaluations that were requested.
+
+    Args:
+        folder: The run folder.
+        spec: What to train.
+        node: This node, if the ranks train on several; node 0 writes all files.
+        listener: On node 0, the socket that is bound to the node's port.
+    """
     import torch
 
     from pipeline import distributed, train
@@ -40,24 +51,32 @@ def run_trial(folder: Path, spec: TrialSpec) -> None:
     config = from_dict(nested({**spec.settings, "out": str(folder), "wandb": "off"}))
     if config.fast_start:
         check_once(config.data, folder.parent)
-    Run.claim(config)
-    if config.nproc > 1:
+    first = node is None or node.number == 0
+    if first:
+        Run.claim(config)  # before any rank is there: all of them meet on every start
+    if node is not None:
+        # A launcher cannot know whether ranks that it does not see are at work: no rank is silent here.
+        ranks = config.nproc // node.count
+        distributed.launch(train.run, (config, spec.read_test), ranks, 0, node, listener)
+    elif config.nproc > 1:
         distributed.launch(train.run, (config, spec.read_test), config.nproc, config.rank_timeout)
     else:
         train.run(config, read_test=spec.read_test)
+    if not first:
+        return
     summary = json.loads((folder / "summary.json").read_text())
     found = re_evaluate(folder, spec.re_evaluations, spec.read_test) if spec.re_evaluations else {}
     files.publish_json(folder / RESULT, {"summary": summary, "variants": found})
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, node: Node | None = None, listener: socket.socket | None = None) -> int:
     """Do the whole work of a trial's process; return the exit code."""
     spec = TrialSpec.from_json(json.loads((folder / SPEC).read_text()))
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # for the ranks, which start as fresh interpreters
     limit_memory(spec.memory)
 
     try:
-        run_trial(folder, spec)
+        run_trial(folder, spec, node, listener)
     except Exception as error:
         return exits.report(error)
     return 0
