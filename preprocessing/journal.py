@@ -32,7 +32,7 @@ class Line(NamedTuple):
     chain: str
     """Checksum over it and all lines before."""
     chained: bool
-    """Whether the checksum stands in the line."""
+    """True if the checksum is part of the line."""
 
 
 class Journal:

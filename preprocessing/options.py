@@ -47,7 +47,7 @@ class Build:
     fps: float = 0.0
     """Frames per second, if the source does not say."""
     bodies: str = ""
-    """How two bodies of more are chosen: score or motion; default: score if the source has any."""
+    """Criterion by which two bodies of more are chosen: score or motion; default: score if the source has any."""
     absent: str = "zero"
     """Coordinates that mean an absent joint in a source without marks or scores: zero (exact zeros, and NaN), nan,
     none, or a number that all its coordinates have, as --absent=-1. Whole bodies of zeros are always absent."""

@@ -22,7 +22,7 @@ from .sites import Statistics, buffers_kept, statistics
 Batches = Iterator[tuple[Tensor, Any]]
 
 
-class PassEnded(Exception):  # noqa: N818 - it is no error
+class PassEnded(Exception):  # noqa: N818 - not an error
     """The rest of a forward pass is not needed."""
 
 

@@ -29,13 +29,13 @@ TRIAL_SAMPLES = 256
 
 
 class Usage(NamedTuple):
-    """How a model is run and scored, and what was assumed for that, in short sentences."""
+    """Functions that run and score a model, and the assumptions behind them in short sentences."""
 
     forward: Forward
     metric: Metric
     assumed: list[str]
     is_ready_made: bool = False
-    """Whether the metric is one of METRICS."""
+    """True if the metric is one of METRICS."""
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ class Cause:
     interval: list[float]
     """95 % interval of after - before (paired bootstrap)."""
     now: str = ""
-    """What to do with the trained model, nothing retrained."""
+    """Advice for the trained model, nothing retrained."""
     next_training: str = ""
-    """What to do when it is trained again."""
+    """Advice for the next training."""
 
     @property
     def is_mode(self) -> bool:
@@ -262,7 +262,7 @@ def unnamed(evidence: Evidence, found: list[Fired], tried: Tried) -> list[Fired]
 
 
 def suspicions(found: list[Fired], causes: list[Cause], evidence: Evidence, tried: Tried) -> list[Suspicion]:
-    """Return the findings that are no causes: failures first, facts, and those whose proof fails on eval samples."""
+    """Return the findings that are not causes: failures first, facts, and those whose proof fails on eval samples."""
     known = {cause.check for cause in causes}
     result = []
     for one in found:
@@ -280,7 +280,7 @@ def _suspicion(one: Fired, failed: str, hurts: bool) -> Suspicion:
 
 
 def _hurts(evidence: Evidence, remedy: str | None, tried: Tried) -> bool:
-    """Return whether a remedy was tried and lowers A: then it is no advice for now."""
+    """Return whether a remedy was tried and lowers A: then it is not advised for now."""
     scores = tried.get(remedy or "", {})
     return "A" in scores and scores["A"].double().mean().item() < evidence.mean("A")
 

@@ -1,4 +1,4 @@
-"""How a loader composes its batches: by chance, or by the labels of the samples."""
+"""Composition of a loader's batches: by chance, or by the labels of the samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_BATCHES = 2
 
 
 class Shares(NamedTuple):
-    """How much the shares of labels vary between a loader's own batches.
+    """Variation of the shares of labels between a loader's own batches.
 
     Attributes:
         path: Entry of a batch that holds the labels.

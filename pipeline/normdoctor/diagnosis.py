@@ -85,7 +85,7 @@ class Diagnosis:
     samples: dict[str, int]
     """Samples measured on, train and eval."""
     assumed: list[str]
-    """What was assumed about the model, its batches and its metric, in short sentences."""
+    """Assumptions about the model, its batches and its metric, in short sentences."""
     _is_share: bool = field(default=True, repr=False)
     _remedy: str | None = field(default=None, repr=False)
     _patient: Patient | None = field(default=None, repr=False, compare=False)

@@ -16,7 +16,7 @@ from .intervals import Difference, design_effect, is_share, paired, standard_err
 from .layers import Layer
 from .sites import Site
 
-# Passes over samples. A to D: see `gaps`; in batches composed anew. given_A to given_D: the same in the loaders' own
+# Passes over samples. A to D: see `gaps`; in recomposed batches. given_A to given_D: the same in the loaders' own
 # batches, of which some are kept. mixed: the samples of given_B, shuffled. found_A and found_C: the samples of A and of
 # given_C in the mode that the model was handed over in. large: B in larger batches. fair: B in batches of D's size.
 # lone, dropped: A by statistics that the cause of this name would leave (see `reproduce`).
@@ -94,22 +94,22 @@ class Evidence:
     """Sizes of the training batches."""
     history: History
     assumed: list[str] = field(default_factory=list)
-    """What was assumed about model, batches and metric, in short sentences."""
+    """Assumptions about model, batches and metric, in short sentences."""
     shares: Shares | None = None
     """Shares of the labels in the training loader's own batches; None where samples have no such labels."""
     inputs: str = ""
-    """How raw evaluation inputs differ from training inputs; empty where they are alike."""
+    """Difference between raw evaluation and training inputs; empty where they are alike."""
     random_in_eval: str = ""
-    """How outputs change between two passes in eval mode; empty where they do not."""
+    """Change of outputs between two passes in eval mode; empty where there is none."""
     batch: dict[Pass, Tensor] = field(default_factory=dict)
     """Number of each score's batch, for the passes in which the samples of a batch share the noise of its
     statistics."""
     sign: float = 1.0
     """-1 where the metric is a loss, whose scores are negated."""
     metric_note: str = ""
-    """What the reader of the scores should know; empty: nothing."""
+    """Note for the reader of the scores; may be empty."""
     metric_is_doubtful: bool = False
-    """Whether a fault may not show in the scores: then normalization is not cleared of it."""
+    """True if a fault may not show in the scores: then normalization is not cleared of it."""
     samples_per_score: float = 1.0
     """More than 1 where the metric gives one score per batch."""
     worst: float = 0.0
@@ -137,7 +137,7 @@ class Evidence:
     _differences: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Difference]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """What `paired` has computed of which tensors."""
+    """Results of `paired`, by the identities of its tensors."""
 
     def mean(self, name: Pass) -> float:
         """Return the mean score of a pass (accuracy as a fraction)."""

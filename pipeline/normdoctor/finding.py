@@ -17,7 +17,7 @@ RECOMPUTE = (
 
 
 class Advice(NamedTuple):
-    """What to do about a finding."""
+    """Advice about a finding."""
 
     now: str = ""
     """With the trained model, nothing retrained; empty: nothing helps."""
@@ -38,13 +38,13 @@ class Finding:
     evidence: str
     """In plain words."""
     advice: Advice | None = None
-    """What to do; None: the remedy's advice."""
+    """None: the remedy's advice."""
     remedy: str | None = OF_THE_CHECK
     """Name of the remedy that would prove it, where it is not the check's own; None: only new training can."""
     is_fact: bool | None = None
-    """Whether it is a fault even where nothing proves it; None: as the check says."""
+    """True if it is a fault even where nothing proves it; None: as in the check's record."""
     fails: bool = False
-    """Whether training or evaluation ends with an error by it."""
+    """True if it ends training or evaluation with an error."""
     gain: Difference | None = None
     """Score at stake, where it was measured without a remedy."""
 

@@ -69,7 +69,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repaired model differs in: its form, the running statistics of each call, and other buffers."""
+    """Differences of a repaired model: its form, the running statistics of each call, and other buffers."""
 
     form: Form = Form()
     moments: SiteMoments = field(default_factory=dict)
@@ -114,7 +114,7 @@ class PerCall(nn.ModuleList):
 
 
 def begin_pass(model: nn.Module, arguments: Any) -> None:
-    """Count calls anew: a forward pre-hook of a model with layers per call."""
+    """Restart the count of calls: a forward pre-hook of a model with layers per call."""
     for module in model.modules():
         if isinstance(module, PerCall):
             module.call = 0

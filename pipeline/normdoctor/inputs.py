@@ -21,7 +21,7 @@ CLAMPED = 0.05
 
 
 class Range(NamedTuple):
-    """What an input looks like."""
+    """Range and distribution of an input."""
 
     shape: tuple[int, ...]
     """Of a sample; empty where samples differ, or are not known."""
@@ -95,7 +95,7 @@ def _is_normalized(one: Range) -> bool:
 
 
 def _ranges(samples: Samples) -> dict[str, Range]:
-    """Return the inputs of a loader by their paths: floating-point or 8-bit entries that are no labels."""
+    """Return the inputs of a loader by their paths: floating-point or 8-bit entries that are not labels."""
     each = max(1, bytes_of(samples.kept[0]) // 4)
     rows = (
         samples.kept[: min(COMPARED, max(2, NUMBERS // each))]

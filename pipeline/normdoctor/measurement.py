@@ -44,7 +44,7 @@ class Measurement:
     cost: Difference
     """B - A with its interval and threshold."""
     excess: float
-    """What running statistics cost on the training or the evaluation samples, as a multiple of what is significant."""
+    """Cost of running statistics on the training or the evaluation samples, as a multiple of what is significant."""
     seconds: float
     """Time that it took."""
 

@@ -1,4 +1,4 @@
-"""Where a layer that is not torch's plain batch norm keeps its running statistics, and its output by other ones."""
+"""Running statistics of layers that are not torch's plain batch norm, and their output by other ones."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def fits_classes(scores: Any, label: Any) -> bool:
 
 
 def accuracy(scores: Tensor, label: Tensor) -> Tensor:
-    """Share of right first choices of each sample; labels below 0, or 255 where it is no class, do not count."""
+    """Share of right first choices of each sample; labels below 0, or 255 where it is not a class, do not count."""
     label = label.to(scores.device)
     if _is_one_logit(scores):
         limit = 0.5 if bool(((scores >= 0) & (scores <= 1)).all()) else 0.0

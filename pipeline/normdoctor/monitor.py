@@ -277,7 +277,7 @@ class Monitor:
             self._suspect = measurement.excess, watched.subject()
 
     def _is_ready(self, watched: Watched) -> bool:
-        """Return whether running statistics can be judged yet; those of an average, once it averages something."""
+        """Return whether running statistics can be measured yet; those of an average, once it averages something."""
         if not watched.is_started:
             self._not_before = max(self._not_before, self.steps + PAUSE)
             return False

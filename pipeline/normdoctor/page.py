@@ -38,10 +38,10 @@ Doctor = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Words:
-    """How scores and samples are written."""
+    """Words for scores and samples."""
 
     is_share: bool = True
-    """Whether scores are fractions, shown in %."""
+    """True if scores are fractions, shown in %."""
     samples: str = "samples"
     evaluation: str = "evaluation"
 

@@ -30,7 +30,7 @@ SAME_OUTPUT = 0.01
 
 @dataclass(frozen=True)
 class Patient:
-    """What a diagnosis keeps to build a repaired model: a copy of the model, the evidence and one batch."""
+    """Parts of a repaired model that a diagnosis keeps: a copy of the model, the evidence and one batch."""
 
     model: nn.Module
     evidence: Evidence

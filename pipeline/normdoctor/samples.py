@@ -151,7 +151,7 @@ def take(
 
 
 class _Reader:
-    """What is kept of the batches read so far."""
+    """Samples kept of the batches read so far."""
 
     def __init__(self, limit: int, memory: int, draw: random.Random) -> None:
         self.limit, self.memory, self.draw = limit, memory, draw

@@ -27,14 +27,14 @@ FEW_ERRORS, MANY_ERRORS = 0.5, 0.6
 
 
 class Scoring(NamedTuple):
-    """How a metric's scores are to be read."""
+    """Reading of a metric's scores."""
 
     sign: float = 1.0
     """Factor that makes higher scores better."""
     note: str = ""
-    """What the reader of the scores should know; empty: nothing."""
+    """Note for the reader of the scores; may be empty."""
     is_doubtful: bool = False
-    """Whether a fault may not show in the scores."""
+    """True if a fault may not show in the scores."""
 
 
 def read_metric(bench: Bench, higher_is_better: bool | None, is_ready_made: bool = False) -> Scoring:

@@ -43,7 +43,7 @@ class Spool:
         self.rows = 0
         self.keep = keep
         self.gaps = False
-        """Whether a joint is absent in a row."""
+        """True if a joint is absent in a row."""
         self._files: dict[str, BinaryIO] = {name: open(self.folder / name, "a+b") for name in SPOOLED}  # noqa: SIM115 - see close()
         self._digests = {name: hashlib.sha256() for name in SPOOLED}
         self._offset = rows_offset(joints, channels)

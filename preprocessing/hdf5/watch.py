@@ -19,7 +19,7 @@ REMEDY = "Put the file back that the run was trained on, and run the same comman
 
 
 class Identity(NamedTuple):
-    """What distinguishes a file, without reading it."""
+    """Identity of a file, without reading it."""
 
     device: int
     inode: int
@@ -27,7 +27,7 @@ class Identity(NamedTuple):
     modified: int
     """Nanoseconds."""
     changed: int
-    """Of content, name or permissions; nanoseconds. Nobody can set it back."""
+    """Of content, name or permissions; nanoseconds. It cannot be set back."""
 
     @classmethod
     def of(cls, path: Path) -> Identity:

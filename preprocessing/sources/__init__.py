@@ -55,7 +55,7 @@ class SourceReader(NamedTuple):
 
     @property
     def about(self) -> str:
-        """What the format is, in one line."""
+        """Description of the format, in one line."""
         document = sys.modules[self.open.__module__].__doc__ or ""
         return " ".join(document.partition("\n\n")[0].split())
 
@@ -138,7 +138,7 @@ def _trees(paths: Iterable[Path]) -> list[Tree]:
 
 
 def _recognised(tree: Tree) -> str:
-    """Return the format of a tree; SourceError that says what it is instead."""
+    """Return the format of a tree; SourceError with what it is instead."""
     name = next((name for name, reader in SOURCES.items() if reader.accepts(tree)), "")
     if not name:
         raise SourceError(describe(tree, f"Known formats: {', '.join(SOURCES)} (--format names one)."))

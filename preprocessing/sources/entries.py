@@ -25,7 +25,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read; an empty value leaves the choice to the reader."""
+    """Options of a reader; an empty value leaves the choice to it."""
 
     format: str = ""  # a key of SOURCES
     layout: str = ""  # a key of layouts.LAYOUTS

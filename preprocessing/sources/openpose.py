@@ -102,7 +102,7 @@ def _people(document: Any, name: str) -> list[dict[str, Any]]:
 def read_clip(place: Place, name: str) -> RawClip:
     """Read the frames of one clip; a frame whose file is missing has no person."""
     first, last = place.files[0][0], place.files[-1][0]
-    # A number that is no frame count (a time stamp) would make a clip of mostly nothing.
+    # A number that is not a frame count (a time stamp) would make a clip of mostly nothing.
     dense = last - first < 10 * len(place.files)
     frames: list[list[Person]] = [[] for _ in range(last - first + 1 if dense else len(place.files))]
     for position, (number, file) in enumerate(place.files):

@@ -48,7 +48,7 @@ def open_skeletons(trees: list[Tree], reading: Reading) -> ClipSource:
             named[name] = ntu.parse_name(name)
         except ValueError as error:
             unusable.append(SkeletonError(name, 0, "bad-name", str(error)))
-    # A benchmark may hold a stray file; a folder in which most names are others, or a labels file, is somebody's own.
+    # A benchmark may hold a stray file; a folder in which most names are others, or a labels file, is a user's own.
     own = reading.labels is not None or any(tree.has_labels for tree in trees)
     if own or len(named) < len(unusable):
         return _own(trees, found, reading)

@@ -42,7 +42,7 @@ _NUMBERED = re.compile(rf"(?P<axis>x|y|z|{_SCORE})_?(?P<joint>\d+)")
 
 
 class Form(NamedTuple):
-    """How the tables of a source are read."""
+    """Reading of the tables of a source."""
 
     joints: tuple[str, ...]  # in order
     channels: tuple[str, ...]
@@ -299,7 +299,7 @@ def _number(cell: str, name: str, line: int) -> float:
 
 
 def _frames(people: Mapping[float, Mapping[int, np.ndarray]], form: Form, name: str) -> list[list[Person]]:
-    """Return the people of every frame; frame numbers that are missing between others have nobody."""
+    """Return the people of every frame; frame numbers that are missing between others have none."""
     moments = sorted(people)
     steps = np.diff(moments)
     numbered = all(float(moment).is_integer() for moment in moments) and (not len(steps) or steps.min() == 1)

@@ -48,7 +48,7 @@ def open_ucla(trees: list[Tree], reading: Reading) -> ClipSource:
     layout = layout or keypoint_layout(str(trees[0].path), shape[1], SPACE, reading)
     clips = []
     labels = [_label(item) for item in items]
-    # Labels count from 1 in the published files; whoever counts from 0 has a 0.
+    # Labels count from 1 in the published files; others count from 0 and have a 0.
     base = 0 if 0 in labels else 1
     for item, label in zip(items, labels, strict=True):
         place = Place(item.place, shape[1])

@@ -51,7 +51,7 @@ def _by_magic(path: Path, what: str) -> str:
 
 
 def describe(tree: Tree, formats: str) -> str:
-    """Return one line that says what a path is and what to do with it."""
+    """Return one line: what a path is, and what to do with it."""
     path = tree.path
     if not tree.is_folder and not tree.is_zip:
         return _file(tree, formats)

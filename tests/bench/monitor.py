@@ -54,7 +54,7 @@ class Training:
     momentum: float | None = None
     """Of the running statistics, where it is not torch's default."""
     averaged: str = ""
-    """How weights are averaged, if they are; the average is watched."""
+    """Kind of average over the weights, if there is one; it is watched."""
     batch: int = BATCH
     rate: float = RATE
     optimizer: str = "sgd"

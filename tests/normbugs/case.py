@@ -48,7 +48,7 @@ class Case:
     certainty: Literal["maintainer", "reporter", "rebuilt"]
     """Basis of the cause: a maintainer's or reporter's statement in the thread, or this rebuild alone."""
     blind: bool
-    """Whether the case was written before the doctor was run on it."""
+    """True if the case was written before the doctor was run on it."""
     make: Callable[[int, bool], Patient]
     """(seed, fixed) -> the buggy program, or its fixed twin."""
 

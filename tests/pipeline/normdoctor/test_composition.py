@@ -1,4 +1,4 @@
-"""How a loader composes its batches."""
+"""composition: shares of labels in a loader's own batches."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_labels_of_any_type_count(kind: Any) -> None:
 
 
 def test_an_order_by_class_is_a_suspicion_though_inputs_tell_nothing_of_it() -> None:
-    """Four batches are too few to judge by means; their labels are enough. Shuffled, nothing fires."""
+    """Four batches are too few for means; their labels are enough. Shuffled, nothing fires."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     x, y = torch.randn(128, 4), torch.arange(4).repeat_interleave(32)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def endless(batches: Batches, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of samples drawn anew for each step."""
+    """Batches of samples, drawn for each step."""
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     draw = torch.Generator().manual_seed(seed)
     while True:
