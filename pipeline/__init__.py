@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.doctor.patient import diagnose_run
     from pipeline.normdoctor import Diagnosis, diagnose
-    from pipeline.predict import Answer, Predictor, load
+    from pipeline.predictor import Answer, Predictor, load
     from pipeline.run_folder import Metadata, Run
 
 __all__ = ["Answer", "Config", "Diagnosis", "Metadata", "Predictor", "Run", "diagnose", "diagnose_run", "load"]
@@ -33,7 +33,7 @@ __getattr__, __dir__ = lazy_names(
         "config": ("Config",),
         "doctor.patient": ("diagnose_run",),
         "normdoctor": ("Diagnosis", "diagnose"),
-        "predict": ("Answer", "Predictor", "load"),
+        "predictor": ("Answer", "Predictor", "load"),
         "run_folder": ("Metadata", "Run"),
     },
 )

@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from pipeline import predict
 from pipeline.data.clips import Clips
 from pipeline.evaluation import accuracies
 from pipeline.evaluation.accuracies import Prediction
@@ -41,7 +40,7 @@ from pipeline.normdoctor.evidence import gaps
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.normdoctor.sources import batch_statistics
 from pipeline.pages import evaluation as pages
-from pipeline.predict import Network, Predictor
+from pipeline.predictor import Network, Predictor, load
 from pipeline.run_folder import CONFIG, Run
 from preprocessing import exits, files
 from preprocessing.hdf5 import SkeletonFile, end_on_bus_error, open_file, skipped
@@ -223,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--data {options.data} is not a file: must be an HDF5 file. Build one with python -m "
                 f"preprocessing.build SOURCE --out {options.data.with_suffix('.h5')}"
             )
-        predictor = predict.load(options.run)
+        predictor = load(options.run)
         if options.fast_start:
             print(skipped(options.data), file=sys.stderr)
         file = open_file(options.data, fast_start=options.fast_start)

@@ -20,7 +20,7 @@ from preprocessing.skeleton import SkeletonError
 from preprocessing.sources.tracks import array_tracks
 
 if TYPE_CHECKING:
-    from pipeline.predict import Predictor
+    from pipeline.predictor import Predictor
 
 
 class Moment(NamedTuple):

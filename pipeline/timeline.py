@@ -21,7 +21,7 @@ from preprocessing.skeleton import RawClip, SkeletonError
 from preprocessing.stages import Clip, Stage
 
 if TYPE_CHECKING:
-    from pipeline.predict import Predictor
+    from pipeline.predictor import Predictor
 
 NONE = "none of these"
 SHORTEST, LONGEST = (0.4, 0.6), (1.5, 3.2)  # bounds of the windows, as factors of the window
