@@ -10,13 +10,13 @@ import sys
 import time
 
 import torch
-from torch.nn import functional
 
 from pipeline import distributed, network
 from pipeline.config import Config, as_dict, as_toml
 from pipeline.data.training import training_steps
 from pipeline.models.cost import cost, describe
 from pipeline.run_folder import Run
+from pipeline.step import TrainStep
 from preprocessing import exits
 
 STEPS = 4  # optimizer steps that are timed; the first one is left out
@@ -65,18 +65,14 @@ def _seconds(config: Config, run: Run, model: torch.nn.Module) -> list[float]:
 
     state, clips = fresh_state(config, model), run.clips
     train_N = run.splits.fit(config.input.fit)
+    take = TrainStep(config, model, *state, None, clips.device)
     taken: list[float] = []
     model.train()
     while len(taken) < STEPS:  # an epoch may have one step
-        steps = training_steps(config, clips, train_N, 1, model, state.optimizer)
+        steps = training_steps(config, clips, train_N, 1, take.gradients.broken)
         begin = time.perf_counter()
         for step in itertools.islice(steps, STEPS - len(taken)):
-            state.optimizer.zero_grad(set_to_none=True)
-            for batch in step.micro_batches:
-                with network.autocast(config, clips.device):
-                    logits = model(batch.x_NCTVM, batch.present_NMT).float()
-                functional.cross_entropy(logits, batch.label_N).backward()
-            state.optimizer.step()
+            take(step.micro_batches, step.clips)
             if clips.device.type == "cuda":
                 torch.cuda.synchronize()
             now = time.perf_counter()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,8 +15,9 @@ from pipeline import norms
 from pipeline.schedule import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULES, OptimConfig, rate
 
 __all__ = [
-    "CLASS_WEIGHTS", "OPTIMIZERS", "SCHEDULES", "OptimConfig", "adamw", "averaged", "class_weights", "clip_gradients",
-    "follow", "layer_of", "optimizer", "parameter_groups", "rate", "set_rate", "sgd",
+    "CLASS_WEIGHTS", "OPTIMIZERS", "SCHEDULES", "OptimConfig", "adamw", "averaged", "capturable", "class_weights",
+    "clip_gradients", "follow", "layer_of", "move", "optimizer", "parameter_groups", "rate", "rates_as_tensors",
+    "set_rate", "sgd", "state_of",
 ]  # fmt: skip
 
 
@@ -87,7 +91,46 @@ def class_weights(config: OptimConfig, label_N: Tensor, classes: int) -> Tensor 
 def set_rate(chosen: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of all groups, each times its `factor`."""
     for group in chosen.param_groups:
-        group["lr"] = lr * group.get("factor", 1.0)  # none in checkpoints of versions without layer_decay
+        own = lr * group.get("factor", 1.0)  # none in checkpoints of versions without layer_decay
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
+
+
+def rates_as_tensors(chosen: torch.optim.Optimizer) -> None:
+    """Keep the learning rates in tensors beside the parameters, where a captured step reads them at each replay.
+
+    A GPU's kernels want float32; on a CPU float64 holds what a number holds, and a step has the same bits.
+    """
+    for group in chosen.param_groups:
+        device = group["params"][0].device
+        kind = torch.float64 if device.type == "cpu" else torch.float32
+        group["lr"] = torch.full((), float(group["lr"]), dtype=kind, device=device)
+
+
+@contextmanager
+def capturable(chosen: torch.optim.Optimizer) -> Iterator[None]:
+    """Mark the optimizer as one whose step may be captured. A fused optimizer always is, but AdamW asks for the mark.
+
+    Only for the time of the capture: torch warns of steps of a marked optimizer that are not captured.
+    """
+    marked = [group for group in chosen.param_groups if "capturable" in group]
+    before = [group["capturable"] for group in marked]
+    try:
+        for group in marked:
+            group["capturable"] = True
+        yield
+    finally:
+        for group, old in zip(marked, before, strict=True):
+            group["capturable"] = old
+
+
+def state_of(chosen: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer with its learning rates as numbers, so that any device can load it."""
+    state = chosen.state_dict()
+    groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+    return state | {"param_groups": groups}
 
 
 def clip_gradients(model: nn.Module, config: OptimConfig, adaptive: float) -> None:
@@ -105,8 +148,31 @@ def averaged(model: nn.Module, config: OptimConfig) -> AveragedModel | None:
 
 
 def follow(average: AveragedModel, model: nn.Module) -> None:
-    """Move the average towards the model. A count (num_batches_tracked) is copied: a mean of counts is not a count."""
-    average.update_parameters(model)
-    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-        if not mine.is_floating_point():
-            mine.copy_(theirs)
+    """Move the average towards the model, and count the move."""
+    move(average, model, first=not average.n_averaged)
+    average.n_averaged += 1
+
+
+@torch.no_grad()
+def move(average: AveragedModel, model: nn.Module, first: bool) -> None:
+    """Move the average towards the model without counting: on the device alone, as a captured step must.
+
+    A count (num_batches_tracked) is copied: a mean of counts is not a count.
+
+    Args:
+        average: An average made by `averaged`.
+        model: The network in training.
+        first: Copy everything: there is no average yet.
+    """
+    mine = chain(average.module.parameters(), average.module.buffers())
+    theirs = chain(model.parameters(), model.buffers())
+    averages, values = [], []
+    for old, new in zip(mine, theirs, strict=True):
+        if first or not old.is_floating_point():
+            old.copy_(new)
+        else:
+            averages.append(old)
+            values.append(new)
+    if averages:
+        assert average.multi_avg_fn is not None
+        average.multi_avg_fn(averages, values, average.n_averaged)

@@ -375,6 +375,12 @@ class Run:
         return {"fix": summary["fix"]} if "fix" in summary else {}
 
     @property
+    def graphs(self) -> dict[str, Any]:
+        """`graphs` of the summary: how many steps of the training were captured, and why others were not."""
+        summary = self.summary if self.finished else {}
+        return {"graphs": summary["graphs"]} if "graphs" in summary else {}
+
+    @property
     def doctor(self) -> dict[str, Any] | None:
         """The diagnosis; None if there is none. IntegrityError if it was edited, or made of another checkpoint."""
         path, pointer = self.folder / DOCTOR, self.pointer

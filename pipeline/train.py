@@ -31,10 +31,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline import checkpoint, distributed, dry_run, network, optim, preflight, transfer
+from pipeline import checkpoint, distributed, dry_run, graphs, network, optim, preflight, transfer
 from pipeline.config import Config, of_run
 from pipeline.data.clips import Clips
 from pipeline.data.splits import Splits
@@ -43,6 +42,7 @@ from pipeline.evaluation import gap, measure
 from pipeline.gap_watch import GapWatch, watching
 from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
 from pipeline.run_folder import Run
+from pipeline.step import TrainStep
 from pipeline.tracking.follower import follow_training
 from pipeline.tracking.ledger import RunLedger
 from preprocessing import exits, hdf5, lifetime
@@ -65,7 +65,7 @@ class State(NamedTuple):
     def save(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""
         average = {} if self.average is None else self.average.state_dict()
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+        return {"model": self.model.state_dict(), "optimizer": optim.state_of(self.optimizer), "average": average}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Load what `save` returned; a part that is missing or does not fit raises."""
@@ -108,50 +108,55 @@ def fresh_state(config: Config, model: nn.Module) -> State:
 
 
 def fit(
-    config: Config, clips: Clips, splits: Splits, state: State, done: int = 0, watch: GapWatch | None = None
+    config: Config,
+    clips: Clips,
+    splits: Splits,
+    state: State,
+    done: int = 0,
+    watch: GapWatch | None = None,
+    usage: graphs.Usage | None = None,
+    recorder: graphs.Recorder | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Train the epochs after the first `done`; yield the record of each epoch, when its checkpoint can be made."""
-    training, smoothing, device = config.train, config.optim.label_smoothing, clips.device
+    """Train the epochs after the first `done`; yield the record of each epoch, when its checkpoint can be made.
+
+    Args:
+        config: Settings of the run.
+        clips: Clips of the data file.
+        splits: Their splits.
+        state: What is trained.
+        done: Epochs that are done.
+        watch: Sees each step.
+        usage: Counts the captured steps.
+        recorder: As in `graphs.steps`.
+    """
+    training, device = config.train, clips.device
     train_N = splits.fit(config.input.fit)
     weight_K = optim.class_weights(config.optim, clips.label_N[train_N.to(device)], clips.classes)
     rank, ranks = distributed.rank(), distributed.world_size()
     parallel = network.for_training(config, state.model, device)
+    if device.type == "cuda" or recorder is not None:
+        optim.rates_as_tensors(state.optimizer)  # captured or not, so that both have the same bits
+    take = TrainStep(config, parallel, *state, weight_K, device)
+    steps = graphs.steps(config, take, usage or graphs.Usage(), recorder)
+    counted = isinstance(steps, graphs.CapturedSteps) and config.norm.persons == "masked"
     for epoch in range(done + 1, training.epochs + 1):
         parallel.train()
         if training.freeze == "trunk":
             transfer.keep_frozen(state.model)
         torch.manual_seed(training.seed * 1_000_003 + epoch * 1_009 + rank)  # of dropout
-        begin, sums = time.perf_counter(), torch.zeros(2, dtype=torch.float64, device=device)
-        norms, steps, rate = torch.zeros((), dtype=torch.float64, device=device), 0, 0.0
-        for step in training_steps(config, clips, train_N, epoch, state.model, state.optimizer, rank, ranks):
+        begin, rate = time.perf_counter(), 0.0
+        take.begin_epoch()
+        for step in training_steps(config, clips, train_N, epoch, take.gradients.broken, rank, ranks, counted):
             rate = optim.rate(config.optim, step.progress, training.epochs)
             optim.set_rate(state.optimizer, rate)
-            state.optimizer.zero_grad(set_to_none=True)
-            for batch in step.micro_batches:
-                with network.autocast(config, device):
-                    logits = parallel(batch.x_NCTVM, batch.present_NMT).float()
-                # Ranks may hold different numbers of clips: the sum over the global batch size, times the ranks that
-                # DDP averages over, is exactly the gradient of one big batch.
-                loss = functional.cross_entropy(
-                    logits, batch.label_N, weight_K, reduction="sum", label_smoothing=smoothing
-                )
-                loss = loss * ranks / step.clips
-                distributed.beat()
-                loss.backward()
-                right = (logits.argmax(1) == batch.label_N).sum()
-                sums += torch.stack([right, loss.detach() / ranks * step.clips])
-            norms, steps = norms + step.guard.norm, steps + 1
-            optim.clip_gradients(state.model, config.optim, config.norm.clip)
-            state.optimizer.step()
-            if state.average is not None:
-                optim.follow(state.average, state.model)
+            batch = steps(step)
             if watch is not None:
                 watch.step(batch)
-        right, loss = (distributed.total(sums) / len(train_N)).tolist()
+        right, loss = (distributed.total(take.sums) / len(train_N)).tolist()
         seconds = time.perf_counter() - begin
         record: dict[str, Any] = {"epoch": epoch, "train": {"top1": right, "loss": loss}}
         record |= {"seconds": seconds, "clips_per_second": len(train_N) / seconds}
-        record["optim"] = {"lr": rate, "gradient_norm": norms.item() / max(1, steps)}
+        record["optim"] = {"lr": rate, "gradient_norm": take.norms.item() / max(1, take.steps)}
         record |= {} if watch is None else watch.record()
         yield record | measure.after_epoch(config, clips, splits, state.eval_model, epoch)
 
@@ -183,7 +188,8 @@ def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
         # Trials of a search are too short for a warning that anybody reads.
         watched_model = state.model if state.average is None else state.average
         watch = watching(config, watched_model) if first and read_test else None
-        epochs = fit(config, clips, splits, state, done, watch)
+        usage = graphs.Usage()
+        epochs = fit(config, clips, splits, state, done, watch, usage)
         console, left = Console(stderr=True), config.train.epochs - done
         silent = not first or not left  # a finished run has no bar to fill
         for record in track(epochs, total=left, description=config.out.name, console=console, disable=silent):
@@ -203,7 +209,8 @@ def run(config: Config, read_test: bool = True, follow: bool = True) -> None:
             # The doctor's repair holds as long as no epoch was trained since.
             repair = {} if left else folder.repair
             start = {"init": folder.start} if config.init is not None else {}
-            folder.write_summary(best.epoch, measured | repair | start)
+            captured = usage.report() if left else folder.graphs
+            folder.write_summary(best.epoch, measured | repair | start | captured)
             print(folder.describe(), flush=True)
             if note := gap.gap_note(config, measured):
                 print(note, file=sys.stderr)

@@ -73,21 +73,8 @@ class Clips:
             window_N2: Crop window: first and last point, as shares of the clip; None: the whole clip.
         """
         index_N = index_N.to(self.home)
-        last_N1 = (self.frames_N[index_N] - 1).unsqueeze(1)
-        share_T = torch.linspace(0, 1, frames, device=self.home)
-        if window_N2 is not None:
-            first_N1, end_N1 = window_N2.to(self.home).split(1, dim=1)
-            share_T = first_N1 + share_T * (end_N1 - first_N1)
-        at_NT = share_T * last_N1
-        low_NT = at_NT.floor().long()
-        share_NT = at_NT - low_NT
-        start_NM1 = self.start_NM[index_N].unsqueeze(2)
-        exists_NM1 = start_NM1 >= 0
-        low_NMT = (start_NM1 + low_NT.unsqueeze(1)).clamp(min=0)
-        high_NMT = (start_NM1 + torch.minimum(low_NT + 1, last_N1).unsqueeze(1)).clamp(min=0)
+        low_NMT, high_NMT, share_NT, in_low_NMT, in_high_NMT = self._neighbours(index_N, frames, window_N2)
         near_low_NMT = (share_NT < 0.5).unsqueeze(1)
-        in_low_NMT = self.present_R[low_NMT] & exists_NM1
-        in_high_NMT = self.present_R[high_NMT] & exists_NM1
         present_NMT = torch.where(near_low_NMT, in_low_NMT, in_high_NMT)
         both_NMT = in_low_NMT & in_high_NMT
         weight_NMT = torch.where(both_NMT, share_NT.unsqueeze(1), (~near_low_NMT).float())
@@ -102,6 +89,31 @@ class Clips:
             x_NMTVC.permute(0, 4, 2, 3, 1).contiguous(), present_NMT, self.label_N[index_N.to(self.device)], index_N
         )
         return Batch(*(part.to(self.device, non_blocking=True) for part in whole))
+
+    def present(self, index_N: Tensor, frames: int, window_N2: Tensor | None = None) -> Tensor:
+        """Return present_NMT of `batch` alone, on the device of the frames; arguments as there."""
+        _, _, share_NT, in_low_NMT, in_high_NMT = self._neighbours(index_N.to(self.home), frames, window_N2)
+        return torch.where((share_NT < 0.5).unsqueeze(1), in_low_NMT, in_high_NMT)
+
+    def _neighbours(
+        self, index_N: Tensor, frames: int, window_N2: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the rows of the frames before and after each point, the share of the latter, and presence in both."""
+        last_N1 = (self.frames_N[index_N] - 1).unsqueeze(1)
+        share_T = torch.linspace(0, 1, frames, device=self.home)
+        if window_N2 is not None:
+            first_N1, end_N1 = window_N2.to(self.home).split(1, dim=1)
+            share_T = first_N1 + share_T * (end_N1 - first_N1)
+        at_NT = share_T * last_N1
+        low_NT = at_NT.floor().long()
+        share_NT = at_NT - low_NT
+        start_NM1 = self.start_NM[index_N].unsqueeze(2)
+        exists_NM1 = start_NM1 >= 0
+        low_NMT = (start_NM1 + low_NT.unsqueeze(1)).clamp(min=0)
+        high_NMT = (start_NM1 + torch.minimum(low_NT + 1, last_N1).unsqueeze(1)).clamp(min=0)
+        in_low_NMT = self.present_R[low_NMT] & exists_NM1
+        in_high_NMT = self.present_R[high_NMT] & exists_NM1
+        return low_NMT, high_NMT, share_NT, in_low_NMT, in_high_NMT
 
 
 def mapped(array: np.ndarray) -> Tensor:

@@ -22,11 +22,18 @@ Pool = Callable[[Tensor, Tensor | None], Tensor]  # features (N, M, ...), presen
 class Persons(Protocol):
     """Compute features (N, ...) of clips x_NCTVM with present_NM, from the features of their bodies.
 
-    `mask_max` keeps absent bodies out of `pool`, which reduces over bodies.
+    `mask_max` keeps absent bodies out of `pool`, which reduces over bodies. `bodies`: number of present bodies, where
+    the host knows it (`present_places`).
     """
 
     def __call__(  # noqa: D102
-        self, trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = ...
+        self,
+        trunk: Trunk,
+        x_NCTVM: Tensor,
+        present_NM: Tensor,
+        mask_max: bool = False,
+        pool: Pool = ...,
+        bodies: int | None = None,
     ) -> Tensor: ...
 
 
@@ -61,7 +68,12 @@ def _broadcast(flag: Tensor, x: Tensor) -> Tensor:
 
 
 def loop(
-    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
+    trunk: Trunk,
+    x_NCTVM: Tensor,
+    present_NM: Tensor,
+    mask_max: bool = False,
+    pool: Pool = max_over_bodies,
+    bodies: int | None = None,
 ) -> Tensor:
     """Call the same layers once per body slot."""
     features = [trunk(x_NCTVM[..., slot], 0) for slot in range(x_NCTVM.shape[-1])]
@@ -69,7 +81,12 @@ def loop(
 
 
 def fold(
-    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
+    trunk: Trunk,
+    x_NCTVM: Tensor,
+    present_NM: Tensor,
+    mask_max: bool = False,
+    pool: Pool = max_over_bodies,
+    bodies: int | None = None,
 ) -> Tensor:
     """Call the layers once over all N*M body slots, absent bodies included."""
     x_BCTV = x_NCTVM.movedim(-1, 1).flatten(0, 1)
@@ -77,20 +94,46 @@ def fold(
 
 
 def masked(
-    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = True, pool: Pool = max_over_bodies
+    trunk: Trunk,
+    x_NCTVM: Tensor,
+    present_NM: Tensor,
+    mask_max: bool = True,
+    pool: Pool = max_over_bodies,
+    bodies: int | None = None,
 ) -> Tensor:
     """Call the layers once over the bodies that are present, which alone enter the pool.
 
     Absent bodies never reach the trunk: so they enter the statistics of no norm, and cost no time.
     """
-    present = present_NM.nonzero(as_tuple=True)
+    present = present_places(present_NM, bodies)
     features = trunk(x_NCTVM.movedim(-1, 1)[present], 0)
     full = features.new_zeros(*present_NM.shape, *features.shape[1:])
     return pool(full.index_put(present, features), present_NM)
 
 
+def present_places(present_NM: Tensor, bodies: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return clip and slot of each present body, (B,) each, clip by clip.
+
+    Args:
+        present_NM: Bodies that are present.
+        bodies: Their number B. None: ask the device, and wait for it.
+    """
+    if bodies is None:
+        clip_B, slot_B = present_NM.nonzero(as_tuple=True)
+        return clip_B, slot_B
+    # A stable sort puts the present ones first, in their order.
+    place_B = present_NM.flatten().argsort(descending=True, stable=True)[:bodies]
+    slots = present_NM.shape[1]
+    return place_B.div(slots, rounding_mode="floor"), place_B % slots
+
+
 def per_person(
-    trunk: Trunk, x_NCTVM: Tensor, present_NM: Tensor, mask_max: bool = False, pool: Pool = max_over_bodies
+    trunk: Trunk,
+    x_NCTVM: Tensor,
+    present_NM: Tensor,
+    mask_max: bool = False,
+    pool: Pool = max_over_bodies,
+    bodies: int | None = None,
 ) -> Tensor:
     """Call the layers once per body slot, each slot with its own statistics.
 

@@ -152,16 +152,21 @@ class GraphNetwork(nn.Module):
             x_BCTV = block(x_BCTV, slot)
         return x_BCTV.mean(dim=(2, 3))
 
-    def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+    def forward(self, x_NCTVM: Tensor, present_NMT: Tensor, bodies: int | None = None) -> Tensor:
         """Return logits (N, K).
 
         Args:
             x_NCTVM: Coordinates in metres.
             present_NMT: Frames in which each body was tracked.
+            bodies: Number of bodies that are present in any frame, where the host knows it; then the pass never waits
+                for the device.
         """
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
-        features = PERSONS[self.persons](self.trunk, x_NCTVM, present_NMT.any(dim=-1), self.mask_max, mean_over_bodies)
+        present_NM = present_NMT.any(dim=-1)
+        features = PERSONS[self.persons](
+            self.trunk, x_NCTVM, present_NM, self.mask_max, mean_over_bodies, bodies=bodies
+        )
         logits: Tensor = self.classify(self.dropout(features))
         return logits

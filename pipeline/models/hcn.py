@@ -92,19 +92,22 @@ class Hcn(nn.Module):
             y = self.drop_channels(torch.max_pool2d(y, (2, min(2, y.shape[-1]))))
         return y
 
-    def forward(self, x_NCTVM: Tensor, present_NMT: Tensor) -> Tensor:
+    def forward(self, x_NCTVM: Tensor, present_NMT: Tensor, bodies: int | None = None) -> Tensor:
         """Return logits (N, K).
 
         Args:
             x_NCTVM: Coordinates in metres.
             present_NMT: Frames in which each body was tracked.
+            bodies: Number of bodies that are present in any frame, where the host knows it; then the pass never waits
+                for the device.
         """
         absent_N1TVM = x_NCTVM[:, :1].isnan()
         x_NCTVM = self.stream(x_NCTVM, present_NMT)
         if self.input_norm is not None:
             x_NCTVM = self.input_norm(x_NCTVM, present_NMT)
         both = torch.cat([x_NCTVM, motion(x_NCTVM, present_NMT, absent_N1TVM)], dim=1)
-        features = PERSONS[self.persons](self.trunk, both, present_NMT.any(dim=-1), self.mask_max)
+        present_NM = present_NMT.any(dim=-1)
+        features = PERSONS[self.persons](self.trunk, both, present_NM, self.mask_max, bodies=bodies)
         hidden = self.activation(self.hidden_norm(self.hidden(features.flatten(1))))
         logits: Tensor = self.classify(self.dropout(hidden))
         return logits

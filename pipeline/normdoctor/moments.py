@@ -44,7 +44,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     x = wide(x)
     axes = [0, *range(2, x.dim())]
-    count = torch.tensor(x.numel() // x.shape[1], dtype=x.dtype, device=x.device)
+    count = x.new_full(
+        (), x.numel() // x.shape[1]
+    )  # filled on the device: a tensor from a number would be copied to it
     mean = x.sum(axes) / count.clamp(min=1)
     variance = (x - per_channel(mean, x)).square().sum(axes) / count.clamp(min=1)
     return mean, variance, count

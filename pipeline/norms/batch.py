@@ -75,10 +75,12 @@ class BatchStatistics(_BatchNorm):
         if not self.training:
             return self.normalize_by(x, self.running_mean, self.running_var)
         mean, variance, count = moments(x)
+        values = x.numel() // self.num_features  # known without a wait for the device
         if self.synchronizes:
             mean, variance, count = pool_over_ranks(mean, variance, count)
-        if count < 2:
-            return self.handle_too_few_values(x, int(count))
+            values = int(count)
+        if values < 2:
+            return self.handle_too_few_values(x, values)
         y = self.training_output(x, mean, variance)
         self.update_running_statistics(mean, variance * (count / (count - 1)))
         return y

@@ -39,10 +39,12 @@ class GhostBatchNorm(BatchStatistics):
         total, before = sum(rows), sum(rows[: distributed.rank()]) if self.synchronizes else 0
         parts = self.parts(x, total, before)
         mean, variance, count = (torch.stack(each) for each in zip(*map(moments, parts), strict=True))
+        values = min(part.numel() for part in parts) // self.num_features  # known without a wait for the device
         if self.synchronizes:
             mean, variance, count = pool_over_ranks(mean, variance, count)
-        if count.min() < 2:
-            return self.handle_too_few_values(x, int(count.min()))
+            values = int(count.min())
+        if values < 2:
+            return self.handle_too_few_values(x, values)
         share = (count / count.sum()).unsqueeze(1)
         unbiased = variance * (count / (count - 1)).unsqueeze(1)
         self.update_running_statistics((share * mean).sum(0), (share * unbiased).sum(0))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import optim
-from pipeline.nonfinite import NonFiniteGuard, NonFiniteLoss
+from pipeline.nonfinite import GradientCheck, NonFiniteGuard, NonFiniteLoss
 from pipeline.optim import OPTIMIZERS, OptimConfig
 
 NAMES = np.array([f"clip{i}" for i in range(8)])
@@ -16,11 +16,13 @@ def steps(kind: str, sizes: list[float], told: bool = True) -> tuple[list[Tensor
     """The weights after each step on a batch of two clips whose gradients are `sizes`; the clips that were named."""
     model = nn.Linear(1, 1, bias=False)
     optimizer = optim.optimizer(model, OptimConfig(name=kind))
-    guard = NonFiniteGuard(1, model, optimizer, NAMES, torch.device("cpu"))
+    gradients = GradientCheck(model, optimizer, torch.device("cpu"))
+    guard = NonFiniteGuard(1, gradients.broken, NAMES)
     weights, named = [], []
     for i, size in enumerate(sizes):
         optimizer.zero_grad()
         (size * model(torch.ones(2, 1))).sum().backward()
+        gradients.check()
         try:
             guard.see(torch.tensor([2 * i, 2 * i + 1]))
         except NonFiniteLoss as error:
@@ -62,9 +64,11 @@ def test_finite_gradients_step_as_if_nobody_looked(kind: str) -> None:
 def test_the_last_batch_of_an_epoch_is_told_at_its_end() -> None:
     """`read` asks for what no further batch would."""
     model = nn.Linear(1, 1)
-    guard = NonFiniteGuard(7, model, optim.optimizer(model, OptimConfig()), NAMES, torch.device("cpu"))
+    gradients = GradientCheck(model, optim.optimizer(model, OptimConfig()), torch.device("cpu"))
+    guard = NonFiniteGuard(7, gradients.broken, NAMES)
     guard.read()
     (float("nan") * model(torch.ones(1, 1))).sum().backward()
+    gradients.check()
     guard.see(torch.tensor([4]))
     with pytest.raises(
         NonFiniteLoss, match="epoch 7: the loss is not finite on clips clip4; no step was taken"
