@@ -99,9 +99,6 @@ def hindrance(config: Config, device: torch.device, ranks: int) -> str | None:
         f"{ranks} ranks exchange gradients in each step": ranks > 1,
         f"train.accumulate {training.accumulate} divides a step into micro-batches": training.accumulate > 1,
         "train.compile changes the kernels of a step": training.compile,
-        f"norm.input {norm.input} takes statistics over frames, whose number each batch changes": (
-            norm.input.endswith("_masked")
-        ),
         f"norm.freeze-after {norm.freeze_after} changes the step during the training": (
             norm.kind == "frozen_bn" and norm.freeze_after > 0
         ),

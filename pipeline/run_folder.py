@@ -441,6 +441,7 @@ class Run:
             if raised:
                 change = {"at": run.pointer["epoch"], "from": theirs["train"]["epochs"], "to": mine["train"]["epochs"]}
                 theirs["train"]["epochs"] = mine["train"]["epochs"]
+            theirs["train"]["graphs"] = mine["train"]["graphs"]  # which changes no number
             differing = [
                 what for key in mine if key not in FREE for what in _differing(key, theirs.get(key), mine[key])
             ]

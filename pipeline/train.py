@@ -41,6 +41,7 @@ from pipeline.data.training import training_steps
 from pipeline.evaluation import gap, measure
 from pipeline.gap_watch import GapWatch, watching
 from pipeline.nonfinite import NonFiniteLoss, NonFiniteWeights
+from pipeline.norms.input import keep_shapes
 from pipeline.run_folder import Run
 from pipeline.step import TrainStep
 from pipeline.tracking.follower import follow_training
@@ -135,7 +136,9 @@ def fit(
     rank, ranks = distributed.rank(), distributed.world_size()
     parallel = network.for_training(config, state.model, device)
     if device.type == "cuda" or recorder is not None:
-        optim.rates_as_tensors(state.optimizer)  # captured or not, so that both have the same bits
+        # Captured or not, so that both have the same bits.
+        optim.rates_as_tensors(state.optimizer)
+        keep_shapes(state.model)
     take = TrainStep(config, parallel, *state, weight_K, device)
     steps = graphs.steps(config, take, usage or graphs.Usage(), recorder)
     counted = isinstance(steps, graphs.CapturedSteps) and config.norm.persons == "masked"

@@ -48,14 +48,19 @@ class BatchNorm(BatchStatistics):
         self.num_batches_tracked.add_(1)
         return batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
 
+    @property
+    def is_watched(self) -> bool:
+        """Return whether something waits for `forward`: a hook, or an evaluation that replaces it."""
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks
+        return "forward" in self.__dict__ or bool(hooks)
+
     def pools(self, x: Tensor) -> bool:
         """Return whether `pooled` computes what this layer, a 2x2 max-pool and a ReLU do, and the layer has no hook.
 
         Evaluation by other statistics replaces `forward`, and hooks wait for its output.
         """
-        watched = "forward" in self.__dict__ or self._forward_hooks or self._forward_pre_hooks or self._backward_hooks
         differentiates = torch.is_grad_enabled() and x.requires_grad
-        return availability.pools_on_cpu(x) and not watched and (self.training or not differentiates)
+        return availability.pools_on_cpu(x) and not self.is_watched and (self.training or not differentiates)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Return relu(max_pool2d(self(x), 2)) in one pass over x (B, C, T, V), where `pools` holds."""

@@ -651,6 +651,27 @@ def test_a_masked_input_norm_survives_a_slot_with_one_frame_or_none(bodies: int)
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("frames", [0, 1, 4])
+@pytest.mark.parametrize("name", [name for name in INPUTS if name.endswith("masked")])
+def test_weighting_absent_frames_equals_leaving_them_out(name: str, frames: int) -> None:
+    """Output, gradients and buffers, also where a slot has no frame or one; the weights alone keep shapes."""
+    present = torch.tensor([[True, True], [True, False], [False, True]])[:, :, None].repeat(1, 1, 4)
+    present[:, 1, frames:] = False
+    x = coordinates() * present.transpose(1, 2)[:, None, :, None, :]
+    found = []
+    for static in (False, True):
+        layer = norm_factory(NormConfig(input=name)).input(3, 5, 2).double()
+        layer.is_static = static
+        for scale in (1.0, 3.0):
+            y = layer(scale * x, present)
+        (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        found.append([y.detach(), *(p.grad for p in layer.parameters()), *layer.buffers()])
+        evaluated = layer.eval()(x, present).detach()
+        found[-1].append(evaluated)
+    torch.testing.assert_close(found[1], found[0])
+    assert found[1][0].stride() == found[0][0].stride()
+
+
 # What evaluation asks of a layer.
 
 
