@@ -96,7 +96,8 @@ class SpreadAttempt(Attempt):
         deadline = time.monotonic() + GRACE
         while None in causes and time.monotonic() < deadline:
             time.sleep(POLL)
-            causes = self._causes()
+            # A node that was stopped at the time limit would now be one that was killed.
+            causes = [now if known is None else known for known, now in zip(causes, self._causes(), strict=True)]
         self.stop()
         return root_cause(causes)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.run_folder import Run
+from tests.processes import name as title
 from tests.processes import running, tree
 from tuning import engine, spread
 from tuning.engine import Resources
@@ -290,3 +291,29 @@ def test_a_killed_command_leaves_no_process_and_is_resumed(
     finish(study("study", *words, epochs=60))
     assert (trial / "ledger.jsonl").read_bytes().splitlines()[0] == first  # it holds the seconds that the epoch took
     assert [line["ended"]["outcome"] for line in events(tmp_path / "study") if "ended" in line] == ["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["agent", "ranks"])
+def test_a_frozen_process_does_not_keep_a_trial_from_ending_at_its_time_limit(
+    study: Callable[..., subprocess.Popen[str]], tmp_path: Path, cluster: Any, frozen: str
+) -> None:
+    """The agent stops frozen ranks; ranks end with their agent, which Ray kills if it is frozen."""
+    more = ("--seeds", "1", "--nodes-per-trial", "2", "--trial-limit", "25s", "--address", cluster.address)
+    process = study("study", *more, epochs=5_000)
+    trial = tmp_path / "study" / "trials" / "a-s0"
+    wait_for(lambda: epochs(trial) >= 2, process)
+    ranks = processes(trial, "log-1.txt")
+    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    (agent,) = (pid for pid in numbers if "NodeAgent" in title(pid) and ranks <= set(tree(pid)))
+    for pid in [agent] if frozen == "agent" else ranks:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: any("failed" in line for line in events(tmp_path / "study")), process)
+    begin = time.monotonic()
+    wait_for(lambda: not alive(ranks), limit=LIMIT)
+    print(f"ended {time.monotonic() - begin:.1f} s after the record")
+    process.terminate()
+    process.communicate(timeout=TIME_LIMIT)
+    (failed,) = (line for line in events(tmp_path / "study") if "failed" in line)
+    assert failed["cause"] == "time: not finished after 25 s"
+    wait_for(lambda: not running(agent), limit=2 * LIMIT)
