@@ -61,9 +61,10 @@ class TrainConfig:
     compile: bool = False
     """Use torch.compile for the forward and backward pass: about a minute at the start. Pays on a GPU for cnn in large
     batches (1.45 times as fast), not for stgcn in bf16, which then lacks our kernels (0.55 times)."""
-    graphs: Literal["auto", "off"] = "auto"
+    graphs: Literal["auto", "off"] = "off"
     """CUDA graphs: auto captures the whole optimizer step once per shape of batch and replays it, where that is
-    possible; summary.json has the reason where it is not. Same numbers, faster in small batches. Nothing on a CPU."""
+    possible; summary.json has the reason where it is not. Same numbers, faster in small batches. Nothing on a CPU; on
+    a GPU not yet run."""
     seed: int = 0
     """Seed of weights, order, dropout and augmentation."""
     deterministic: bool = False

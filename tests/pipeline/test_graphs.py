@@ -48,7 +48,7 @@ def settings(**more: Any) -> Config:
     """Settings of a small network."""
     model = {"width": 0.25} | more.pop("model", {})
     values = {"data": "unused", "out": "unused", "input": {"frames": 16}, "model": model} | more
-    return from_dict(values)
+    return from_dict(values | {"train": {"graphs": "auto"} | more.get("train", {})})
 
 
 def by_torch(model: nn.Module) -> nn.Module:
