@@ -84,8 +84,12 @@ class CudaRecorder:
     def record(self, work: Work) -> Work:
         """Capture work. RuntimeError if an operation of it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
+        # The outer context brings the stream back where a capture fails, which torch.cuda.graph does not.
         # thread_local: threads that prefetch batches may allocate memory meanwhile.
-        with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),
+            torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"),
+        ):
             work()
         return graph.replay
 

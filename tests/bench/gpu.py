@@ -3,10 +3,14 @@
     python tests/bench/gpu.py
     python tests/bench/gpu.py --clips 600 --graph-clips 64 --test 200 --device cpu   # whether it runs at all
     python tests/bench/gpu.py --part kernels    # norms and messages alone
+    python tests/bench/gpu.py --part bits       # captured steps equal those that are not
+    python tests/bench/gpu.py --part captured   # and are so fast
+    python tests/bench/gpu.py --part captured --clips 256 --graph-clips 64 --epochs 1 --width 0.25 --device cpu
 
 Clips are random walks: 1.2 bodies per clip, 40 to 120 frames, 60 classes; for `cnn` as many as NTU RGB+D 60 has, for
 `stgcn` fewer. The plain ways are those of tests/bench/train.py and tests/bench/models.py; products and convolutions of
-all of them in TF32. Where there is no GPU this says so and measures nothing.
+all of them in TF32. Where there is no GPU this says so and measures nothing. On a CPU steps are recorded and called
+again, which shows that the script runs, and no speed.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
@@ -26,14 +31,19 @@ import models  # noqa: E402 - the path is set above
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs, settings  # noqa: E402
 
+from pipeline import graphs, preflight  # noqa: E402
+from pipeline.config import from_dict  # noqa: E402
 from pipeline.models.graph import SUBSETS  # noqa: E402
+from pipeline.train import fit, setup  # noqa: E402
 from preprocessing import ntu  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402
 
 TRAIN, TEST, CLASSES = 40091, 16487, 60  # NTU RGB+D 60, cross-subject
+CHECKED = 112  # clips of the comparison of bits
 LARGE, COMPILED = {"batch_size": 512}, {"compile": True}
 WAYS: dict[str, Way] = {
     "fp32, masked": MASKED,
@@ -45,6 +55,37 @@ GRAPH: Way = MASKED | {"model": {"name": "stgcn"}}
 GRAPH_WAYS: dict[str, Way] = {
     "stgcn, fp32": GRAPH,
     "stgcn, bf16, channels last": GRAPH | FAST,
+}
+
+
+class Goal(NamedTuple):
+    """A network, the clips that it trains on, and the clips per second that are asked for, with their reason."""
+
+    model: str
+    batch: int
+    frames: int
+    clips: str
+    """The option with the number of clips."""
+    rates: dict[str, float]
+
+
+GOALS = (
+    Goal("ctrgcn", 16, 52, "graph_clips", {"10 ms per step": 16 / 0.010}),
+    Goal("stgcn", 64, FRAMES, "graph_clips", {"5 times 1,812 clips/s": 5 * 1812}),
+    Goal(
+        "cnn",
+        64,
+        FRAMES,
+        "clips",
+        {"5 times 12,838 clips/s": 5 * 12838, "an epoch of NTU RGB+D 60 in 1 s": TRAIN / 1.0},
+    ),
+)
+NUMBERS: dict[str, Way] = {"fp32": {"train": {}}, "bf16, channels last": FAST}
+# What is compared bit for bit: augmentation, averages, clipping, a schedule and a masked norm of the coordinates.
+WHOLE: Way = {
+    "norm": {"persons": "masked", "input": "vc_masked"},
+    "augment": {"crop": 0.5, "yaw": 0.5, "noise": 0.01},
+    "optim": {"ema": 0.99, "clip_norm": 1.0, "schedule": "cosine"},
 }
 
 
@@ -99,14 +140,83 @@ def convolutional(work: Path, options: argparse.Namespace, device: torch.device)
     print(f"cnn on {options.clips} training clips, 1.2 bodies per clip, {size:.2f} GB", flush=True)
     plain = statistics.median(plain_epochs(dense, torch.arange(options.clips), CLASSES, 1, device))
     print(f"{'plain':32} {plain:9.0f} clips/s, an epoch {options.clips / plain:7.2f} s", flush=True)
-    for way, settings in WAYS.items():
-        rates, share = our_epochs(data, settings, options.epochs, device)
+    for way, changes in WAYS.items():
+        rates, share = our_epochs(data, changes, options.epochs, device)
         rate = statistics.median(rates)
         print(
             f"{way:32} {rate:9.0f} clips/s, an epoch {options.clips / rate:7.2f} s, {rate / plain:6.1f} times the "
             f"plain way; a clip evaluated costs {share:.2f} of one trained on",
             flush=True,
         )
+
+
+def losses_and_state(data: Path, way: dict[str, Any], device: torch.device) -> tuple[list[float], dict[str, Any], int]:
+    """Loss of each epoch, the state at the end, and the number of replayed steps."""
+    config, usage = from_dict(way | {"data": data, "out": Path("unused"), "wandb": "off"}), graphs.Usage()
+    clips, splits, state = setup(config, device)
+    recorder = graphs.DirectRecorder() if device.type == "cpu" else None
+    records = list(fit(config, clips, splits, state, usage=usage, recorder=recorder))
+    return [record["train"]["loss"] for record in records], state.save(), usage.replayed
+
+
+def differing(mine: Any, theirs: Any) -> int:
+    """Number of tensors and values that differ in a bit."""
+    pairs = zip(tree_leaves(mine), tree_leaves(theirs), strict=True)
+    return sum(not torch.equal(a, b) if isinstance(a, Tensor) else a != b for a, b in pairs)
+
+
+def bits(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print whether captured steps have the bits of the others, with deterministic algorithms."""
+    data = work / "bits.h5"
+    make(data, CHECKED, BATCH)
+    preflight.deterministic_algorithms(True)
+    for model in ("cnn", "hcn", "stgcn", "ctrgcn"):
+        for numbers, way in NUMBERS.items():
+            found = []
+            for switch in ("off", "auto"):
+                few = {"epochs": 3, "eval_every": 3, "batch_size": 16, "graphs": switch, "deterministic": True}
+                small = {"model": {"name": model, "width": 0.25}, "train": few | way["train"]}
+                found.append(losses_and_state(data, WHOLE | small, device))
+            count = differing(found[0][:2], found[1][:2])
+            print(f"{model}, {numbers}: {found[1][2]} steps replayed, {count} tensors or losses differ", flush=True)
+    preflight.deterministic_algorithms(False)
+
+
+def goal_rates(
+    data: Path, goal: Goal, numbers: Way, switch: str, options: argparse.Namespace, device: torch.device
+) -> list[float]:
+    """Print the counts of a training; return clips per second of each epoch after the first, which captures."""
+    epochs, model = options.epochs, {"name": goal.model, "width": options.width}
+    train = {"batch_size": goal.batch, "graphs": switch, "eval_every": epochs + 1} | numbers["train"]
+    way = MASKED | {"model": model, "input": {"frames": goal.frames, "fit": "train+val"}}
+    config, usage = from_dict(settings(data, Path("unused"), epochs + 1, way | {"train": train})), graphs.Usage()
+    clips, splits, state = setup(config, device)
+    recorder = graphs.DirectRecorder() if device.type == "cpu" else None
+    records = list(fit(config, clips, splits, state, usage=usage, recorder=recorder))
+    print(f"  graphs {switch}: {usage.replayed} of {usage.steps} steps replayed; reason: {usage.reason}", flush=True)
+    return [record["clips_per_second"] for record in records[1:]]
+
+
+def captured(work: Path, options: argparse.Namespace, device: torch.device) -> None:
+    """Print how fast captured steps are, beside the goals."""
+    data = {clips: work / f"captured{clips}.h5" for clips in {options.clips, options.graph_clips}}
+    for clips, path in data.items():
+        make(path, clips, BATCH)
+    for goal in GOALS:
+        count = getattr(options, goal.clips)
+        for numbers, way in NUMBERS.items():
+            print(f"{goal.model}, batch {goal.batch}, {numbers}", flush=True)
+            off, on = (
+                statistics.median(goal_rates(data[count], goal, way, switch, options, device))
+                for switch in ("off", "auto")
+            )
+            print(
+                f"  {on:.0f} clips/s, {1000 * goal.batch / on:.2f} ms per step, an epoch of {TRAIN} clips "
+                f"{TRAIN / on:.2f} s; {on / off:.2f} times without capture",
+                flush=True,
+            )
+            for words, rate in goal.rates.items():
+                print(f"  goal, {words}: {'met' if on >= rate else 'missed'}", flush=True)
 
 
 def kernels(work: Path, options: argparse.Namespace, device: torch.device) -> None:
@@ -148,7 +258,13 @@ def there_and_back(function: Callable[..., Tensor], given: tuple[Tensor, ...]) -
     torch.autograd.grad(y, [part for part in given if part.requires_grad], y.detach())
 
 
-PARTS = {"graph": graph, "convolutional": convolutional, "kernels": kernels}
+PARTS = {
+    "captured": captured,
+    "graph": graph,
+    "convolutional": convolutional,
+    "kernels": kernels,
+    "bits": bits,  # last: deterministic algorithms are slower
+}
 
 
 def main() -> None:
@@ -157,8 +273,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=TRAIN, help="training clips of cnn")
     parser.add_argument("--graph-clips", type=int, default=12800, help="training clips of stgcn")
     parser.add_argument("--test", type=int, default=TEST, help="further clips")
-    parser.add_argument("--epochs", type=int, default=3, help="of cnn measured, after one to warm up")
+    parser.add_argument("--epochs", type=int, default=3, help="of cnn and captured steps, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="of stgcn and the plain network, interleaved")
+    parser.add_argument("--width", type=float, default=1.0, help="of the networks of captured steps")
     parser.add_argument("--part", choices=PARTS, help="one of them; else all")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """On a GPU the same numbers as on the CPU, and every command; skipped where there is none."""
 
+import copy
 import json
 import os
 import subprocess
@@ -12,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from pipeline import checkpoint, ensemble, predict, train
+from pipeline import checkpoint, ensemble, graphs, predict, train
 from pipeline.config import Config, from_dict
 from pipeline.data import clips
 from pipeline.data.augment import AugmentConfig, Draw, augment
-from pipeline.data.clips import InputConfig
 from pipeline.evaluation import accuracies
 from pipeline.kernels import availability
 from pipeline.models import MODELS, ModelConfig, build_model
@@ -25,6 +26,7 @@ from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS, NormConfig, norm_factory
 from pipeline.run_folder import Run
 from pipeline.tracking import ledger
+from preprocessing.hdf5 import open_file
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU here", allow_module_level=True)
@@ -93,9 +95,9 @@ def test_a_clip_is_changed_as_on_the_cpu() -> None:
 def test_clips_that_do_not_fit_into_the_gpu_are_brought_to_it(data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is that of clips which live there."""
     index_N = torch.tensor([3, 0, 7])
-    there, _ = clips.load(data_file, InputConfig(), GPU)
+    there = clips.Clips(open_file(data_file), GPU)
     monkeypatch.setattr(clips, "RESIDENT_SHARE", 0.0)
-    brought, _ = clips.load(data_file, InputConfig(), GPU)
+    brought = clips.Clips(open_file(data_file), GPU)
     assert (there.home, brought.home, brought.workers > 0) == (GPU, CPU, True)
     batch = brought.batch(index_N, 16)
     assert batch.x_NCTVM.device == batch.present_NMT.device == batch.label_N.device == GPU
@@ -137,13 +139,42 @@ def waits(config: Config) -> int:
 def test_a_training_waits_for_the_gpu_once_an_epoch_not_once_a_batch(
     augment: dict[str, float], data_file: Path
 ) -> None:
-    """Four times the batches make no more waits; with `masked` they do: which bodies are there decides what is run."""
-    few, many, masked = (
+    """Four times the batches make no more waits; with `masked` they do: which bodies are there decides what is run.
+
+    Captured steps know it before, with one more wait per epoch.
+    """
+    few, many, masked, captured = (
         waits(from_dict(settings(data_file, Path("unused"), augment=augment, norm={"persons": persons},
-                                 train={"batch_size": size, "eval_every": 4})))
-        for persons, size in (("fold", 16), ("fold", 4), ("masked", 4))
+                                 train={"batch_size": size, "eval_every": 4, "graphs": switch})))
+        for persons, size, switch in (
+            ("fold", 16, "off"), ("fold", 4, "off"), ("masked", 4, "off"), ("masked", 4, "auto")
+        )
     )  # fmt: skip
     assert few == many < masked
+    assert captured < masked
+
+
+@pytest.mark.parametrize("way", [{}, {"precision": "bf16", "channels_last": True}])
+@pytest.mark.parametrize("model", MODELS)
+def test_captured_steps_have_the_bits_of_those_that_are_not(model: str, way: dict[str, Any], data_file: Path) -> None:
+    """Losses, weights, moments and averages, with dropout, noise, a schedule and a masked norm of the coordinates."""
+    found = []
+    for switch in ("off", "auto"):
+        config = from_dict(
+            settings(
+                data_file, Path("unused"), model={"name": model, "width": 0.25}, norm={"input": "vc_masked"},
+                augment={"crop": 0.5, "noise": 0.01}, optim={"ema": 0.9, "clip_norm": 1.0, "schedule": "cosine"},
+                train={"graphs": switch, "batch_size": 8, "deterministic": True} | way,
+            )
+        )  # fmt: skip
+        clips, splits, state = train.setup(config, GPU)
+        usage = graphs.Usage()
+        losses = [record["train"]["loss"] for record in train.fit(config, clips, splits, state, usage=usage)]
+        found.append((losses, copy.deepcopy(state.save())))
+    assert usage.reason is None
+    assert usage.replayed > 3
+    pairs = zip(*map(tree_leaves, found), strict=True)
+    assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 BF16 = {"precision": "bf16", "channels_last": True}
@@ -169,8 +200,8 @@ def test_kernels_of_our_own_train_as_those_of_torch_do(data_file: Path, monkeypa
     network = {"name": "stgcn", "width": 0.25, "dropout": 0.0}
     config = from_dict(settings(data_file, Path("unused"), model=network, optim={"lr": 1e-3}, train=BF16))
     losses = []
-    for least in (0, availability.LARGE):
-        monkeypatch.setattr(availability, "LARGE", least)
+    for least in (0, availability.MIN_ELEMENTS):
+        monkeypatch.setattr(availability, "MIN_ELEMENTS", least)
         losses.append([record["train"]["loss"] for record in train.fit(config, *train.setup(config, GPU))])
     assert losses[0][0] == pytest.approx(losses[1][0], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], rel=0.15)
