@@ -264,12 +264,13 @@ def test_a_mistake_gets_a_message_and_no_traceback(
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_gone_is_not_waited_for(
-    data_file: Path, tmp_path: Path, cluster_gone: int, answer: Answer
-) -> None:
-    """Ray's file still names it. Without --address a search runs on this machine all the same."""
+def test_a_cluster_that_is_gone_is_not_waited_for(data_file: Path, tmp_path: Path, cluster_gone: int) -> None:
+    """Ray's file still names it. Without --address a search runs on this machine all the same.
+
+    In a process of its own: Ray remembers the clusters that earlier tests of this one had found.
+    """
     sizes = ("--trials", "1", "--epochs", "1", "--frames", "16")
-    asked = answer(main, "--data", data_file, "--out", tmp_path / "study", *sizes, "--address", "auto")
+    asked = search(data_file, tmp_path / "study", *sizes, "--address", "auto")
     assert asked.returncode == 2
     assert re.search(rf"no Ray cluster at auto \(\S+:{cluster_gone}: ", asked.stderr)
     result = search(data_file, tmp_path / "study", *sizes, "--wandb", "off")
