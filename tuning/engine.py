@@ -280,6 +280,9 @@ class _Live:
         before = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except KeyboardInterrupt:  # Ray raises one of its own for a signal during its waits in C++
+            self.raise_if_interrupted()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_IGN if self.signal else handler)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from preprocessing import exits
 from tuning import engine
 from tuning.attempt import EPOCH_METRICS
 from tuning.engine import Asha, Resources
@@ -138,3 +140,24 @@ def test_an_interrupt_is_kept_until_it_is_raised_outside_a_finalizer() -> None:
         engine._callback(live).on_step_begin(0, [])
     assert copy.deepcopy(live) is live
     assert pickle.loads(pickle.dumps(live)).source is None
+
+
+def interrupted(live: engine._Live, number: int) -> None:
+    """A signal during one of Ray's waits: Ray raises a KeyboardInterrupt, whatever our handler raised."""
+    with live.interruptible():
+        live.signal = number
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, exits.Terminated), (signal.SIGINT, KeyboardInterrupt), (0, KeyboardInterrupt)],
+)
+def test_an_interrupt_of_rays_own_does_not_hide_the_signal(number: int, error: type[BaseException]) -> None:
+    """The exit code is that of the signal."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupted(engine._Live(Recorder()), number)
+    for one, handler in before.items():
+        signal.signal(one, handler)
+    assert caught.type is error
