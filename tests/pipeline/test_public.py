@@ -11,7 +11,7 @@ import pipeline
 def test_every_public_name_resolves() -> None:
     """And the table of modules holds the same names."""
     assert all(getattr(pipeline, name) is not None for name in pipeline.__all__)
-    assert pipeline.load.__module__ == "pipeline.predict"
+    assert pipeline.load.__module__ == "pipeline.predictor"
     assert dir(pipeline) == sorted(pipeline.__all__)
 
 

@@ -438,13 +438,13 @@ def test_small_batches_are_seen_in_either_direction(large: float, fires: bool) -
 def test_batches_are_compared_with_shuffled_ones_by_their_variance_around_the_whole() -> None:
     """Own means with variance 2 around 1, a whole with mean 0, shuffled means with variance 0.5: (2 + 1) / 0.5.
 
-    The limit for 5 and 9 batches is exp(3 sqrt(2/4 + 2/8)).
+    The limit for 5 and 9 batches is exp(2.33 sqrt(2/4 + 2/8)).
     """
     site = ("norm", 0)
     own = Seen({}, {}, {site: of(1.0, 2.0)}, Counter({site: 5}), Counter())
     shuffled = Seen({site: of(0.0, 1.0)}, {}, {site: of(0.0, 0.5)}, Counter({site: 9}), Counter())
     between = score_checks.between_batches(own, shuffled, site)
-    assert between == pytest.approx((6.0, math.exp(3 * 0.75**0.5)))
+    assert between == pytest.approx((6.0, math.exp(2.33 * 0.75**0.5)))
     alone = Seen({}, {}, own.batches, Counter({site: 1}), Counter())
     assert score_checks.between_batches(alone, shuffled, site) is None
 
