@@ -55,8 +55,12 @@ def shares_of_labels(samples: Samples) -> Shares | None:
 
 def _integers(column: Any) -> Tensor | None:
     """Return a column of samples as integers (N,); None where an entry is anything else."""
-    values = [_integer(entry) for entry in column]
-    return None if None in values or not values else torch.tensor(values)
+    values = []
+    for entry in column:  # the first entry of most columns ends it: pictures, numbers
+        if (value := _integer(entry)) is None:
+            return None
+        values.append(value)
+    return torch.tensor(values) if values else None
 
 
 def _integer(entry: Any) -> int | None:
