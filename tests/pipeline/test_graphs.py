@@ -52,7 +52,7 @@ def settings(**more: Any) -> Config:
 
 
 def by_torch(model: nn.Module) -> nn.Module:
-    """Keep the fused kernels of the CPU out, which are no torch operations: they give way to hooks."""
+    """Keep the fused kernels of the CPU out, which are not torch operations: they give way to hooks."""
     for layer in model.modules():
         if isinstance(layer, BatchNorm) and not isinstance(layer, InputBatchNorm):
             layer.register_forward_hook(lambda module, given, y: y)
@@ -121,7 +121,7 @@ def test_no_masked_norm_of_coordinates_waits_for_the_device(name: str) -> None:
 
 @pytest.mark.parametrize(("norm", "known"), [({"kind": "frozen_bn", "freeze_after": 9}, True), ({}, False)])
 def test_what_waits_is_found_and_has_a_reason(norm: dict[str, Any], known: bool) -> None:
-    """Negative controls: a norm that `hindrance` names, and bodies that nobody has counted."""
+    """Negative controls: a norm that `hindrance` names, and bodies that are not counted."""
     config = settings(norm=norm)
     with pytest.raises(AssertionError, match="read by the host"):
         work_without_waits(config, known)

@@ -21,7 +21,7 @@ def test_line_ends_are_those_of_a_plain_search(seed: int) -> None:
 
 
 def test_the_mixture_has_line_feeds_in_all_places() -> None:
-    """Negative control: without the last bytes of a file that is no multiple of eight, some ends are missing."""
+    """Negative control: without the last bytes of a file of 13 bytes, some ends are missing."""
     data = np.full(13, 10, np.uint8)
     end_L = np.full(14, -1, np.int64)
     assert _line_ends(data[:8], data[:8].view(np.uint64), end_L) == 9

@@ -17,6 +17,7 @@ import torch
 from pipeline.run_folder import Run
 from tests.processes import name as title
 from tests.processes import running, tree
+from tests.tuning.clusters import two_nodes
 from tuning import engine, spread
 from tuning.engine import Resources
 from tuning.search import Search
@@ -115,17 +116,8 @@ def test_a_cluster_with_too_few_nodes_is_reported(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without cores and two nodes of one each on this machine."""
-    from ray.cluster_utils import Cluster
-
-    before = dict(os.environ)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
-    os.environ.clear()
-    os.environ |= before
+    with two_nodes() as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch
 from pipeline.run_folder import Run
 from preprocessing import exits
 from tests.processes import name, tree
+from tests.tuning.clusters import two_nodes
 from tuning.train import read
 
 # One worker runs all tests that start or look for a Ray cluster: on one machine they would find one another's.
@@ -52,17 +53,8 @@ def test_a_wrong_option_gets_one_line(
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A head without cores and two nodes of one each on this machine, ended with the test."""
-    from ray.cluster_utils import Cluster
-
-    before = dict(os.environ)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
-    os.environ.clear()
-    os.environ |= before
+    with two_nodes() as made:
+        yield made
 
 
 def start(module: str, data_file: Path, out: Path, *more: str) -> subprocess.Popen[str]:
