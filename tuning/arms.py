@@ -19,6 +19,8 @@ Or it starts from a named set of arms and changes what all of them share, here t
 
     from = "question"
     common.model.name = "stgcn"
+
+`always = ["plain", "group norm"]` names arms that `--screen` never removes; the baseline always stays.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class Arms:
 
     baseline: str
     arms: dict[str, Arm]
+    always: tuple[str, ...] = ()
+    """Arms that a screening never removes, beside the baseline."""
 
     def trained(self) -> dict[str, Arm]:
         """Return the arms that are trained."""
@@ -82,6 +86,8 @@ class Arms:
     def __post_init__(self) -> None:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline!r} is not an arm: choose one of {', '.join(self.arms)}.")
+        if unknown := [name for name in self.always if name not in self.arms]:
+            raise ValueError(f"always: {unknown[0]!r} is not an arm: choose from {', '.join(self.arms)}.")
         for name, arm in self.arms.items():
             self._check(name, arm)
 
@@ -189,20 +195,24 @@ def read_arms(name: str) -> Arms:
 
 def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
     """Return the arms of a TOML file, those of `from` first."""
-    unknown = set(values) - {"from", "baseline", "common", "arms"}
+    unknown = set(values) - {"from", "baseline", "always", "common", "arms"}
     base = values.get("from", "")
     if base and base not in ARMS:
         raise ValueError(f"{path}: arms {base!r} to start from are unknown: choose one of {', '.join(ARMS)}.")
     if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
-        raise ValueError(f"{path} is wrong ({wrong}): it needs baseline and [arms.NAME], or from; common is optional.")
+        needed = "baseline and [arms.NAME], or from; common and always are optional"
+        raise ValueError(f"{path} is wrong ({wrong}): it needs {needed}.")
     common = flat(values.get("common", {}), ".")
     arms = {name: _arm(path, name, common, arm) for name, arm in values.get("arms", {}).items()}
+    always = values.get("always", [])
+    if not isinstance(always, list):
+        raise ValueError(f'{path}: always {always!r} is not a list: write always = ["NAME", "NAME"].')
     if not base:
-        return Arms(values["baseline"], arms)
+        return Arms(values["baseline"], arms, tuple(always))
     named = ARMS[base]()
     shared = {name: arm if arm.of else replace(arm, settings=common | arm.settings) for name, arm in named.arms.items()}
-    return Arms(values.get("baseline", named.baseline), shared | arms)
+    return Arms(values.get("baseline", named.baseline), shared | arms, tuple(always))
 
 
 def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]) -> Arm:

@@ -158,18 +158,21 @@ class Experiment(ABC):
         """Run the tasks of a source, each in a folder of STUDY/trials, or of `folder`; `asha` stops bad ones early."""
         run_all(source, (folder or self.out) / "trials", self.resources(), self.address, asha)
 
-    def run_missing(self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None) -> list[Outcome]:
+    def run_missing(
+        self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None, asha: Asha | None = None
+    ) -> list[Outcome]:
         """Run the tasks that have not ended; return the outcomes of those that have, in their order.
 
         Args:
             tasks: All tasks.
             ledger: Its record.
             folder: Where they run, if not in STUDY: its name stands at the progress bar.
+            asha: Early stopping; None trains all of them to their end.
         """
         left = [task for task in tasks if task.name not in ledger.ended]
         if left:
             with self.reporter(len(tasks), len(tasks) - len(left), folder) as reporter:
-                self.run(TaskList(left, self.spec, ledger, reporter), folder=folder)
+                self.run(TaskList(left, self.spec, ledger, reporter), asha, folder)
         return [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
 
 

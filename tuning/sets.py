@@ -55,6 +55,13 @@ class DataSet:
             raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
         return file.content_sha256
 
+    def training_key(self) -> tuple[Any, ...]:
+        """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
+        file = _open(self.path)
+        split = file.splits[self.protocol or file.default_protocol]
+        clips = tuple(tuple(map(int, split[part])) for part in ("train", "val"))
+        return self.path.resolve(), clips, tuple(sorted(self.settings.items()))
+
 
 def read_sets(path: Path) -> tuple[DataSet, ...]:
     """Return the data sets of an HDF5 file (one, without a name) or of a TOML file.

@@ -2,7 +2,7 @@
 
     python -m tuning.study --data ntu60.h5 --out studies/question --arms question --seeds 5
     python -m tuning.study --data ntu60.h5 --out studies/mine --arms mine.toml --seeds 10 --epochs 60
-    python -m tuning.study --data sets.toml --out studies/all --arms norms --lr 3e-4 1e-3 3e-3 --screen 8
+    python -m tuning.study --data sets.toml --out studies/all --arms norms --lr 3e-4 1e-3 3e-3 --screen 8 --grace 5
 
 Arms: question (the question's network, the answers it received and others), norms (every kind), persons (which bodies
 share statistics), or a TOML file (format: tuning/arms.py). With a TOML file of data sets (format: tuning/sets.py) each
@@ -37,7 +37,7 @@ from pipeline.config import TrainConfig, as_words
 from pipeline.settings import Range
 from preprocessing import exits, files, lifetime
 from preprocessing.arguments import suggest
-from tuning.engine import Resources, connected
+from tuning.engine import Asha, Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.sets import DataSet, read_sets
@@ -66,6 +66,8 @@ class Study(Experiment):
     """Learning rates; each arm gets the one that is best on val, on each data set. None: the settings' own."""
     screen: Annotated[int, Range(ge=0)] = 0
     """Arms that get all seeds: those with the best mean rank on val with seed 0, and the baseline; 0: all."""
+    grace: Annotated[int, Range(ge=0)] = 0
+    """Epochs, of --epochs, after which ASHA may stop a training that only serves --lr or --screen; 0: it stops none."""
     eval_every: AtLeast1 = TrainConfig.eval_every
     """Epochs between two points of a learning curve."""
     gpus_per_rank: Annotated[float, Range(ge=0)] = 0.0
@@ -77,6 +79,10 @@ class Study(Experiment):
         super().__post_init__()
         if wrong := [rate for rate in self.lr if not 0 < rate < 1]:
             raise ValueError(f"--lr {wrong[0]:g} is out of range: learning rates are above 0 and below 1.")
+        if self.grace > self.epochs:
+            raise ValueError(f"--grace {self.grace} is too large: --epochs has {self.epochs}.")
+        if self.grace and not (self.lr or self.screen):
+            raise ValueError("--grace is of trainings that serve a choice: add --lr or --screen.")
         _ = self.sets  # a mistake in the file is reported before anything starts
 
     @cached_property
@@ -105,11 +111,21 @@ class Study(Experiment):
         identity: dict[str, Any] = {"epochs": self.epochs, "eval_every": self.eval_every, "frames": self.frames}
         if self.lr:
             identity["lr"] = list(self.lr)
+        if self.grace:
+            identity["grace"] = self.grace
         return identity
+
+    def asha(self, data_set: str) -> Asha | None:
+        """Return the early stopping of a data set's candidates; a set with more epochs has a longer grace."""
+        if not self.grace:
+            return None
+        epochs = self.sets[data_set].settings.get("train.epochs", self.epochs)
+        return Asha(max(1, round(self.grace * epochs / self.epochs)), epochs)
 
     def spec(self, task: Task) -> TrialSpec:
         """Return the specification of a training; it reads the test split at its end, unless it serves a choice."""
-        return self.make_spec(task, self.eval_every, read_test=not task.choosing)
+        asha = self.asha(task.data_set) if task.choosing else None
+        return self.make_spec(task, asha.grace if asha else self.eval_every, read_test=not task.choosing)
 
     def resources(self) -> Resources:
         """Return what each trial gets."""
@@ -192,11 +208,13 @@ def run_study(settings: Study) -> StudyResult:
     return StudyResult(arms, outcomes, document)
 
 
-def _run_missing(settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack) -> list[Outcome]:
+def _run_missing(
+    settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack, asha: Asha | None = None
+) -> list[Outcome]:
     """Run the tasks that have not ended, on the Ray that `ray` holds; return the outcomes of those that have."""
     if any(task.name not in ledger.ended for task in tasks):
         ray.enter_context(connected(settings.address))
-    return settings.run_missing(tasks, ledger)
+    return settings.run_missing(tasks, ledger, asha=asha)
 
 
 def _choose(
@@ -206,16 +224,24 @@ def _choose(
     from tuning import selection
 
     first = [task for task in tasks if task.seed == 0]
-    candidates = selection.candidates(first, settings.lr)
-    best = selection.best_of_each(_run_missing(settings, candidates, ledger, ray))
-    kept = selection.screened(arms, best, list(settings.sets), settings.screen)
+    source = selection.shared_choices(settings.sets)
+    outcomes = list[Outcome]()
+    for name in dict.fromkeys(source.values()):  # ASHA compares the trainings of one data set
+        candidates = selection.candidates([task for task in first if task.data_set == name], settings.lr)
+        outcomes += _run_missing(settings, candidates, ledger, ray, settings.asha(name))
+    found = selection.best_of_each(outcomes)
+    best = {(name, arm): found[one, arm] for name, one in source.items() for arm in arms.arms if (one, arm) in found}
+    kept = selection.screened(arms, found, list(dict.fromkeys(source.values())), settings.screen)
     chosen = [
         replace(task, settings=best[task.data_set, task.arm].task.settings)
         for task in tasks
         if task.arm in kept.arms and (task.data_set, task.arm) in best
     ]
     cells = [
-        {"set": data_set, "arm": arm, "val": outcome.last["val"], "kept": arm in kept.arms}
+        {
+            "set": data_set, "arm": arm, "val": outcome.last["val"], "epochs": outcome.last["epoch"],
+            "kept": arm in kept.arms,
+        }
         | {key: outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}
         for (data_set, arm), outcome in best.items()
     ]
