@@ -109,14 +109,17 @@ def note(document: dict[str, Any]) -> str:
 def choice_table(cells: list[dict[str, Any]]) -> Table:
     """Return what was chosen on validation: the learning rate of each arm and data set, and the arms that remained."""
     rated, named = any("optim.lr" in cell for cell in cells), any(cell["set"] for cell in cells)
+    timed = all("epochs" in cell for cell in cells)  # older versions did not record them
     columns = [*([text("data set")] if named else []), text("arm"), pages.percent("val")]
-    columns += [*([number("learning rate", form=".2g")] if rated else []), text("all seeds")]
+    columns += [*([number("epochs")] if timed else []), *([number("learning rate", form=".2g")] if rated else [])]
+    columns.append(text("all seeds"))
     rows = tuple(
         Row(
             (
                 *([cell["set"]] if named else []),
                 cell["arm"],
                 cell["val"],
+                *([cell["epochs"]] if timed else []),
                 *([cell["optim.lr"]] if rated else []),
                 "yes" if cell["kept"] else "no",
             )

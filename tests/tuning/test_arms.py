@@ -44,6 +44,8 @@ def test_the_question_has_one_arm_per_answer() -> None:
     [
         ('baseline = "b"\n[arms.a]\nnorm.kind = "bn"', "baseline 'b' is not an arm: choose one of a."),
         ('baseline = "a"\n[arms.a]\nnorm.kinds = "bn"', "arm 'a': unknown setting norm.kinds; did you mean norm.kind?"),
+        ('baseline = "a"\nalways = ["c"]\n[arms.a]\n[arms.b]', "always: 'c' is not an arm: choose from a, b."),
+        ('baseline = "a"\nalways = "a"\n[arms.a]', "always 'a' is not a list: write always ="),
         ('baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"', "needs both `of` and `re_evaluation`"),
         (
             'baseline = "a"\n[arms.a]\n[arms.b]\nof = "a"\nre_evaluation = "joint"\nranks = 2\nnorm.kind = "bn"',

@@ -4,20 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_file
 from tuning.arms import Arm, Arms
 from tuning.ledger import Outcome, Task
-from tuning.selection import best_of_each, candidates, screened
+from tuning.selection import best_of_each, candidates, screened, shared_choices
+from tuning.sets import DataSet
 from tuning.study import Study, list_tasks
 
 ARMS = Arms("none", {"none": Arm(), "bn": Arm({"norm.kind": "bn"}), "gn": Arm({"norm.kind": "gn"})})
 SETS = ("ucla", "utd")
 
 
-def ended(task: Task, val: float | None) -> Outcome:
-    """A task that reached this accuracy; None: it failed."""
+def ended(task: Task, val: float | None, epoch: int = 2) -> Outcome:
+    """A task that reached this accuracy at this epoch; None: it failed."""
     if val is None:
         return Outcome(task, "failed", cause="memory")
-    return Outcome(task, "finished", curve=[{"epoch": 1, "val": 1.0}, {"epoch": 2, "val": val}])
+    return Outcome(task, "finished", curve=[{"epoch": epoch - 1, "val": 1.0}, {"epoch": epoch, "val": val}])
 
 
 def test_a_candidate_per_rate_that_never_reads_the_test_split(data_file: Path) -> None:
@@ -53,6 +55,37 @@ def test_the_arms_with_the_best_mean_rank_and_the_baseline_remain() -> None:
     assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "bn, joint"]
     assert screened(arms, best, SETS, keep=0) is arms
     assert screened(arms, best, SETS, keep=3) is arms
+
+
+def test_a_candidate_that_asha_let_train_longer_stands_before_one_that_it_stopped() -> None:
+    (low, high) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3])
+    assert best_of_each([ended(low, 0.5, epoch=9), ended(high, 0.6, epoch=3)])["utd", "bn"].task is low
+    epochs, val = {"none": 9, "bn": 9, "gn": 3}, {"none": 0.2, "bn": 0.3, "gn": 0.9}
+    best = best_of_each(
+        ended(task, val[task.arm], epochs[task.arm]) for task in candidates(list_tasks(ARMS, 1, SETS), [])
+    )
+    assert list(screened(ARMS, best, SETS, keep=2).arms) == ["none", "bn"]
+
+
+def test_an_arm_that_always_stays_is_never_removed() -> None:
+    arms = Arms(ARMS.baseline, ARMS.arms, always=("gn",))
+    val = {"none": 0.5, "bn": 0.9, "gn": 0.1}
+    best = best_of_each(ended(task, val[task.arm]) for task in candidates(list_tasks(arms, 1, SETS), []))
+    assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "gn"]
+
+
+def test_protocols_with_the_same_train_and_val_clips_and_settings_share_a_choice(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.h5", tmp_path / "other.h5"
+    for path, val in ((one, 5), (other, 6)):
+        write_file(path, val_subjects=(val,), test_subjects=(2, 4), protocols=("xsub", "noise"))
+    sets = [
+        DataSet(one, "a"),
+        DataSet(one, "b", "noise"),
+        DataSet(one, "longer", "noise", {"train.epochs": 3}),
+        DataSet(other, "other val"),
+    ]
+    sources = shared_choices({each.name: each for each in sets})
+    assert sources == {"a": "a", "b": "a", "longer": "longer", "other val": "other val"}
 
 
 def test_ties_go_to_the_arm_that_stands_first() -> None:

@@ -165,7 +165,8 @@ def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path
         'baseline = "none"\ncommon.train.batch_size = 16\n[arms.none]\nnorm.kind = "none"\n'
         '[arms.masked]\nnorm.kind = "bn"\n[arms.gn]\nnorm.kind = "gn"\n'
     )
-    words = ["--seeds", "2", "--lr", "1e-3", "3e-3", "--screen", "1", "--epochs", "2", "--frames", "16"]
+    words = ["--seeds", "2", "--lr", "1e-3", "3e-3", "--screen", "1", "--grace", "1", "--epochs", "2"]
+    words += ["--frames", "16"]
     first = study(tmp_path / "sets.toml", tmp_path / "out", tmp_path / "arms.toml", *words)
     assert first.returncode == 0, first.stderr
     document = json.loads((tmp_path / "out" / "results.json").read_text())
