@@ -24,7 +24,7 @@ Cell = tuple[str, str]  # name of the data set, name of the arm
 
 
 def shared_choices(sets: Mapping[str, DataSet]) -> dict[str, str]:
-    """Return the data set that each one takes its choice from: the first with the same train and val clips and settings.
+    """Return the data set that each takes its choice from: the first with the same train and val clips and settings.
 
     Args:
         sets: Data sets by name.

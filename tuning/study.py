@@ -239,7 +239,10 @@ def _choose(
     ]
     cells = [
         {
-            "set": data_set, "arm": arm, "val": outcome.last["val"], "epochs": outcome.last["epoch"],
+            "set": data_set,
+            "arm": arm,
+            "val": outcome.last["val"],
+            "epochs": outcome.last["epoch"],
             "kept": arm in kept.arms,
         }
         | {key: outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}

@@ -139,8 +139,8 @@ def measure(folder: Path, seed: int) -> dict[str, float]:
     held_out = target._replace(index_N=run.splits.held_out(run.config.input.fit))
     found = {}
     for name, part in (("val", held_out), ("test", target)):
-        for letter, source in (("C", None), ("D", batch_statistics)):
-            found[f"{letter} {name}"] = top1(part, part.batches(ORDERS[0], 64, seed), lambda _, one=source: one)
+        found[f"C {name}"] = top1(part, part.batches(ORDERS[0], 64, seed), lambda _: None)
+        found[f"D {name}"] = top1(part, part.batches(ORDERS[0], 64, seed), lambda _: batch_statistics)
     found["running"], found["all clips"] = found["C test"], all_clips(target)
     mix = mixed(model)
     for order in ORDERS:
