@@ -6,6 +6,9 @@ convolution; the paper has no norms and activates only some convolutions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,11 +42,12 @@ class Branch(nn.Module):
 
     def forward(self, x_BCTV: Tensor, slot: int) -> Tensor:
         """Return features (B, 64, T // 4, 8) of x_BCTV at width 1; the last axis held the channels of a joint."""
+        norms: Any = self.norms
         for stage in range(2):
-            x_BCTV = self.activation(self.norms[stage](self.convolutions[stage](x_BCTV), slot))
+            x_BCTV = self.activation(norms[stage](self.convolutions[stage](x_BCTV), slot))
         y = x_BCTV.transpose(1, 3)  # (B, V, T, C)
         for stage in range(2, 4):
-            y = torch.max_pool2d(self.activation(self.norms[stage](self.convolutions[stage](y), slot)), 2)
+            y = norms[stage].pooled(self.convolutions[stage](y), slot, (2, 2), self.activation)
         dropped: Tensor = self.dropout(y)
         return dropped
 
@@ -87,9 +91,10 @@ class Hcn(nn.Module):
         """Return features of B bodies, (B, 256, T // 16, 2) at width 1, of positions and motion in (B, 2 C, T, V)."""
         parts = zip(self.branches, x_BCTV.chunk(2, dim=1), strict=True)
         y = torch.cat([branch(part, slot) for branch, part in parts], dim=1)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            y = self.activation(norm(convolution(y), slot))
-            y = self.drop_channels(torch.max_pool2d(y, (2, min(2, y.shape[-1]))))
+        norms: Iterable[Any] = self.norms
+        for convolution, norm in zip(self.convolutions, norms, strict=True):
+            window = (2, min(2, y.shape[-1]))  # a narrow network keeps its last column
+            y = self.drop_channels(norm.pooled(convolution(y), slot, window, self.activation))
         return y
 
     def forward(self, x_NCTVM: Tensor, present_NMT: Tensor, bodies: int | None = None) -> Tensor:
