@@ -35,7 +35,7 @@ endif
 	$(TRAIN) --out $(OUT)/bn-masked --norm.kind bn --norm.persons masked
 	$(BIN)/python -m pipeline.doctor $(OUT)/bn-loop --split test
 	$(BIN)/python -m pipeline.doctor $(OUT)/bn-masked --split test
-	$(BIN)/python -m tuning.search --data $(OUT)/clips.h5 --out $(OUT)/study --trials 6 --epochs 4 --frames 32
+	$(BIN)/python -m tuning.search --data $(OUT)/clips.h5 --out $(OUT)/study --trials 4 --epochs 4 --frames 32
 	@$(BIN)/python -m pipeline.page $(OUT)/none $(OUT)/bn-loop $(OUT)/bn-fold $(OUT)/bn-masked --study $(OUT)/study --out $(OUT)/report.html
 
 # The documents as a site with search, in site/. It needs no network once the packages are installed.

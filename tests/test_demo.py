@@ -11,7 +11,7 @@ import pytest
 from tests.browser import outside_scripts
 
 ROOT = Path(__file__).parents[1]
-SMALLER = {"--clips 720": "--clips 240", "--trials 6 --epochs 4": "--trials 1 --epochs 1"}
+SMALLER = {"--clips 720": "--clips 240", "--trials 4 --epochs 4": "--trials 1 --epochs 1"}
 
 
 def commands(out: Path) -> list[str]:
