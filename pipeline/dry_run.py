@@ -61,7 +61,7 @@ def report(config: Config) -> str:
 
 def _seconds(config: Config, run: Run, model: torch.nn.Module) -> list[float]:
     """Return the times of a few optimizer steps."""
-    from pipeline.train import fresh_state
+    from pipeline.training import fresh_state
 
     state, clips = fresh_state(config, model), run.clips
     train_N = run.splits.fit(config.input.fit)

@@ -29,7 +29,7 @@ CAUSES = {2: "settings", 3: "rank died", 5: "non-finite", 6: "damaged file", 7: 
 # To load torch and what its optimizers import at first use takes a core 3 to 7 s: once per Ray worker instead of once
 # per trial. __main__ is Ray's script, which each child would import otherwise. Names that fail to load are ignored.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.train", "tuning.re_evaluations"])
+FORKS.set_forkserver_preload(["__main__", "torch._dynamo", "pipeline.training", "tuning.re_evaluations"])
 # What `epoch_metrics` returns, in the order of the columns of results.csv.
 EPOCH_METRICS = ("val", "train", "A", "B", "C", "D", "normalization_gap", "generalization_gap", "epoch")
 

@@ -22,7 +22,7 @@ from tuning.trial_spec import TrialSpec
 
 GRACE = 5.0  # seconds that the other nodes have to report their causes after one has failed
 STOP = 5.0  # seconds that an agent has to stop its ranks before Ray kills it
-# Causes on a node whose ranks only lost those of another node: `distributed.launch` names them so.
+# Causes on a node whose ranks only lost those of another node: `launcher.launch` names them so.
 FOLLOWS = re.compile(r"lost the connection to another rank|ended by SIGABRT")
 
 

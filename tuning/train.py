@@ -137,7 +137,7 @@ def _rank(given: dict[str, Any]) -> None:
     """Do the work of one rank, in a worker of Ray Train."""
     import torch
 
-    from pipeline.train import run
+    from pipeline.training import run
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     folder = Path(given["folder"])

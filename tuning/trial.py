@@ -39,7 +39,7 @@ def run_trial(
     """
     import torch
 
-    from pipeline import distributed, train
+    from pipeline import launcher, train
     from pipeline.config import from_dict
     from pipeline.run_folder import Run
     from preprocessing import files
@@ -57,9 +57,9 @@ def run_trial(
     if node is not None:
         # A launcher cannot know whether ranks that it does not see are at work: no rank is silent here.
         ranks = config.nproc // node.count
-        distributed.launch(train.run, (config, spec.read_test), ranks, 0, node, listener)
+        launcher.launch(train.run, (config, spec.read_test), ranks, 0, node, listener)
     elif config.nproc > 1:
-        distributed.launch(train.run, (config, spec.read_test), config.nproc, config.rank_timeout)
+        launcher.launch(train.run, (config, spec.read_test), config.nproc, config.rank_timeout)
     else:
         train.run(config, read_test=spec.read_test)
     if not first:

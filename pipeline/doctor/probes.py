@@ -26,7 +26,7 @@ from pipeline.normdoctor.samples import random_state_kept
 from pipeline.normdoctor.sites import batch_norms
 from pipeline.normdoctor.sources import batch_statistics
 from pipeline.run_folder import Run
-from pipeline.train import fit, fresh_state
+from pipeline.training import fit, fresh_state
 
 # The probe's share of the run's last learning rate.
 DROP = 0.1

@@ -21,7 +21,7 @@ from arrays import SETS
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
-from pipeline import train, transfer  # noqa: E402 - the path is set above
+from pipeline import network, train, training, transfer  # noqa: E402 - the path is set above
 from pipeline.config import from_dict, preset  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.run_folder import Metadata, Run  # noqa: E402
@@ -99,14 +99,14 @@ def accuracy(options: argparse.Namespace, arm: dict[str, Any], source: Path, dat
     run = Run(config.out, CPU, config)
     clips, splits = run.clips, run.splits
     torch.manual_seed(seed)
-    model = train.network.build(config, clips, CPU)
+    model = network.build(config, clips, CPU)
     if start:
         record = transfer.fill(config, model, Metadata.of(run.data), Run(source, CPU))
         if config.train.freeze == "trunk":
             transfer.freeze_trunk(model, record["new"])
     few = splits._replace(train=drawn(clips.label_N, splits.fit("train+val"), options.clips, seed), val=splits.val[:0])
-    state = train.fresh_state(config, model)
-    for _ in train.fit(config, clips, few, state):
+    state = training.fresh_state(config, model)
+    for _ in training.fit(config, clips, few, state):
         pass
     state.eval_model.eval()
     return accuracies.predict(state.eval_model, clips, few.test, config.input.frames, 64).top1

@@ -37,7 +37,7 @@ from train import BATCH, FAST, FRAMES, MASKED, Way, our_epochs, plain_epochs, se
 from pipeline import graphs, preflight  # noqa: E402
 from pipeline.config import from_dict  # noqa: E402
 from pipeline.models.graph import SUBSETS  # noqa: E402
-from pipeline.train import fit, setup  # noqa: E402
+from pipeline.training import fit, setup  # noqa: E402
 from preprocessing import ntu  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 from preprocessing.hdf5 import Contents, Spool, write  # noqa: E402

@@ -25,7 +25,7 @@ import torch  # noqa: E402 - the path is set above
 from pipeline.config import parse  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.evaluation.metrics import metrics  # noqa: E402
-from pipeline.train import fit, setup  # noqa: E402
+from pipeline.training import fit, setup  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
 from tuning.statistics import mean_std  # noqa: E402
 

@@ -18,7 +18,7 @@ from finetune import CPU, built, drawn, settings
 HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
-from pipeline import train  # noqa: E402 - the path is set above
+from pipeline import training  # noqa: E402 - the path is set above
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.evaluation.metrics import metrics  # noqa: E402
 from tuning.results import plus_minus  # noqa: E402
@@ -36,11 +36,11 @@ def figures(options: argparse.Namespace, arm: dict[str, Any], data: Path, seed: 
     """Top-1, mean class accuracy, and recall of frequent and rare classes on the test split."""
     sections = arm | {"train": {"seed": seed}}
     config = settings(options, data, options.out / "unused", options.epochs, **sections)
-    clips, splits, state = train.setup(config, CPU)
+    clips, splits, state = training.setup(config, CPU)
     fit_N = splits.fit("train+val")
     rare_N = clips.label_N[fit_N] % 2 == 1
     kept_N = torch.cat([fit_N[~rare_N], drawn(clips.label_N, fit_N[rare_N], options.keep, seed)]).sort().values
-    for _ in train.fit(config, clips, splits._replace(train=kept_N, val=splits.val[:0]), state):
+    for _ in training.fit(config, clips, splits._replace(train=kept_N, val=splits.val[:0]), state):
         pass
     state.eval_model.eval()
     seen = accuracies.predict(state.eval_model, clips, splits.test, config.input.frames, 64)

@@ -37,6 +37,7 @@ from pipeline.models.plan import Bones  # noqa: E402
 from pipeline.predict import BATCH, Predictor, load  # noqa: E402
 from pipeline.predict import main as predict  # noqa: E402
 from pipeline.run_folder import Run  # noqa: E402
+from pipeline.training import setup  # noqa: E402
 from preprocessing.build import main as build  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 
@@ -111,7 +112,7 @@ def training(
 ) -> None:
     """Print clips per second of the plain network and of ours in each way, interleaved, in batches of one size."""
     some = next(iter(ways.values()))
-    clips, splits, state = train.setup(from_dict(bench.settings(data, Path("unused"), 1, some)), device)
+    clips, splits, state = setup(from_dict(bench.settings(data, Path("unused"), 1, some)), device)
     train_N = splits.fit("train+val")
     plain = of_the_same_size(
         parameters(state.model), lambda width: PlainStGcn(clips.bones, clips.joints, clips.classes, width)

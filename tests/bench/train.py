@@ -4,8 +4,8 @@
     python tests/bench/train.py --clips 2000 --rounds 3
 
 The plain way: float32, channels first, one call of the trunk a body, a Dataset that reads one sample at a time from
-HDF5, a DataLoader with a worker a core. Ours: `pipeline.train.fit` on the same clips, from the command line's settings.
-Clips are those of tests/bench/recordings.py (1.26 bodies per clip where the real ones are).
+HDF5, a DataLoader with a worker a core. Ours: `pipeline.training.fit` on the same clips, from the command line's
+settings. Clips are those of tests/bench/recordings.py (1.26 bodies per clip where the real ones are).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch.nn import functional  # noqa: E402
 from pipeline.config import from_dict  # noqa: E402
 from pipeline.evaluation import accuracies  # noqa: E402
 from pipeline.preflight import precision_note  # noqa: E402
-from pipeline.train import fit, setup  # noqa: E402
+from pipeline.training import fit, setup  # noqa: E402
 from preprocessing.build import main as build  # noqa: E402
 from preprocessing.export import main as export  # noqa: E402
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import integrity, train
+from pipeline import integrity, train, training
 from pipeline.config import Config, from_dict
 from pipeline.run_folder import Run
 from preprocessing import files
@@ -121,7 +121,7 @@ def test_content_that_differs_at_the_end_marks_the_checkpoint(tmp_path: Path) ->
     integrity.replace(config.out, integrity.SUMMARY, None)
     file = folder.data
     assert file.identity is not None
-    watch = train.watched(folder.clips)
+    watch = training.watched(folder.clips)
     folder.require_content(watch)  # negative control: it is whole
     overwrite(data)
     with pytest.raises(files.IntegrityError, match="has other content than when it was opened"):
@@ -132,7 +132,7 @@ def test_content_that_differs_at_the_end_marks_the_checkpoint(tmp_path: Path) ->
 
 COMMAND = """
 import json, sys
-from pipeline import train
+from pipeline import train, training
 sys.argv = ["train", *json.loads(sys.argv[1])]
 sys.exit(train.main())
 """

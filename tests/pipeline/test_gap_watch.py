@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import train
+from pipeline import training
 from pipeline.config import Config, from_dict
 from pipeline.gap_watch import GapWatch, watching
 from pipeline.pages import live
@@ -22,9 +22,9 @@ def settings(data: Path, **norm: Any) -> Config:
 
 def trained(config: Config, watched: bool) -> tuple[list[dict[str, Any]], list[torch.Tensor], GapWatch | None]:
     """The records and the weights of a training."""
-    clips, splits, state = train.setup(config, CPU)
+    clips, splits, state = training.setup(config, CPU)
     watch = watching(config, state.model) if watched else None
-    records = list(train.fit(config, clips, splits, state, watch=watch))
+    records = list(training.fit(config, clips, splits, state, watch=watch))
     return records, list(state.model.state_dict().values()), watch
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pipeline import checkpoint, ensemble, graphs, predict, train
+from pipeline import checkpoint, ensemble, graphs, predict, training
 from pipeline.config import Config, from_dict
 from pipeline.data import clips
 from pipeline.data.augment import AugmentConfig, Draw, augment
@@ -116,20 +116,20 @@ def test_a_training_follows_the_one_on_the_cpu(data_file: Path) -> None:
     config = from_dict(settings(data_file, Path("unused"), model={"dropout": 0.0}, optim={"name": "sgd", "lr": 1e-3}))
     losses = []
     for device in (CPU, GPU):
-        clips, splits, state = train.setup(config, device)
-        losses.append([record["train"]["loss"] for record in train.fit(config, clips, splits, state)])
+        clips, splits, state = training.setup(config, device)
+        losses.append([record["train"]["loss"] for record in training.fit(config, clips, splits, state)])
     assert losses[0][-1] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def waits(config: Config) -> int:
     """Count the waits for the device in a training."""
-    clips, splits, state = train.setup(config, GPU)
+    clips, splits, state = training.setup(config, GPU)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            next(train.fit(config, clips, splits, state))
+            next(training.fit(config, clips, splits, state))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in caught)
@@ -167,9 +167,9 @@ def test_captured_steps_have_the_bits_of_those_that_are_not(model: str, way: dic
                 train={"graphs": switch, "batch_size": 8, "deterministic": True} | way,
             )
         )  # fmt: skip
-        clips, splits, state = train.setup(config, GPU)
+        clips, splits, state = training.setup(config, GPU)
         usage = graphs.Usage()
-        losses = [record["train"]["loss"] for record in train.fit(config, clips, splits, state, usage=usage)]
+        losses = [record["train"]["loss"] for record in training.fit(config, clips, splits, state, usage=usage)]
         found.append((losses, copy.deepcopy(state.save())))
     assert usage.reason is None
     assert usage.replayed > 3
@@ -189,8 +189,8 @@ def test_every_model_learns_in_every_precision(model: str, way: dict[str, Any], 
     config = from_dict(
         settings(data_file, Path("unused"), model=network, optim={"lr": 3e-3}, train={"epochs": 8} | way)
     )
-    clips, splits, state = train.setup(config, GPU)
-    records = list(train.fit(config, clips, splits, state))
+    clips, splits, state = training.setup(config, GPU)
+    records = list(training.fit(config, clips, splits, state))
     assert records[-1]["train"]["loss"] < 0.9 * records[0]["train"]["loss"]
     assert 0 < records[-1]["accuracies"]["B"] <= 1
 
@@ -202,7 +202,7 @@ def test_kernels_of_our_own_train_as_those_of_torch_do(data_file: Path, monkeypa
     losses = []
     for least in (0, availability.MIN_ELEMENTS):
         monkeypatch.setattr(availability, "MIN_ELEMENTS", least)
-        losses.append([record["train"]["loss"] for record in train.fit(config, *train.setup(config, GPU))])
+        losses.append([record["train"]["loss"] for record in training.fit(config, *training.setup(config, GPU))])
     assert losses[0][0] == pytest.approx(losses[1][0], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], rel=0.15)
     assert losses[0] != losses[1]
@@ -256,17 +256,17 @@ def test_nccl_adds_and_gathers(tmp_path: Path) -> None:
 def test_a_run_resumes_where_it_stopped(data_file: Path, tmp_path: Path) -> None:
     """Stopped after two of four epochs: the losses of the other two are those of the undisturbed run."""
     whole, half = (from_dict(settings(data_file, tmp_path / name)) for name in ("whole", "half"))
-    clips, splits, state = train.setup(half, GPU)
-    epochs = train.fit(half, clips, splits, state)
+    clips, splits, state = training.setup(half, GPU)
+    epochs = training.fit(half, clips, splits, state)
     next(epochs), next(epochs)
     half.out.mkdir()
     checkpoint.save(half.out, 2, state.save())
-    theirs = [record["train"]["loss"] for record in train.fit(whole, *train.setup(whole, GPU))]
+    theirs = [record["train"]["loss"] for record in training.fit(whole, *training.setup(whole, GPU))]
     saved = checkpoint.load(half.out)
     assert saved is not None
-    clips, splits, state = train.setup(half, GPU)
+    clips, splits, state = training.setup(half, GPU)
     state.load(saved[1])
-    rest = [record["train"]["loss"] for record in train.fit(half, clips, splits, state, saved[0])]
+    rest = [record["train"]["loss"] for record in training.fit(half, clips, splits, state, saved[0])]
     assert rest == pytest.approx(theirs[2:], rel=1e-4)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pipeline import graphs, optim, train
+from pipeline import graphs, optim, training
 from pipeline.config import Config, from_dict
 from pipeline.data.clips import Batch
 from pipeline.data.training import training_steps
@@ -64,7 +64,7 @@ def step_of(config: Config, static: bool = True) -> TrainStep:
     torch.manual_seed(0)
     bones = tuple((v // 2, v) for v in range(1, 10))
     model = by_torch(build_model(config.model, config.norm, 16, 10, 4, bones)).train()
-    state = train.fresh_state(config, model)
+    state = training.fresh_state(config, model)
     optim.rates_as_tensors(state.optimizer)
     if static:
         keep_shapes(model)
@@ -141,7 +141,7 @@ def test_bodies_are_counted_before_a_step(sample: str, data_file: Path) -> None:
     """As many as the batches turn out to have, with crop windows that lose some."""
     augment = {"crop": 0.3, "swap": 0.5, "joint_drop": 0.2, "mirror": 0.0}
     config = settings(data=data_file, augment=augment, train={"batch_size": 7}, input={"frames": 16, "sample": sample})
-    clips, splits, _ = train.setup(config, CPU)
+    clips, splits, _ = training.setup(config, CPU)
     counted, found = [], []
     for step in training_steps(config, clips, splits.train, 2, torch.zeros(()), counted=True):
         counted.append(step.bodies)
@@ -203,18 +203,18 @@ FULL: dict[str, Any] = {
 SGD: dict[str, Any] = {"optim": {"name": "sgd", "schedule": "cosine"}, "norm": {"kind": "nf"}}
 GHOSTS: dict[str, Any] = {"norm": {"kind": "ghost_bn", "ghost": 4, "persons": "loop"}}
 OTHERS = [SGD, GHOSTS, {"norm": {"kind": "batch_renorm"}, "train": {"channels_last": True}}]
-Made = Callable[[train.State], graphs.Recorder] | None
+Made = Callable[[training.State], graphs.Recorder] | None
 
 
 def trained(data_file: Path, values: dict[str, Any], make: Made) -> tuple[list[Any], dict[str, Any], graphs.Usage]:
     """Losses, state and counts after three epochs, with a recorder or as they are."""
     few = {"epochs": 3, "eval_every": 3, "batch_size": 10, "seed": 1} | values.get("train", {})
     config = settings(data=data_file, **values | {"train": few})
-    clips, splits, state = train.setup(config, CPU)
+    clips, splits, state = training.setup(config, CPU)
     by_torch(state.model)
     usage = graphs.Usage()
     recorder = None if make is None else make(state)
-    records = list(train.fit(config, clips, splits, state, usage=usage, recorder=recorder))
+    records = list(training.fit(config, clips, splits, state, usage=usage, recorder=recorder))
     kept = ("train", "optim", "accuracies")
     return [{key: record.get(key) for key in kept} for record in records], copy.deepcopy(state.save()), usage
 
@@ -225,12 +225,12 @@ def same(mine: Any, theirs: Any) -> bool:
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
-def direct(state: train.State) -> graphs.Recorder:
+def direct(state: training.State) -> graphs.Recorder:
     """The recorder that calls the step again."""
     return graphs.DirectRecorder()
 
 
-def tape(state: train.State) -> graphs.Recorder:
+def tape(state: training.State) -> graphs.Recorder:
     """The recorder that knows operations alone."""
     return Tape(lambda: list(state.model.buffers()))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import preflight, train
+from pipeline import preflight, training
 from pipeline.config import from_dict
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def config(data: Path, **more: Any) -> Any:
 def test_the_clips_behind_a_statistic_are_told(data_file: Path, settings: dict, ranks: int, words: str) -> None:
     """With accumulation, with and without synchronisation; nothing for norms of one clip."""
     chosen = config(data_file, **settings)
-    _, _, state = train.setup(chosen, CPU)
+    _, _, state = training.setup(chosen, CPU)
     note = preflight.statistics_note(chosen, state.model, 128, ranks)
     assert words in note
     assert ("noisy" in note) == ("noisy" in words or "a part of" in words)
@@ -46,7 +46,7 @@ def test_the_clips_behind_a_statistic_are_told(data_file: Path, settings: dict, 
 def test_a_network_that_learns_passes_and_stays_as_it_was(data_file: Path, norm: dict) -> None:
     """Weights, buffers, mode and random state."""
     chosen = config(data_file, norm=norm)
-    clips, splits, state = train.setup(chosen, CPU)
+    clips, splits, state = training.setup(chosen, CPU)
     before, random = {n: x.clone() for n, x in state.model.state_dict().items()}, torch.get_rng_state()
     assert preflight.self_test(chosen, clips, state.model, splits.train) == ""
     assert torch.equal(torch.get_rng_state(), random)
@@ -68,7 +68,7 @@ class Blind(nn.Module):
 def test_a_network_that_is_blind_is_told(data_file: Path) -> None:
     """With the loss of guessing, ln K."""
     chosen = config(data_file)
-    clips, splits, _ = train.setup(chosen, CPU)
+    clips, splits, _ = training.setup(chosen, CPU)
     message = preflight.self_test(chosen, clips, Blind(), splits.train)
     assert "ln K = 1.39" in message
     assert "does not learn" in message

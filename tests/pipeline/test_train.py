@@ -29,7 +29,8 @@ from pipeline.models.bodies import PERSONS
 from pipeline.norms import NORMS
 from pipeline.run_folder import Run
 from pipeline.tracking import ledger
-from pipeline.train import Best, fit, main, setup
+from pipeline.train import main
+from pipeline.training import Best, fit, setup
 from preprocessing import files
 from tests.conftest import Answer, write_file
 from tests.pipeline.conftest import made_old

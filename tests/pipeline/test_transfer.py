@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import network, optim, share, train, transfer
+from pipeline import network, optim, share, train, training, transfer
 from pipeline.config import Config, from_dict
 from pipeline.models import MODELS
 from pipeline.norms import INPUTS
@@ -84,7 +84,7 @@ def test_joints_and_classes_are_found_by_name(name: str, data_file: Path, tmp_pa
     width = {"model": {"name": name, "width": 0.25}, "norm": {"input": "vc_masked"}}
     source = source_run(tmp_path, data_file, **width, input={"stream": "joint"})
     config = settings(other_file(tmp_path / "other.h5", data_file), tmp_path / "new", init=str(source.folder), **width)
-    clips, _, state = train.setup(config, CPU)
+    clips, _, state = training.setup(config, CPU)
     record = Run(config.out).start
     index_N = torch.arange(12)
     batch, theirs = clips.batch(index_N, 16), source.clips.batch(index_N, 16)
@@ -113,7 +113,7 @@ def test_fewer_joints_take_what_they_share(data_file: Path, tmp_path: Path) -> N
     config = settings(
         other_file(tmp_path / "o.h5", data_file, order), tmp_path / "new", init=str(source.folder), **some
     )
-    _, _, state = train.setup(config, CPU)
+    _, _, state = training.setup(config, CPU)
     record, mine = Run(config.out).start, state.model.state_dict()
     key = "input_norm.layers.0.running_mean"
     expected = source.weights[key].reshape(10, 3)[order].flatten()
@@ -136,7 +136,7 @@ def test_a_frozen_trunk_stays_and_the_rest_learns(data_file: Path, tmp_path: Pat
     moved = {key for key, value in after.items() if not torch.equal(value, source.weights.get(key, torch.zeros(0)))}
     assert moved == {"classify.weight", "classify.bias", "hidden.weight"}
     assert Run(config.out).summary["init"]["run"] == str(source.folder)
-    _, _, state = train.setup(config, CPU)  # resumes: init.json names what is new
+    _, _, state = training.setup(config, CPU)  # resumes: init.json names what is new
     trained = {name for name, parameter in state.model.named_parameters() if parameter.requires_grad}
     assert trained == moved
     free = settings(other, tmp_path / "free", init=str(source.folder), **some)  # negative control
@@ -150,11 +150,11 @@ def test_what_cannot_start_from_it_is_rejected(data_file: Path, tmp_path: Path) 
     source = source_run(tmp_path, data_file, model={"width": 0.25})
     words = {"init": str(source.folder)}
     with pytest.raises(ValueError, match=r"is a cnn, and model.name is hcn. Choose --model.name cnn"):
-        train.setup(settings(data_file, tmp_path / "a", **words, model={"name": "hcn"}), CPU)
+        training.setup(settings(data_file, tmp_path / "a", **words, model={"name": "hcn"}), CPU)
     with pytest.raises(ValueError, match=r"Nothing of --init .* fits this network: it has model.width 0.25"):
-        train.setup(settings(data_file, tmp_path / "b", **words, model={"width": 0.5}), CPU)
+        training.setup(settings(data_file, tmp_path / "b", **words, model={"width": 0.5}), CPU)
     with pytest.raises(ValueError, match="is not a run folder"):
-        train.setup(settings(data_file, tmp_path / "c", init=str(tmp_path)), CPU)
+        training.setup(settings(data_file, tmp_path / "c", init=str(tmp_path)), CPU)
     with pytest.raises(ValueError, match="train.freeze trunk would freeze untrained layers: add --init RUN"):
         settings(data_file, tmp_path / "d", train={"freeze": "trunk"})
 

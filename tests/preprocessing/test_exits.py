@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distributed import RankDied
 from pipeline.export import ExportDiffers
+from pipeline.launcher import RankDied
 from pipeline.nonfinite import NonFiniteLoss
 from preprocessing import exits, synthetic
 from preprocessing.build import TooManyRejects

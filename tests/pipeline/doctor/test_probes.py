@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import train
+from pipeline import train, training
 from pipeline.config import from_dict
 from pipeline.doctor.probes import FINE_TUNES, LOWER_RATE, fine_tunes, last_rate, probe_rate, start, trained
 from pipeline.run_folder import Run
@@ -86,7 +86,7 @@ def test_a_copy_trains_in_the_runs_memory_order(data_file: Path) -> None:
     for order in (True, False):
         few = SMALL | {"train": SMALL["train"] | {"channels_last": order}}
         config = from_dict({"data": data_file, "out": Path("unused"), **few})
-        clips, splits, state = train.setup(config, torch.device("cpu"))
+        clips, splits, state = training.setup(config, torch.device("cpu"))
         weight = trained(config, 1, clips, splits, start(config, clips, state.model)).convolutions[1].weight  # type: ignore[union-attr,index]
         assert weight.is_contiguous(memory_format=torch.channels_last) is order  # type: ignore[union-attr,operator]
 

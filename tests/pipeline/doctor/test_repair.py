@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint, predict, train
+from pipeline import checkpoint, predict, training
 from pipeline.config import as_dict, from_dict
 from pipeline.doctor.__main__ import described
 from pipeline.doctor.patient import diagnose_run
@@ -47,7 +47,7 @@ def test_every_network_can_be_repaired(data_file: Path, name: str, stream: str) 
     values = {"data": data_file, "out": Path("unused"), "input": {"frames": 16, "stream": stream}}
     values |= {"model": {"name": name, "width": 0.25}, "norm": {"persons": "loop"}}
     config = from_dict(values)
-    clips, _, state = train.setup(config, CPU)
+    clips, _, state = training.setup(config, CPU)
     settings = dataclasses.replace(config, norm=dataclasses.replace(config.norm, persons="per_person"))
     batch = clips.batch(torch.arange(6), 16)
     with torch.no_grad():
@@ -100,11 +100,11 @@ def test_training_can_go_on_from_it(fixed: tuple[Path, dict]) -> None:
     run = Run(fixed[0], CPU)
     config, clips, splits = run.config, run.clips, run.splits
     saved = checkpoint.load(fixed[0])
-    _, _, state = train.setup(config, CPU)
+    _, _, state = training.setup(config, CPU)
     state.load(saved[1])
     more = {"epochs": saved[0] + 1}
     settings = from_dict({**as_dict(config), "train": {**vars(config.train), **more}})
-    records = list(train.fit(settings, clips, splits, state, done=saved[0]))
+    records = list(training.fit(settings, clips, splits, state, done=saved[0]))
     assert records[0]["epoch"] == saved[0] + 1
     assert records[0]["train"]["top1"] > 0.5
 

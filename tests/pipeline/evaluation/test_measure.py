@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import train
+from pipeline import training
 from pipeline.config import Config, from_dict
 from pipeline.evaluation.accuracies import evaluation, predict
 from pipeline.evaluation.measure import after_epoch, final
@@ -21,7 +21,7 @@ def made(data_file: Path) -> tuple[Config, Any, Any, torch.nn.Module]:
     """Settings, clips, splits and an untrained network; three epochs, of which every second one is evaluated."""
     values = {"data": data_file, "out": Path("unused"), "input": {"frames": 16}, "wandb": "off"}
     config = from_dict(values | {"train": {"epochs": 3, "eval_every": 2, "batch_size": 16}})
-    clips, splits, state = train.setup(config, CPU)
+    clips, splits, state = training.setup(config, CPU)
     return config, clips, splits, state.model
 
 
