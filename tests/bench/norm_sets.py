@@ -1,13 +1,16 @@
-"""Data files of the study of norms: six data sets, with protocols that shift what is tested against what is trained.
+r"""Data files of the study of norms: six data sets, with protocols that shift what is tested against what is trained.
 
     python tests/bench/norm_sets.py ../shared/data/benchmarks --out bench-norms
     python -m tuning.study --data bench-norms/sets.toml --out bench-norms/study --arms tests/bench/norm_arms.toml \
-        --lr 3e-4 1e-3 3e-3 --screen 8 --grace 10 --frames 32 --epochs 40 --eval-every 20
+        --lr 3e-4 1e-3 3e-3 --screen 8 --grace 10 --frames 32 --epochs 40 --eval-every 20 --keep
+    python -m tuning.study --data bench-norms/interactions.toml --out bench-norms/interactions \
+        --arms tests/bench/norm_few_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, and OUT/sets.toml. Protocols: new subjects, new cameras (NW-UCLA), adults
-and children (Kinder-Gator, both ways), two bodies (SBU, two folds), few clips (Florence 3D), a new sensor (UTD-MHAD
-trains, KARD tests, on the joints and classes that both have), and new subjects whose test clips have noise or miss
-joints (UTD-MHAD). Coordinates are those of the sources, in metres; nothing is aligned.
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and OUT/interactions.toml: three of the sets in batches of
+8, 32 and 128 clips, and with a quarter and three times of the epochs. Protocols: new subjects, new cameras (NW-UCLA),
+adults and children (Kinder-Gator, both ways), two bodies (SBU, two folds), few clips (Florence 3D), a new sensor
+(UTD-MHAD trains, KARD tests, on the joints and classes that both have), and new subjects whose test clips have noise or
+miss joints (UTD-MHAD). Coordinates are those of the sources, in metres; nothing is aligned.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import argparse
 import csv
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,6 +153,20 @@ SOURCES = {
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
 
 
+INTERACTIONS = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
+BATCHES = (8, 32, 128)
+LENGTHS = {"a quarter of the epochs": 0.25, "three times the epochs": 3}
+
+
+def interactions(epochs: int) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, file, protocol and the setting of each data set of the interactions; `epochs` are those of others."""
+    for name, protocol in INTERACTIONS.items():
+        for batch in BATCHES:
+            yield f"{name}, batch {batch}", name, protocol, f"train.batch_size = {batch}"
+        for words, times in LENGTHS.items():
+            yield f"{name}, {words}", name, protocol, f"train.epochs = {round(times * EPOCHS.get(name, epochs))}"
+
+
 def write_splits(path: Path, names: Iterable[str], protocols: dict[str, np.ndarray]) -> None:
     """Write the splits as preprocessing.build reads them."""
     names = list(names)
@@ -180,6 +197,12 @@ def main() -> None:
         tables += [f"[sets.{name}]", f'data = "{file.name}"', f"protocols = [{listed}]"]
         tables += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
     (options.out / "sets.toml").write_text("\n".join([*tables, ""]))
+    more = []
+    for name, file_name, protocol, setting in interactions(epochs=40):
+        more += [f'[sets."{name}"]', f'data = "{file_name}.h5"', f'protocol = "{protocol}"', setting]
+        if not setting.startswith("train.epochs") and file_name in EPOCHS:
+            more += [f"train.epochs = {EPOCHS[file_name]}"]
+    (options.out / "interactions.toml").write_text("\n".join([*more, ""]))
     print(options.out / "sets.toml")
 
 

@@ -1,0 +1,82 @@
+"""Print the tables of tests/bench/results/norms.md from a study over data sets (tests/bench/norm_sets.py).
+
+python tests/bench/norm_tables.py bench-norms/study
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def points(row: dict[str, Any]) -> str:
+    """Return an effect with its interval, in points."""
+    if row["effect"] is None:
+        return ""
+    interval = "" if row["interval"] is None else " ({:+.1f} .. {:+.1f})".format(*(100 * x for x in row["interval"]))
+    return f"{100 * row['effect']:+.1f}{interval}"
+
+
+def mean_std(row: dict[str, Any], key: str) -> str:
+    """Return mean and standard deviation over seeds, in %."""
+    if row[key] is None:
+        return ""
+    std = row[f"{key}_std"]
+    return f"{100 * row[key]:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def table(head: list[str], rows: Iterator[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("| --- |", "|---|") + "\n"
+
+
+def overall(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row per arm, best mean rank first."""
+    for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9):
+        p = "" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
+        letters = ["" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("train", "val", "test")]
+        rank = "" if row["rank"] is None else f"{row['rank']:.1f}"
+        yield [row["arm"], rank, *letters, points(row), p]
+
+
+def per_set(document: dict[str, Any], arms: list[str], cell: Any) -> Iterator[list[str]]:
+    """Yield a row per data set with a cell per arm."""
+    for name, one in document["sets"].items():
+        rows = {row["arm"]: row for row in one["arms"]}
+        yield [name, *(cell(rows[arm]) for arm in arms)]
+
+
+def rates(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row per arm: how often each learning rate was chosen, and whether the arm got all seeds."""
+    chosen: dict[str, Counter[float]] = {}
+    for one in document["choice"]:
+        chosen.setdefault(one["arm"], Counter())[one["optim.lr"]] += 1
+    kept = {one["arm"] for one in document["choice"] if one["kept"]}
+    every = sorted({rate for counts in chosen.values() for rate in counts})
+    yield ["", *(f"{rate:g}" for rate in every), ""]
+    for arm, counts in chosen.items():
+        yield [arm, *(str(counts[rate]) for rate in every), "all seeds" if arm in kept else ""]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    document = json.loads((parser.parse_args().study / "results.json").read_text())
+    arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
+    print(f"Friedman p = {document['friedman_p']:.2g}\n")
+    print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
+    print(table(["data set", *arms], per_set(document, arms, lambda row: mean_std(row, "test"))))
+    others = [arm for arm in arms if arm != document["baseline"]]
+    print(table(["data set", *others], per_set(document, others, points)))
+    counted = rates(document)
+    print(table(["arm", *next(counted)[1:-1], "kept"], counted))
+
+
+if __name__ == "__main__":
+    main()
