@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from preprocessing.engines import EngineError, knock
 from tuning import ray_session, spread
 from tuning.attempt import EPOCH_METRICS
 from tuning.ledger import Outcome, Task
-from tuning.trial import RESULT
+from tuning.trial import RESULT, drop_checkpoints
 from tuning.trial_spec import TrialSpec
 
 ATTEMPTS = 2  # per trial
@@ -191,7 +190,12 @@ def _no_cluster(address: str, error: Exception) -> EngineError:
 
 
 def run_all(
-    source: TaskSource, trials: Path, resources: Resources, address: str | None, asha: Asha | None = None
+    source: TaskSource,
+    trials: Path,
+    resources: Resources,
+    address: str | None,
+    asha: Asha | None = None,
+    until: int | None = None,
 ) -> None:
     """Run all tasks of a source; a task that fails is tried ATTEMPTS times.
 
@@ -201,12 +205,17 @@ def run_all(
         resources: What each trial gets.
         address: Ray cluster, or None for this machine.
         asha: Early stopping; None trains every trial to its end.
+        until: Epoch after which every trial is stopped; it can go on later, from its checkpoint. None: its last.
 
     Raises:
         EngineError: Ray cannot be used.
         KeyboardInterrupt: The user pressed Ctrl-C; Terminated, a kind of it, after SIGTERM.
     """
     live = _Live(source)
+
+    def paused(trial_id: str, result: dict[str, Any]) -> bool:
+        return until is not None and result.get("epoch", 0) >= until
+
     with (
         connected(address),
         ray_session.private_environment(),
@@ -233,6 +242,7 @@ def run_all(
                 storage_path=scratch,
                 callbacks=[_callback(live)],
                 verbose=0,
+                stop=paused,
                 failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
             ),
         )
@@ -332,8 +342,7 @@ def _trainable(resources: Resources) -> type:
                 return metrics
             result = json.loads((self.attempt.folder / RESULT).read_text())
             if not self.spec.keep:
-                shutil.rmtree(self.attempt.folder / "checkpoints", ignore_errors=True)
-                (self.attempt.folder / "checkpoint.json").unlink(missing_ok=True)
+                drop_checkpoints(self.attempt.folder)
             return {"done": True, "result": result}
 
         def cleanup(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -154,12 +154,21 @@ class Experiment(ABC):
         title = type(self).__name__.lower() if folder is None else folder.name
         return ProgressReporter(folder or self.out, title, total, done, self.wandb)
 
-    def run(self, source: TaskSource, asha: Asha | None = None, folder: Path | None = None) -> None:
-        """Run the tasks of a source, each in a folder of STUDY/trials, or of `folder`; `asha` stops bad ones early."""
-        run_all(source, (folder or self.out) / "trials", self.resources(), self.address, asha)
+    def run(
+        self, source: TaskSource, asha: Asha | None = None, folder: Path | None = None, until: int | None = None
+    ) -> None:
+        """Run the tasks of a source, each in a folder of STUDY/trials, or of `folder`.
+
+        Args:
+            source: Yields the tasks.
+            asha: Early stopping of bad ones.
+            folder: Where they run, if not in STUDY.
+            until: Epoch after which all are stopped; None: their last.
+        """
+        run_all(source, (folder or self.out) / "trials", self.resources(), self.address, asha, until)
 
     def run_missing(
-        self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None, asha: Asha | None = None
+        self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None, until: int | None = None
     ) -> list[Outcome]:
         """Run the tasks that have not ended; return the outcomes of those that have, in their order.
 
@@ -167,13 +176,33 @@ class Experiment(ABC):
             tasks: All tasks.
             ledger: Its record.
             folder: Where they run, if not in STUDY: its name stands at the progress bar.
-            asha: Early stopping; None trains all of them to their end.
+            until: Epoch after which they are stopped, if they have not got there yet; None: they train to their end.
+
+        Raises:
+            ValueError: A task has ended with other settings than it has now.
         """
-        left = [task for task in tasks if task.name not in ledger.ended]
+        for task in tasks:
+            if task.name in ledger.ended and ledger.ended[task.name].task.settings != task.settings:
+                raise ValueError(
+                    f"{self.out} has a trial {task.name} with other settings, from another choice on validation; "
+                    "choose another --out or delete it"
+                )
+        left = missing(tasks, ledger, until)
         if left:
             with self.reporter(len(tasks), len(tasks) - len(left), folder) as reporter:
-                self.run(TaskList(left, self.spec, ledger, reporter), asha, folder)
+                self.run(TaskList(left, self.spec, ledger, reporter), None, folder, until)
         return [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
+
+
+def missing(tasks: Iterable[Task], ledger: StudyLedger, until: int | None = None) -> list[Task]:
+    """Return the tasks that have neither ended nor, where they were stopped, got to the epoch `until`."""
+
+    def there(outcome: Outcome | None) -> bool:
+        if outcome is None:
+            return False
+        return outcome.outcome != "stopped" or (until is not None and outcome.last.get("epoch", 0) >= until)
+
+    return [task for task in tasks if not there(ledger.ended.get(task.name))]
 
 
 def parse(cls: type[E], description: str | None) -> E:

@@ -1,20 +1,23 @@
 """Choices of a study on validation: the learning rate of each arm and data set, and the arms that get all seeds.
 
 Trainings that serve a choice never read the test split. They have one seed, so that choosing among three rates costs
-three trainings per arm and data set, or about half of that where ASHA stops them. Data sets whose trainings and val
-clips are the same, and which differ in the test clips alone, share them.
+three trainings per arm and data set. Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943) makes it cheaper:
+on each rung all candidates of a data set are compared at the same epoch, and the best third goes on. So neither the
+order of the arms nor a resumed command changes the choice. Data sets whose train and val clips are the same, and which
+differ in the test clips alone, share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
 from tuning.arms import Arms
+from tuning.engine import REDUCTION
 from tuning.ledger import Outcome, Task
 from tuning.results import is_ranked
 from tuning.sets import DataSet
@@ -53,22 +56,59 @@ def candidates(tasks: Iterable[Task], rates: Sequence[float]) -> list[Task]:
     ]
 
 
-def best_of_each(outcomes: Iterable[Outcome]) -> dict[Cell, Outcome]:
-    """Return the best candidate on validation of each arm and data set; a cell whose trainings all failed is absent."""
-    best: dict[Cell, Outcome] = {}
+class Candidate(NamedTuple):
+    """A training that serves a choice, and how far it got in the halving of its data set."""
+
+    outcome: Outcome
+    rung: int
+    """Number of the last rung on which it was compared; the end of training is one more than the rungs."""
+    epoch: int
+    """The epoch of that rung."""
+    val: float
+    """Accuracy on val at that epoch."""
+
+    @property
+    def standing(self) -> tuple[int, float]:
+        """Sort key: who passed more rungs was better on each of them."""
+        return self.rung, self.val
+
+
+def at_rung(outcomes: Iterable[Outcome], rung: int, epoch: int | None) -> list[Candidate]:
+    """Return the candidates with their accuracy at an epoch, whatever was trained beyond; failed ones are absent.
+
+    Args:
+        outcomes: The trainings.
+        rung: Number of the rung.
+        epoch: Its epoch; None: the last one of each training.
+    """
+    found = []
     for outcome in outcomes:
-        cell = outcome.task.data_set, outcome.task.arm
-        if is_ranked(outcome) and (cell not in best or standing(outcome) > standing(best[cell])):
-            best[cell] = outcome
+        curve = [line for line in outcome.curve if epoch is None or line["epoch"] <= epoch]
+        if is_ranked(outcome) and curve and curve[-1]["val"] is not None:
+            found.append(Candidate(outcome, rung, int(curve[-1]["epoch"]), curve[-1]["val"]))
+    return found
+
+
+def survivors(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the best third of the candidates on a rung, and all that are as good as the last of it."""
+    values = sorted((one.val for one in candidates), reverse=True)
+    if not values:
+        return []
+    limit = values[-(-len(values) // REDUCTION) - 1]
+    return [one for one in candidates if one.val >= limit]
+
+
+def best_of_each(candidates: Iterable[Candidate]) -> dict[Cell, Candidate]:
+    """Return the best candidate on validation of each data set and arm; a cell whose trainings all failed is absent."""
+    best: dict[Cell, Candidate] = {}
+    for one in candidates:
+        cell = one.outcome.task.data_set, one.outcome.task.arm
+        if cell not in best or one.standing > best[cell].standing:
+            best[cell] = one
     return best
 
 
-def standing(outcome: Outcome) -> tuple[int, float]:
-    """Return what candidates are ordered by: the epochs that ASHA let it train, then the last accuracy on val."""
-    return int(outcome.last["epoch"]), outcome.last["val"]
-
-
-def screened(arms: Arms, best: Mapping[Cell, Outcome], sets: Sequence[str], keep: int) -> Arms:
+def screened(arms: Arms, best: Mapping[Cell, Candidate], sets: Sequence[str], keep: int) -> Arms:
     """Return the `keep` arms with the best mean rank on validation over the data sets, and those that always stay.
 
     Args:
@@ -87,8 +127,8 @@ def screened(arms: Arms, best: Mapping[Cell, Outcome], sets: Sequence[str], keep
     return Arms(arms.baseline, {name: arm for name, arm in arms.arms.items() if (arm.of or name) in kept}, arms.always)
 
 
-def _ranks(best: Mapping[Cell, Outcome], one: str, names: Sequence[str]) -> list[float]:
+def _ranks(best: Mapping[Cell, Candidate], one: str, names: Sequence[str]) -> list[float]:
     """Return the ranks of the arms on one data set, 1 is the best; ties share the mean of their ranks."""
-    standings = [standing(best[one, name]) if (one, name) in best else (-1, 0.0) for name in names]
+    standings = [best[one, name].standing if (one, name) in best else (-1, 0.0) for name in names]
     order = {value: place for place, value in enumerate(sorted(set(standings)))}
     return list(map(float, rankdata([-order[value] for value in standings])))

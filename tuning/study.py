@@ -37,13 +37,15 @@ from pipeline.config import TrainConfig, as_words
 from pipeline.settings import Range
 from preprocessing import exits, files, lifetime
 from preprocessing.arguments import suggest
-from tuning.engine import Asha, Resources, connected
-from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, parse, report_resumed, study_ledger
+from tuning.engine import REDUCTION, Resources, connected
+from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, missing, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.sets import DataSet, read_sets
+from tuning.trial import drop_checkpoints
 from tuning.trial_spec import TrialSpec
 
 if TYPE_CHECKING:
+    from tuning import selection
     from tuning.arms import Arms
 
 WIDTH = 160  # characters of the table where stdout is not a terminal
@@ -67,7 +69,8 @@ class Study(Experiment):
     screen: Annotated[int, Range(ge=0)] = 0
     """Arms that get all seeds: those with the best mean rank on val with seed 0, and the baseline; 0: all."""
     grace: Annotated[int, Range(ge=0)] = 0
-    """Epochs, of --epochs, after which ASHA may stop a training that only serves --lr or --screen; 0: it stops none."""
+    """Epochs of --epochs after which only the best third goes on of a data set's trainings that serve --lr or --screen,
+    and again after three times as many; 0: all of them train to their end."""
     eval_every: AtLeast1 = TrainConfig.eval_every
     """Epochs between two points of a learning curve."""
     gpus_per_rank: Annotated[float, Range(ge=0)] = 0.0
@@ -80,9 +83,9 @@ class Study(Experiment):
         if wrong := [rate for rate in self.lr if not 0 < rate < 1]:
             raise ValueError(f"--lr {wrong[0]:g} is out of range: learning rates are above 0 and below 1.")
         if self.grace > self.epochs:
-            raise ValueError(f"--grace {self.grace} is too large: --epochs has {self.epochs}.")
+            raise ValueError(f"--grace {self.grace} is too large: must be at most --epochs ({self.epochs}).")
         if self.grace and not (self.lr or self.screen):
-            raise ValueError("--grace is of trainings that serve a choice: add --lr or --screen.")
+            raise ValueError("--grace needs --lr or --screen: it applies to the trainings that serve a choice.")
         _ = self.sets  # a mistake in the file is reported before anything starts
 
     @cached_property
@@ -115,17 +118,21 @@ class Study(Experiment):
             identity["grace"] = self.grace
         return identity
 
-    def asha(self, data_set: str) -> Asha | None:
-        """Return the early stopping of a data set's candidates; a set with more epochs has a longer grace."""
-        if not self.grace:
-            return None
+    def rungs(self, data_set: str) -> list[int]:
+        """Return the epochs at which a data set's candidates are compared; a set with more epochs has later ones."""
         epochs = self.sets[data_set].settings.get("train.epochs", self.epochs)
-        return Asha(max(1, round(self.grace * epochs / self.epochs)), epochs)
+        found, rung = [], self.grace and max(1, round(self.grace * epochs / self.epochs))
+        while 0 < rung < epochs:
+            found.append(rung)
+            rung *= REDUCTION
+        return found
 
     def spec(self, task: Task) -> TrialSpec:
         """Return the specification of a training; it reads the test split at its end, unless it serves a choice."""
-        asha = self.asha(task.data_set) if task.choosing else None
-        return self.make_spec(task, asha.grace if asha else self.eval_every, read_test=not task.choosing)
+        spec = self.make_spec(task, self.eval_every, read_test=not task.choosing)
+        if task.choosing and (rungs := self.rungs(task.data_set)):
+            spec = replace(spec, settings={**spec.settings, "train.eval_every": rungs[0]})
+        return spec
 
     def resources(self) -> Resources:
         """Return what each trial gets."""
@@ -209,31 +216,31 @@ def run_study(settings: Study) -> StudyResult:
 
 
 def _run_missing(
-    settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack, asha: Asha | None = None
+    settings: Study, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack, until: int | None = None
 ) -> list[Outcome]:
-    """Run the tasks that have not ended, on the Ray that `ray` holds; return the outcomes of those that have."""
-    if any(task.name not in ledger.ended for task in tasks):
+    """Run the tasks that have not got to the epoch `until`, on the Ray that `ray` holds; return the outcomes."""
+    if missing(tasks, ledger, until):
         ray.enter_context(connected(settings.address))
-    return settings.run_missing(tasks, ledger, asha=asha)
+    return settings.run_missing(tasks, ledger, until=until)
 
 
 def _choose(
     settings: Study, arms: Arms, tasks: Iterable[Task], ledger: StudyLedger, ray: ExitStack
 ) -> tuple[Arms, list[Task], dict[str, Any]]:
     """Train the candidates, then return the arms that remain, their tasks, and the choice for results.json."""
-    from tuning import selection
+    from tuning import selection  # loads scipy
 
     first = [task for task in tasks if task.seed == 0]
     source = selection.shared_choices(settings.sets)
-    outcomes = list[Outcome]()
-    for name in dict.fromkeys(source.values()):  # ASHA compares the trainings of one data set
-        candidates = selection.candidates([task for task in first if task.data_set == name], settings.lr)
-        outcomes += _run_missing(settings, candidates, ledger, ray, settings.asha(name))
-    found = selection.best_of_each(outcomes)
+    candidates = list[selection.Candidate]()
+    for name in dict.fromkeys(source.values()):
+        own = selection.candidates([task for task in first if task.data_set == name], settings.lr)
+        candidates += _halved(settings, name, own, ledger, ray)
+    found = selection.best_of_each(candidates)
     best = {(name, arm): found[one, arm] for name, one in source.items() for arm in arms.arms if (one, arm) in found}
     kept = selection.screened(arms, found, list(dict.fromkeys(source.values())), settings.screen)
     chosen = [
-        replace(task, settings=best[task.data_set, task.arm].task.settings)
+        replace(task, settings=best[task.data_set, task.arm].outcome.task.settings)
         for task in tasks
         if task.arm in kept.arms and (task.data_set, task.arm) in best
     ]
@@ -241,14 +248,31 @@ def _choose(
         {
             "set": data_set,
             "arm": arm,
-            "val": outcome.last["val"],
-            "epochs": outcome.last["epoch"],
+            "val": one.val,
+            "epochs": one.epoch,
             "kept": arm in kept.arms,
         }
-        | {key: outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}
-        for (data_set, arm), outcome in best.items()
+        | {key: one.outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}
+        for (data_set, arm), one in best.items()
     ]
     return kept, chosen, {"choice": cells}
+
+
+def _halved(
+    settings: Study, data_set: str, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack
+) -> list[selection.Candidate]:
+    """Train the candidates of a data set, the best third of each rung to the next one; return all of them."""
+    from tuning import selection
+
+    found: dict[str, selection.Candidate] = {}
+    for rung, epoch in enumerate([*settings.rungs(data_set), None]):
+        compared = selection.at_rung(_run_missing(settings, tasks, ledger, ray, epoch), rung, epoch)
+        found |= {one.outcome.task.name: one for one in compared}
+        tasks = [one.outcome.task for one in selection.survivors(compared)]
+    if not settings.keep:
+        for name in found:
+            drop_checkpoints(settings.out / "trials" / name)
+    return list(found.values())
 
 
 def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:

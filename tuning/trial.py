@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import socket
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def run_trial(
     summary = json.loads((folder / "summary.json").read_text())
     found = re_evaluate(folder, spec.re_evaluations, spec.read_test) if spec.re_evaluations else {}
     files.publish_json(folder / RESULT, {"summary": summary, "variants": found})
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a trial that nobody will resume."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "checkpoint.json").unlink(missing_ok=True)
 
 
 def main(folder: Path, node: Node | None = None, listener: socket.socket | None = None) -> int:

@@ -1,5 +1,6 @@
 """selection.py: rates and arms are chosen on validation, and nothing that chooses reads the test split."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.conftest import write_file
 from tuning.arms import Arm, Arms
 from tuning.ledger import Outcome, Task
-from tuning.selection import best_of_each, candidates, screened, shared_choices
+from tuning.selection import Candidate, at_rung, best_of_each, candidates, screened, shared_choices, survivors
 from tuning.sets import DataSet
 from tuning.study import Study, list_tasks
 
@@ -15,11 +16,11 @@ ARMS = Arms("none", {"none": Arm(), "bn": Arm({"norm.kind": "bn"}), "gn": Arm({"
 SETS = ("ucla", "utd")
 
 
-def ended(task: Task, val: float | None, epoch: int = 2) -> Outcome:
-    """A task that reached this accuracy at this epoch; None: it failed."""
+def ended(task: Task, val: float | None) -> Outcome:
+    """A task that reached this accuracy; None: it failed."""
     if val is None:
         return Outcome(task, "failed", cause="memory")
-    return Outcome(task, "finished", curve=[{"epoch": epoch - 1, "val": 1.0}, {"epoch": epoch, "val": val}])
+    return Outcome(task, "finished", curve=[{"epoch": 1, "val": 1.0}, {"epoch": 2, "val": val}])
 
 
 def test_a_candidate_per_rate_that_never_reads_the_test_split(data_file: Path) -> None:
@@ -38,39 +39,68 @@ def test_without_rates_a_task_keeps_its_own() -> None:
     assert (task.name, task.settings, task.choosing) == ("bn-s0-choosing", {"optim.lr": 0.01}, True)
 
 
+def at_end(outcomes: Iterable[Outcome]) -> list[Candidate]:
+    """Candidates that are compared at their last epoch."""
+    return at_rung(outcomes, 0, None)
+
+
 def test_the_best_last_epoch_wins_and_a_failed_training_is_no_candidate() -> None:
     (first, second, third) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3, 1e-2])
-    best = best_of_each([ended(first, 0.5), ended(second, 0.75), ended(third, None)])
-    assert best["utd", "bn"].task is second
-    assert best_of_each([ended(third, None)]) == {}
+    best = best_of_each(at_end([ended(first, 0.5), ended(second, 0.75), ended(third, None)]))
+    assert best["utd", "bn"].outcome.task is second
+    assert best_of_each(at_end([ended(third, None)])) == {}
+
+
+def test_candidates_are_compared_at_one_epoch_whatever_was_trained_beyond() -> None:
+    """So an interrupted command, and one that was trained with more epochs, choose alike."""
+    (far, near) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3])
+    long = Outcome(far, "finished", curve=[{"epoch": 3, "val": 0.4}, {"epoch": 6, "val": 0.9}])
+    short = Outcome(near, "stopped", curve=[{"epoch": 3, "val": 0.5}])
+    found = at_rung([long, short], 0, 3)
+    assert [(one.epoch, one.val) for one in found] == [(3, 0.4), (3, 0.5)]
+    assert best_of_each(found)["utd", "bn"].outcome is short
+    assert best_of_each([*found, *at_rung([long], 1, 6)])["utd", "bn"].outcome is long
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([0.1, 0.2, 0.3], [0.3]),
+        ([0.3, 0.1, 0.3, 0.2], [0.3, 0.3]),
+        ([0.5, 0.5, 0.5], [0.5] * 3),
+        ([0.1], [0.1]),
+        ([], []),
+    ],
+)
+def test_the_best_third_survives_with_its_ties_in_any_order(values: list[float], kept: list[float]) -> None:
+    those = at_end(ended(Task(str(place), {}, 0), value) for place, value in enumerate(values))
+    assert [one.val for one in survivors(those)] == kept
+    assert {one.outcome.task.name for one in survivors(those)} == {
+        one.outcome.task.name for one in survivors(those[::-1])
+    }
+
+
+def test_who_passed_a_rung_stands_before_who_did_not() -> None:
+    first = at_rung([ended(task, 0.9) for task in candidates(list_tasks(ARMS, 1, SETS), [])], 0, None)
+    later = [one._replace(rung=1, val=0.2) for one in first if one.outcome.task.arm == "gn"]
+    assert list(screened(ARMS, best_of_each([*first, *later]), SETS, keep=1).arms) == ["none", "gn"]
 
 
 def test_the_arms_with_the_best_mean_rank_and_the_baseline_remain() -> None:
     """An arm that failed on a set ranks last there; a re-evaluation stays with its arm."""
     arms = Arms("none", ARMS.arms | {"bn, joint": Arm(of="bn", re_evaluation="joint")})
     val = {"none": (0.1, 0.1), "bn": (0.9, 0.5), "gn": (0.8, None)}
-    best = best_of_each(
-        ended(task, val[task.arm][SETS.index(task.data_set)]) for task in candidates(list_tasks(arms, 1, SETS), [])
-    )
+    first = candidates(list_tasks(arms, 1, SETS), [])
+    best = best_of_each(at_end(ended(task, val[task.arm][SETS.index(task.data_set)]) for task in first))
     assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "bn, joint"]
     assert screened(arms, best, SETS, keep=0) is arms
     assert screened(arms, best, SETS, keep=3) is arms
 
 
-def test_a_candidate_that_asha_let_train_longer_stands_before_one_that_it_stopped() -> None:
-    (low, high) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3])
-    assert best_of_each([ended(low, 0.5, epoch=9), ended(high, 0.6, epoch=3)])["utd", "bn"].task is low
-    epochs, val = {"none": 9, "bn": 9, "gn": 3}, {"none": 0.2, "bn": 0.3, "gn": 0.9}
-    best = best_of_each(
-        ended(task, val[task.arm], epochs[task.arm]) for task in candidates(list_tasks(ARMS, 1, SETS), [])
-    )
-    assert list(screened(ARMS, best, SETS, keep=2).arms) == ["none", "bn"]
-
-
 def test_an_arm_that_always_stays_is_never_removed() -> None:
     arms = Arms(ARMS.baseline, ARMS.arms, always=("gn",))
     val = {"none": 0.5, "bn": 0.9, "gn": 0.1}
-    best = best_of_each(ended(task, val[task.arm]) for task in candidates(list_tasks(arms, 1, SETS), []))
+    best = best_of_each(at_end(ended(task, val[task.arm]) for task in candidates(list_tasks(arms, 1, SETS), [])))
     assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "gn"]
 
 
@@ -89,7 +119,7 @@ def test_protocols_with_the_same_train_and_val_clips_and_settings_share_a_choice
 
 
 def test_ties_go_to_the_arm_that_stands_first() -> None:
-    best = best_of_each(ended(task, 0.5) for task in candidates(list_tasks(ARMS, 1, SETS), []))
+    best = best_of_each(at_end(ended(task, 0.5) for task in candidates(list_tasks(ARMS, 1, SETS), [])))
     assert list(screened(ARMS, best, SETS, keep=2).arms) == ["none", "bn"]
 
 

@@ -178,7 +178,12 @@ def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path
     lines = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
     ended = [line["ended"] for line in lines if "ended" in line]
     choosing = [one for one in ended if one["task"].get("choosing")]
-    assert len(choosing) == 3 * 2 * 2
+    assert len({one["task"]["name"] for one in choosing}) == 3 * 2 * 2
+    for data_set in ("a", "b"):  # of six candidates, two went on after the first epoch, or more that were as good
+        last = {one["task"]["name"]: one for one in choosing if one["task"]["data_set"] == data_set}
+        at_first = [one["curve"][0]["val"] for one in last.values()]
+        limit = sorted(at_first, reverse=True)[1]
+        assert all((len(one["curve"]) == 2) == (one["curve"][0]["val"] >= limit) for one in last.values())
     assert not any(one["summary"].get("test") for one in choosing)  # the test split was not read
     final = [one for one in ended if not one["task"].get("choosing")]
     assert len(final) == len(kept) * 2 * 2
