@@ -1,4 +1,7 @@
-"""Start ranks on this machine and end them together. This module imports no torch: the ranks do."""
+"""Start ranks on this machine and end them together.
+
+The launcher loads no torch, unless it holds the store of several nodes; the ranks do.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -80,8 +84,11 @@ def launch(
             for local in range(ranks)
         ]
         try:
-            for process in processes:
-                process.start()
+            # A rank that imports modules would answer Ctrl-C by a traceback: it is told of it in `_run_rank`.
+            resource_tracker.ensure_running()  # its own start would release the signal
+            with lifetime.interrupts_held():
+                for process in processes:
+                    process.start()
             _wait_for_failure(processes, RankWatch([process.pid or 0 for process in processes], beats, silence))
             failed = {rank: process.exitcode for rank, process in enumerate(processes, first) if process.exitcode}
             if failed:
@@ -185,6 +192,7 @@ def _run_rank(
     lifetime.end_with_parent()
     exits.print_any_character()
     try:
+        lifetime.release_interrupts()
         from pipeline import distributed  # torch loads here, under the watch of the launcher
 
         distributed.count_beats(beats, local)
@@ -207,8 +215,9 @@ def _run_rank(
 
 def _leave_at_once(code: int) -> None:
     """End this rank at once: to tear torch down takes most of a second, and a broken group may abort, print or hang."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

@@ -49,6 +49,21 @@ def interrupt_once() -> None:
 
 
 @contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back from this thread until the end, and from processes started meanwhile until they release it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def release_interrupts() -> None:
+    """Let SIGINT through again in a process that was started while it was held back; one that came arrives now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Let the first SIGINT raise KeyboardInterrupt, the first SIGTERM Terminated; ignore later ones.
 

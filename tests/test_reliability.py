@@ -28,7 +28,7 @@ WHOLE, CHECKPOINT, WATCH = (
 )  # fmt: skip
 FAULTS, LIMITS, EXPOSED = "pipeline/test_train_faults.py", "pipeline/test_train_limits.py", "tuning/test_exposure.py"
 RIGHTS, UNDISTURBED = "test_permissions.py", f"{FAULTS}::test_an_undisturbed_training_ends_with_0"
-RANKS, TRAIN, PREFETCH = "pipeline/test_distributed.py", "pipeline/test_train.py", "pipeline/data/test_prefetch.py"
+RANKS, TRAIN, PREFETCH = "pipeline/test_launcher.py", "pipeline/test_train.py", "pipeline/data/test_prefetch.py"
 SEARCH, TRIAL, LEDGER = "tuning/test_search.py", "tuning/test_trial.py", "tuning/test_ledger.py"
 SIGNALS = "preprocessing/test_lifetime.py::test_python_alone_ends_on_a_signal_without_a_line"
 STATE = f"{TRAIN}::test_each_part_of_the_state_is_needed_to_resume_bitwise"

@@ -1,4 +1,4 @@
-"""A program that starts two ranks, which work, die, raise or hang as they are told."""
+"""A program that starts two ranks, which work, die, raise or hang as its argument says."""
 
 import os
 import subprocess
@@ -45,6 +45,8 @@ def work(what):
         time.sleep(600)
     if what == "hang":
         os._exit(9)
+    if what == "print":
+        print("not flushed", rank)
     if what == "ports":
         print(f"listens on {sorted(listening())};", flush=True)
     x = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -1,8 +1,10 @@
 """launcher.py: ranks that die end the command with their name; it loads no torch."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,30 @@ def test_the_launcher_and_the_command_that_uses_it_load_no_torch() -> None:
     """To load it would take a second and a half, before the ranks do so again."""
     program = "import sys; import pipeline.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_a_rank_printed_is_not_lost_at_its_end(tmp_path: Path) -> None:
+    """Its output is a pipe here, so Python keeps it until it is flushed."""
+    result = two_ranks(tmp_path, "print")
+    assert result.returncode == 0, result.stderr
+    assert {"not flushed 0", "not flushed 1"} <= set(result.stdout.splitlines())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0])
+def test_ctrl_c_while_ranks_start_is_answered_by_one_line(data_file: Path, tmp_path: Path, seconds: float) -> None:
+    """The terminal sends it to all of them, some of which still import modules."""
+    words = ["default", "--data", data_file, "--out", tmp_path / "run", "--nproc", "2", "--wandb", "off"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", *map(str, words)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(ranks.read_text().split()) < 3 and process.poll() is None:  # two ranks and Python's resource tracker
+        time.sleep(0.01)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "error: interrupted; the same command resumes\n"
+    assert process.returncode == 130
 
 
 def test_a_rank_that_dies_ends_the_command_and_is_named(tmp_path: Path) -> None:

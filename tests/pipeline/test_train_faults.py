@@ -1,7 +1,7 @@
 """What ends a training from outside, with one process and with two ranks: one line, the documented exit code, a resume.
 
 Each test asserts that its fault happened; the controls are `test_an_undisturbed_training_ends_with_0` and, for ranks
-that wait, tests/pipeline/test_distributed.py.
+that wait, tests/pipeline/test_launcher.py.
 """
 
 import os
