@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,8 +213,8 @@ def run_all(
     """
     live = _Live(source)
 
-    def paused(trial_id: str, result: dict[str, Any]) -> bool:
-        return until is not None and result.get("epoch", 0) >= until
+    def paused(trial_id: str, result: Mapping[str, Any]) -> bool:
+        return until is not None and int(result.get("epoch", 0)) >= until
 
     with (
         connected(address),

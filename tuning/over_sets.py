@@ -2,7 +2,8 @@
 
 Over the sets, each set counts once, however many clips or seeds it has: the effect of an arm is the mean of its effects
 on the sets, with the interval and p of Student's paired t-test over the sets. Ranks on the sets are averaged and
-compared by Friedman's test, after Demšar 2006, JMLR 7.
+compared by Friedman's test, after Demšar 2006, JMLR 7. Sets with the same trainings, which differ in their test clips
+alone, are not independent: they count as one, by their mean.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from tuning.results import ARM_METRICS, arm_rows, judged_split, study_document
 LEAST_ARMS = 3  # of Friedman's test
 
 
-def combined_document(arms: Arms, outcomes: Iterable[Outcome], sets: Sequence[str]) -> dict[str, Any]:
+def combined_document(
+    arms: Arms, outcomes: Iterable[Outcome], sets: Sequence[str], shared: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the results of a study over several data sets.
 
     Args:
         arms: The arms and the baseline.
         outcomes: The trials that have ended, without those that served a choice.
         sets: Names of the data sets.
+        shared: Data set -> the one whose trainings it shares (`selection.shared_choices`); None: each has its own.
 
     Returns:
         The keys of `tuning.results.study_document`; a row of `arms` has means over the sets, `rank` (the mean rank on
@@ -40,8 +44,9 @@ def combined_document(arms: Arms, outcomes: Iterable[Outcome], sets: Sequence[st
     split = "test" if splits == {"test"} else "val"
     documents = {name: study_document(arms, trials, split) for name, trials in of_set.items()}
     table = {name: _rows(document) for name, document in documents.items()}
-    ranks, friedman_p = _ranks(arms, table, split)
-    overall = [_overall(name, arms.baseline, table, split) | {"rank": ranks.get(name)} for name in arms.arms]
+    groups = _groups(sets, shared or {})
+    ranks, friedman_p = _ranks(arms, table, split, groups)
+    overall = [_overall(name, arms.baseline, table, groups) | {"rank": ranks.get(name)} for name in arms.arms]
     corrected = statistics.holm({row["arm"]: row["p"] for row in overall})
     for row in overall:
         row["p_holm"] = corrected[row["arm"]]
@@ -61,12 +66,24 @@ def _rows(document: Mapping[str, Any]) -> Rows:
     return {row["arm"]: row for row in document["arms"]}
 
 
-def _ranks(arms: Arms, table: Mapping[str, Rows], split: str) -> tuple[dict[str, float], float | None]:
+def _groups(sets: Iterable[str], shared: Mapping[str, str]) -> list[list[str]]:
+    """Return the data sets in groups that share their trainings."""
+    groups: dict[str, list[str]] = {}
+    for name in sets:
+        groups.setdefault(shared.get(name, name), []).append(name)
+    return list(groups.values())
+
+
+def _ranks(
+    arms: Arms, table: Mapping[str, Rows], split: str, groups: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], float | None]:
     """Return the mean rank of each arm that has a result on every set, and the p of Friedman's test."""
     names = [name for name in arms.arms if all(rows[name][split] is not None for rows in table.values())]
     if not names:
         return {}, None
-    accuracy = np.array([[rows[name][split] for name in names] for rows in table.values()])
+    accuracy = np.array(
+        [np.mean([[table[one][name][split] for name in names] for one in group], axis=0) for group in groups]
+    )
     mean = rankdata(-accuracy, axis=1).mean(axis=0)
     p = None
     if len(names) >= LEAST_ARMS and len(accuracy) > 1:
@@ -75,13 +92,26 @@ def _ranks(arms: Arms, table: Mapping[str, Rows], split: str) -> tuple[dict[str,
     return dict(zip(names, map(float, mean), strict=True)), p
 
 
-def _overall(arm: str, baseline: str, table: Mapping[str, Rows], split: str) -> dict[str, Any]:
+def _overall(
+    arm: str, baseline: str, table: Mapping[str, Rows], groups: Sequence[Sequence[str]]
+) -> dict[str, Any]:  # fmt: skip
     """Return the row of an arm over the sets on which it has a result."""
     rows = [rows[arm] for rows in table.values() if rows[arm]["n"]]
     row: dict[str, Any] = {"arm": arm, "n": len(rows), "failed": sum(rows[arm]["failed"] for rows in table.values())}
     for metric in ARM_METRICS:
-        known = [one[metric] for one in rows if one[metric] is not None]
+        known = _means(arm, metric, table, groups)
         row |= {metric: statistics.mean_std(known)[0] if known else None, f"{metric}_std": None}
-    effects = [one["effect"] for one in rows if one["effect"] is not None] if arm != baseline else []
+    effects = _means(arm, "effect", table, groups) if arm != baseline else []
     found = statistics.compare(effects, [0.0] * len(effects))
     return row | {"pairs": len(effects), "effect": found.effect, "interval": found.interval, "p": found.p}
+
+
+def _means(arm: str, metric: str, table: Mapping[str, Rows], groups: Sequence[Sequence[str]]) -> list[float]:
+    """Return the mean of a metric in each group that has it."""
+    found = []
+    for group in groups:
+        known = [table[one][arm][metric] for one in group if table[one][arm]["n"]]
+        known = [value for value in known if value is not None]
+        if known:
+            found.append(float(np.mean(known)))
+    return found

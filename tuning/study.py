@@ -189,7 +189,7 @@ def run_study(settings: Study) -> StudyResult:
         EngineError: Ray cannot be used.
         LockedError: Another process is running this study.
     """
-    from tuning import page, results  # loads scipy
+    from tuning import page, results, selection  # loads scipy
     from tuning.arms import read_arms
     from tuning.over_sets import combined_document
 
@@ -208,7 +208,10 @@ def run_study(settings: Study) -> StudyResult:
                 arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
             outcomes = _run_missing(settings, tasks, ledger, ray)
         several = sets != [""]
-        document = combined_document(arms, outcomes, sets) if several else results.study_document(arms, outcomes)
+        if several:
+            document = combined_document(arms, outcomes, sets, selection.shared_choices(settings.sets))
+        else:
+            document = results.study_document(arms, outcomes)
         document |= choice
         results.write(settings.out, {"command": settings.recorded_command, **document})
         page.write_study(settings.out, settings.command, document, outcomes)

@@ -81,6 +81,12 @@ def test_help_speaks_of_ranks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (Study, {"arms": "norms", "epochs": 0}, "--epochs 0 is too small"),
         (Study, {"arms": "norms", "eval_every": 0}, "--eval-every 0 is too small"),
         (Study, {"arms": "norms", "gpus_per_rank": -0.5}, "--gpus-per-rank -0.5 is too small"),
+        (
+            Study,
+            {"arms": "norms", "lr": (1e-3,), "grace": 21, "epochs": 20},
+            "--grace 21 is too large",
+        ),
+        (Study, {"arms": "norms", "grace": 2}, "--grace needs --lr or --screen"),
         (Study, {"arms": "norms", "at_once": -1}, "--at-once -1 is too small"),
         (Study, {"arms": "norms", "cpus_per_rank": 0}, "--cpus-per-rank 0 is too small"),
         (Study, {"arms": "norms", "trial_limit": "2"}, "--trial-limit '2' is an invalid duration"),

@@ -53,6 +53,18 @@ def test_each_set_counts_once_however_many_seeds_it_has() -> None:
     assert bn["test"] == pytest.approx((0.8 + 0.5 + 0.75) / 3)
 
 
+def test_sets_with_the_same_trainings_count_as_one() -> None:
+    """Effects of bn: the mean of +.2 and +.1, and +.5; ranks of the means .5, .65, .6 and of sbu."""
+    document = combined_document(ARMS, outcomes(), list(TEST), {"ucla": "ucla", "utd": "ucla", "sbu": "sbu"})
+    bn = rows(document)["bn"]
+    assert (bn["n"], bn["pairs"]) == (3, 2)
+    assert bn["effect"] == pytest.approx((0.15 + 0.5) / 2)
+    assert bn["p"] == pytest.approx(stats.ttest_1samp([0.15, 0.5], 0.0).pvalue)
+    assert {arm: row["rank"] for arm, row in rows(document).items()} == pytest.approx(
+        {"none": (3 + 2.5) / 2, "bn": 1.0, "gn": (2 + 2.5) / 2}
+    )
+
+
 def test_ranks_are_averaged_over_sets_and_ties_share_theirs() -> None:
     """Ucla: bn 1, none and gn 2.5; utd: gn 1, bn 2, none 3; sbu: bn 1, none and gn 2.5."""
     document = combined_document(ARMS, outcomes(), list(TEST))

@@ -97,6 +97,13 @@ def test_the_arms_with_the_best_mean_rank_and_the_baseline_remain() -> None:
     assert screened(arms, best, SETS, keep=3) is arms
 
 
+def test_a_re_evaluation_that_always_stays_keeps_its_arm() -> None:
+    arms = Arms("none", ARMS.arms | {"bn, joint": Arm(of="bn", re_evaluation="joint")}, always=("bn, joint",))
+    val = {"none": 0.5, "bn": 0.1, "gn": 0.9}
+    best = best_of_each(at_end(ended(task, val[task.arm]) for task in candidates(list_tasks(arms, 1, SETS), [])))
+    assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "gn", "bn, joint"]
+
+
 def test_an_arm_that_always_stays_is_never_removed() -> None:
     arms = Arms(ARMS.baseline, ARMS.arms, always=("gn",))
     val = {"none": 0.5, "bn": 0.9, "gn": 0.1}

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.config import from_dict, parse
 from preprocessing.hdf5 import open_file
 from tests.conftest import Answer, write_file
 from tuning.arms import Arm, Arms, read_arms
+from tuning.experiment import missing
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.space import nested
 from tuning.study import Study, list_tasks, main, run_study, suggest_best
@@ -195,6 +197,40 @@ def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path
     assert again.returncode == 0, again.stderr
     after = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
     assert after == lines
+
+
+@pytest.mark.parametrize(
+    ("grace", "epochs", "expected"),
+    [(0, 40, []), (10, 40, [10, 30]), (10, 100, [25, 75]), (10, 10, [2, 6]), (10, 2, [1]), (40, 40, [])],
+)
+def test_a_data_set_with_more_epochs_is_compared_later(
+    data_file: Path, tmp_path: Path, grace: int, epochs: int, expected: list[int]
+) -> None:
+    """--epochs is 40; the default of the set is its own."""
+    (tmp_path / "sets.toml").write_text(f'[sets.a]\ndata = "{data_file}"\ntrain.epochs = {epochs}\n')
+    settings = Study(tmp_path / "sets.toml", tmp_path, arms="norms", epochs=40, eval_every=7, lr=(1e-3,), grace=grace)
+    assert settings.rungs("a") == expected
+    task = Task("x", {}, 0, "none", data_set="a", choosing=True)
+    assert settings.spec(task).settings["train.eval_every"] == (expected or [7])[0]
+    assert settings.spec(replace(task, choosing=False)).settings["train.eval_every"] == 7
+
+
+def test_a_stopped_candidate_goes_on_if_a_later_rung_needs_it(tmp_path: Path) -> None:
+    ledger = StudyLedger(tmp_path, {})
+    done, stopped, new = (Task(name, {}, 0) for name in ("done", "stopped", "new"))
+    ledger.end(Outcome(done, "finished", curve=[{"epoch": 2, "val": 0.1}]))
+    ledger.end(Outcome(stopped, "stopped", curve=[{"epoch": 2, "val": 0.1}]))
+    assert missing([done, stopped, new], ledger, until=2) == [new]
+    assert missing([done, stopped, new], ledger, until=3) == [stopped, new]
+    assert missing([done, stopped, new], ledger) == [stopped, new]
+
+
+def test_a_trial_of_another_choice_is_never_taken_for_this_one(data_file: Path, tmp_path: Path) -> None:
+    settings = Study(data_file, tmp_path, arms="norms")
+    ledger = StudyLedger(tmp_path, {})
+    ledger.end(Outcome(Task("bn-s0", {"optim.lr": 1e-3}, 0), "finished"))
+    with pytest.raises(ValueError, match="has a trial bn-s0 with other settings, from another choice on validation"):
+        settings.run_missing([Task("bn-s0", {"optim.lr": 3e-3}, 0)], ledger)
 
 
 def test_tasks_go_seed_by_seed_and_are_named_after_arm_and_seed() -> None:
