@@ -7,7 +7,7 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_few_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
 
 Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and OUT/interactions.toml: three of the sets in batches of
-8, 32 and 128 clips, and with a quarter and three times of the epochs. Protocols: new subjects, new cameras (NW-UCLA),
+8, 32 and 128 clips, and with a quarter and three times the epochs. Protocols: new subjects, new cameras (NW-UCLA),
 adults and children (Kinder-Gator, both ways), two bodies (SBU, two folds), few clips (Florence 3D), a new sensor
 (UTD-MHAD trains, KARD tests, on the joints and classes that both have), and new subjects whose test clips have noise or
 miss joints (UTD-MHAD). Coordinates are those of the sources, in metres; nothing is aligned.

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     document = json.loads((parser.parse_args().study / "results.json").read_text())
     arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
-    print(f"Friedman p = {document['friedman_p']:.2g}\n")
+    print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
     print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
     print(table(["data set", *arms], per_set(document, arms, lambda row: mean_std(row, "test"))))
     others = [arm for arm in arms if arm != document["baseline"]]

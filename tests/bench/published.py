@@ -12,6 +12,7 @@ fp32. Nothing of theirs is part of this project: the clones stay where they are.
 from __future__ import annotations
 
 import argparse
+import inspect
 import statistics
 import sys
 import time
@@ -89,8 +90,7 @@ def stepper(forward: Forward, parameters: list[nn.Parameter], batch: int, precis
 
 def parameters_of(forward: Forward) -> list[nn.Parameter]:
     """Return the parameters of a network, or of the one that a function holds."""
-    cells = getattr(forward, "__closure__", None) or ()
-    network = forward if isinstance(forward, nn.Module) else cells[0].cell_contents
+    network = forward if isinstance(forward, nn.Module) else inspect.getclosurevars(forward).nonlocals["network"]
     return list(network.parameters())
 
 

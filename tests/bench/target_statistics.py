@@ -1,21 +1,23 @@
-"""What statistics of unlabelled target samples recover, beside published test-time adaptation. Prints tables.
+"""Measure what statistics of unlabelled test clips recover, beside published test-time adaptation. Prints tables.
 
     python -m tuning.study ... --out bench-norms/study --keep
     python tests/bench/target_statistics.py bench-norms/study --arms bn "bn, loop" --out bench-norms/target.json
 
 Reads the kept runs of a study over several data sets (tests/bench/norm_sets.py). Each method normalizes the test clips,
-in batches of n clips, and nothing is chosen by the result:
+in batches of n clips; no setting is tuned on the result:
 
 * running: the running statistics, accuracy C
 * batch: those of the batch (Nado et al. 2020, arXiv 2006.10963)
 * mixed: N / (N + n) of the running statistics and n / (N + n) of the batch's, N = 16 (Schneider et al. 2020, arXiv
   2006.16971, equation 3)
 * tent: those of the batch; after each batch one step of Adam, rate 1e-3, on the layers' weights and biases lowers the
-  entropy of the predictions (Wang et al. 2021, arXiv 2006.10726)
-* all clips: population statistics of all test clips at once, per call (AdaBN: Li et al. 2016, arXiv 1603.04779)
+  entropy of the predictions (Wang et al. 2021, arXiv 2006.10726; here without dropout)
+* all clips: those of all test clips, per call, merged over batches of 64 in which each layer above normalized by its
+  own batch (after AdaBN: Li et al. 2016, arXiv 1603.04779)
 
-Orders: *mixed classes* is a random order; *by class* sorts the clips by label, so a batch holds one class or two.
-Accuracy in %, mean over data sets of means over seeds.
+Orders: *mixed classes* is a random order; *by class* sorts the clips by label, so a batch holds few classes. *Shift* is
+what D - C on the test clips exceeds D - C on the val clips by, which come from where the training clips do. Accuracy in
+%, mean over data sets of means over seeds.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def mixed(model: nn.Module) -> Callable[[int], Statistics]:
 
 
 def tent(target: Target, batches: Iterable[tuple[Batch, Tensor]]) -> float:
-    """Return the accuracy of a copy that adapts as it goes; each batch is predicted before the step it causes."""
+    """Return the accuracy of a copy that adapts as it goes; each batch is predicted before its optimizer step."""
     model = copy.deepcopy(target.model).requires_grad_(False)
     chosen = [parameter for layer in batch_norms(model).values() for parameter in layer.parameters()]
     for parameter in chosen:
@@ -181,8 +183,9 @@ def report(arm: str, rows: list[dict[str, Any]]) -> str:
     for key in ("all clips", f"batch, {ORDERS[0]}, 64", f"mixed, {ORDERS[0]}, 16", f"tent, {ORDERS[0]}, 64"):
         found = compare(list(cells[key].values()), list(c.values()))
         assert found.effect is not None
+        p = "one data set" if found.p is None else f"p {found.p:.2g}"
         interval = "" if found.interval is None else " ({:+.1f} .. {:+.1f})".format(*(100 * x for x in found.interval))
-        lines.append(f"\n{key} - running over {len(c)} data sets: {100 * found.effect:+.1f}{interval}, p {found.p:.2g}")
+        lines.append(f"\n{key} - running over {len(c)} data sets: {100 * found.effect:+.1f}{interval}, {p}")
     return "\n".join(lines)
 
 
@@ -197,9 +200,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else []
     done = {(row["arm"], row["set"], row["seed"]) for row in rows}
     for line in (options.study / "ledger.jsonl").read_text().splitlines():
-        task = json.loads(line).get("ended", {}).get("task", {})
+        ended = json.loads(line).get("ended", {})
+        task = ended.get("task", {})
         key = task.get("arm"), task.get("data_set"), task.get("seed")
-        if task.get("choosing") or key[0] not in options.arms or key in done:
+        if ended.get("outcome") != "finished" or task.get("choosing") or key[0] not in options.arms or key in done:
             continue
         found = measure(options.study / "trials" / task["name"], task["seed"])
         rows.append({"arm": key[0], "set": key[1], "seed": key[2], **found})
