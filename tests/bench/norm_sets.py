@@ -5,12 +5,16 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --lr 3e-4 1e-3 3e-3 --screen 8 --grace 10 --frames 32 --epochs 40 --eval-every 20 --keep
     python -m tuning.study --data bench-norms/interactions.toml --out bench-norms/interactions \
         --arms tests/bench/norm_few_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
+    python -m tuning.study --data bench-norms/graph.toml --out bench-norms/graph \
+        --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and OUT/interactions.toml: three of the sets in batches of
-8, 32 and 128 clips, and with a quarter and three times the epochs. Protocols: new subjects, new cameras (NW-UCLA),
-adults and children (Kinder-Gator, both ways), two bodies (SBU, two folds), few clips (Florence 3D), a new sensor
-(UTD-MHAD trains, KARD tests, on the joints and classes that both have), and new subjects whose test clips have noise or
-miss joints (UTD-MHAD). Coordinates are those of the sources, in metres; nothing is aligned.
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, OUT/graph.toml (three of the sets) and
+OUT/interactions.toml: these three in batches of 8, 32 and 128 clips, and with a quarter and three times the epochs.
+
+Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
+folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
+and new subjects whose test clips have noise or miss joints (UTD-MHAD). Coordinates are those of the sources, in metres;
+nothing is aligned.
 """
 
 from __future__ import annotations
@@ -197,6 +201,11 @@ def main() -> None:
         tables += [f"[sets.{name}]", f'data = "{file.name}"', f"protocols = [{listed}]"]
         tables += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
     (options.out / "sets.toml").write_text("\n".join([*tables, ""]))
+    few = []
+    for name, protocol in INTERACTIONS.items():
+        few += [f"[sets.{name}]", f'data = "{name}.h5"', f'protocol = "{protocol}"']
+        few += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
+    (options.out / "graph.toml").write_text("\n".join([*few, ""]))
     more = []
     for name, file_name, protocol, setting in interactions(epochs=40):
         more += [f'[sets."{name}"]', f'data = "{file_name}.h5"', f'protocol = "{protocol}"', setting]
