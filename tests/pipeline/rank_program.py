@@ -47,7 +47,7 @@ def work(what):
     if what == "hang":
         os._exit(9)
     if what == "print":
-        print("not flushed", rank)
+        sys.stdout.write(f"not flushed {rank}\\n")  # one write: both ranks share the pipe
     if what == "ports":
         print(f"listens on {sorted(listening())};", flush=True)
     x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -75,5 +75,10 @@ def two_ranks(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
     command = [sys.executable, str(folder / "ranks.py"), what]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}, cwd=folder
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": ""},
+        cwd=folder,
     )
