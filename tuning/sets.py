@@ -57,7 +57,7 @@ class DataSet:
 
     def training_key(self) -> tuple[Any, ...]:
         """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
-        file = _open(self.path)
+        file = _open(self.path, fast_start=True)  # `check` has read the frames
         split = file.splits[self.protocol or file.default_protocol]
         clips = tuple(tuple(map(int, split[part])) for part in ("train", "val"))
         return self.path.resolve(), clips, tuple(sorted(self.settings.items()))
@@ -105,10 +105,10 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
         yield DataSet(file, f"{name}, {protocol}", protocol, settings)
 
 
-def _open(path: Path) -> SkeletonFile:
+def _open(path: Path, fast_start: bool = False) -> SkeletonFile:
     from preprocessing.hdf5 import open_file  # loads h5py, which --help need not
 
-    return open_file(path)
+    return open_file(path, fast_start)
 
 
 def _check(path: Path, name: str, settings: Mapping[str, Any]) -> None:

@@ -93,6 +93,13 @@ class Study(Experiment):
         """The data sets by name, read once: a job's folder may be replaced under it."""
         return {one.name: one for one in read_sets(self.data)}
 
+    @cached_property
+    def shared_choices(self) -> dict[str, str]:
+        """The data set that each one takes its choice from (`selection.shared_choices`)."""
+        from tuning import selection  # loads scipy
+
+        return selection.shared_choices(self.sets)
+
     def data_set_of(self, task: Task) -> DataSet:
         """Return the data set of a task."""
         return self.sets[task.data_set]
@@ -189,7 +196,7 @@ def run_study(settings: Study) -> StudyResult:
         EngineError: Ray cannot be used.
         LockedError: Another process is running this study.
     """
-    from tuning import page, results, selection  # loads scipy
+    from tuning import page, results  # loads scipy
     from tuning.arms import read_arms
     from tuning.over_sets import combined_document
 
@@ -207,9 +214,8 @@ def run_study(settings: Study) -> StudyResult:
             if settings.lr or settings.screen:
                 arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
             outcomes = _run_missing(settings, tasks, ledger, ray)
-        several = sets != [""]
-        if several:
-            document = combined_document(arms, outcomes, sets, selection.shared_choices(settings.sets))
+        if sets != [""]:
+            document = combined_document(arms, outcomes, sets, settings.shared_choices)
         else:
             document = results.study_document(arms, outcomes)
         document |= choice
@@ -234,7 +240,7 @@ def _choose(
     from tuning import selection  # loads scipy
 
     first = [task for task in tasks if task.seed == 0]
-    source = selection.shared_choices(settings.sets)
+    source = settings.shared_choices
     candidates = list[selection.Candidate]()
     for name in dict.fromkeys(source.values()):
         own = selection.candidates([task for task in first if task.data_set == name], settings.lr)

@@ -94,19 +94,14 @@ class Trials:
             self.read += 1
             if "begun" in record:
                 task = record["begun"]
-                self._trials.setdefault(task["name"], Trial(self.study, f"{self.read:05d}", task))
+                self._trials[task["name"]] = Trial(self.study, f"{self.read:05d}", task)
             elif "ended" in record:
                 name = record["ended"]["task"]["name"]
                 if self.read <= self.done:
                     self._trials.pop(name, None)
-                elif name in self._trials and not _pauses(record["ended"]):
+                elif name in self._trials:
                     self._trials[name].outcome = record["ended"]
         return [trial for trial in self._trials.values() if trial.rows()]
-
-
-def _pauses(ended: dict[str, Any]) -> bool:
-    """Return whether a candidate of a study was stopped, which may go on; its run ends with the command."""
-    return ended["outcome"] == "stopped" and bool(ended["task"].get("choosing"))
 
 
 def main() -> int:
