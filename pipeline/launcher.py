@@ -84,7 +84,7 @@ def launch(
             for local in range(ranks)
         ]
         try:
-            # A rank that imports modules would answer Ctrl-C by a traceback: it is told of it in `_run_rank`.
+            # A rank that imports modules would answer Ctrl-C by a traceback: the signal waits for `_run_rank`.
             resource_tracker.ensure_running()  # its own start would release the signal
             with lifetime.interrupts_held():
                 for process in processes:

@@ -28,7 +28,7 @@ from tuning.trial import RESULT, drop_checkpoints
 from tuning.trial_spec import TrialSpec
 
 ATTEMPTS = 2  # per trial
-REDUCTION = 3  # ASHA's reduction factor: one trial of so many goes on from a rung to the next
+REDUCTION = 3  # of ASHA, and of a study's halving: one trial of so many goes on from a rung to the next
 STARTS = 3  # attempts to start Ray
 
 

@@ -71,7 +71,7 @@ def run_trial(
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a trial that nobody will resume."""
+    """Remove the checkpoints of a trial that will not be resumed."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "checkpoint.json").unlink(missing_ok=True)
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+from tuning.results import plus_minus  # noqa: E402 - the path is set above
 
 
 def points(row: dict[str, Any]) -> str:
@@ -19,14 +23,6 @@ def points(row: dict[str, Any]) -> str:
         return ""
     interval = "" if row["interval"] is None else " ({:+.1f} .. {:+.1f})".format(*(100 * x for x in row["interval"]))
     return f"{100 * row['effect']:+.1f}{interval}"
-
-
-def mean_std(row: dict[str, Any], key: str) -> str:
-    """Return mean and standard deviation over seeds, in %."""
-    if row[key] is None:
-        return ""
-    std = row[f"{key}_std"]
-    return f"{100 * row[key]:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def table(head: list[str], rows: Iterator[list[str]]) -> str:
@@ -71,7 +67,7 @@ def main() -> None:
     arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
     print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
     print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
-    print(table(["data set", *arms], per_set(document, arms, lambda row: mean_std(row, "test"))))
+    print(table(["data set", *arms], per_set(document, arms, lambda row: plus_minus(row["test"], row["test_std"]))))
     others = [arm for arm in arms if arm != document["baseline"]]
     print(table(["data set", *others], per_set(document, others, points)))
     counted = rates(document)

@@ -1,4 +1,4 @@
-"""A program that starts two ranks, which work, die, raise or hang as its argument says."""
+"""A program that starts two ranks, which work, die, raise or hang; the argument names which."""
 
 import os
 import subprocess
