@@ -43,6 +43,16 @@ class Asha:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A stop of every trial after the same epoch; each can go on later, from its checkpoint."""
+
+    epoch: int
+
+
+Stops = Asha | Pause | None  # None trains every trial to its end
+
+
+@dataclass(frozen=True)
 class Resources:
     """Resources per trial; as many trials run at once as fit."""
 
@@ -194,8 +204,7 @@ def run_all(
     trials: Path,
     resources: Resources,
     address: str | None,
-    asha: Asha | None = None,
-    until: int | None = None,
+    stops: Stops = None,
 ) -> None:
     """Run all tasks of a source; a task that fails is tried ATTEMPTS times.
 
@@ -204,17 +213,16 @@ def run_all(
         trials: Folder in which each task gets a folder.
         resources: What each trial gets.
         address: Ray cluster, or None for this machine.
-        asha: Early stopping; None trains every trial to its end.
-        until: Epoch after which every trial is stopped; it can go on later, from its checkpoint. None: its last.
+        stops: What stops trials before their end. The checkpoints of those that ASHA stopped are removed.
 
     Raises:
         EngineError: Ray cannot be used.
         KeyboardInterrupt: The user pressed Ctrl-C; Terminated, a kind of it, after SIGTERM.
     """
-    live = _Live(source)
+    live = _Live(source, trials if isinstance(stops, Asha) else None)
 
     def paused(trial_id: str, result: Mapping[str, Any]) -> bool:
-        return until is not None and int(result.get("epoch", 0)) >= until
+        return isinstance(stops, Pause) and int(result.get("epoch", 0)) >= stops.epoch
 
     with (
         connected(address),
@@ -232,7 +240,7 @@ def run_all(
                 metric="val",
                 mode="max",
                 num_samples=-1,
-                scheduler=_scheduler(asha),
+                scheduler=_scheduler(stops),
                 search_alg=_searcher(live),
                 reuse_actors=True,
                 max_concurrent_trials=resources.max_concurrent or None,
@@ -247,20 +255,21 @@ def run_all(
             ),
         )
         tuner.fit()
+        live.drop_stopped()
         live.raise_if_interrupted()
 
 
-def _scheduler(asha: Asha | None) -> Any:
+def _scheduler(stops: Stops) -> Any:
     """Return ASHA, or a scheduler that stops no trial."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    if asha is None:
+    if not isinstance(stops, Asha):
         return FIFOScheduler()
     # max_t is beyond the last epoch: a trial that is not stopped ends by itself and writes its files.
     return ASHAScheduler(
         time_attr="epoch",
-        max_t=asha.epochs + 1,
-        grace_period=min(asha.grace, asha.epochs),
+        max_t=stops.epochs + 1,
+        grace_period=min(stops.grace, stops.epochs),
         reduction_factor=REDUCTION,
     )
 
@@ -276,13 +285,25 @@ def _placement(config: dict[str, Any], resources: Resources) -> Any:
 
 
 class _Live:
-    """The source and the state of running trials: never copied, and pickled as empty (Ray pickles its arguments)."""
+    """The source and the state of running trials: never copied, and pickled as empty (Ray pickles its arguments).
 
-    def __init__(self, source: TaskSource | None = None) -> None:
+    `given_up` is the folder of the trials' folders where a stopped trial never goes on, else None.
+    """
+
+    def __init__(self, source: TaskSource | None = None, given_up: Path | None = None) -> None:
         self.source = source
+        self.given_up = given_up
+        self.stopped: list[str] = []
         self.tasks: dict[str, Task] = {}
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
         self.signal = 0
+
+    def drop_stopped(self) -> None:
+        """Remove the checkpoints of the trials that were stopped and never go on."""
+        if self.given_up is not None:
+            for name in self.stopped:
+                drop_checkpoints(self.given_up / name)
+        self.stopped.clear()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -421,6 +442,8 @@ def _callback(live: _Live) -> Any:
 
         def _end(self, trial: Any, outcome: str, **more: Any) -> None:
             task = self.live.tasks.pop(trial.trial_id)
+            self.live.drop_stopped()  # of trials that ended earlier: Ray reports this one before its processes end
+            self.live.stopped += [task.name] * (outcome == "stopped")
             curve = [metrics for _, metrics in sorted(self.live.curves.pop(trial.trial_id, {}).items())]
             self.live.source.on_end(Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
 

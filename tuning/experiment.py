@@ -14,7 +14,7 @@ from pipeline import settings
 from pipeline.data.config import InputConfig
 from pipeline.settings import Range
 from preprocessing import arguments
-from tuning.engine import Asha, Resources, TaskSource, run_all
+from tuning.engine import Pause, Resources, Stops, TaskSource, run_all
 from tuning.ledger import Outcome, StudyLedger, Task
 from tuning.progress import ProgressReporter
 from tuning.sets import DataSet
@@ -154,18 +154,15 @@ class Experiment(ABC):
         title = type(self).__name__.lower() if folder is None else folder.name
         return ProgressReporter(folder or self.out, title, total, done, self.wandb)
 
-    def run(
-        self, source: TaskSource, asha: Asha | None = None, folder: Path | None = None, until: int | None = None
-    ) -> None:
+    def run(self, source: TaskSource, stops: Stops = None, folder: Path | None = None) -> None:
         """Run the tasks of a source, each in a folder of STUDY/trials, or of `folder`.
 
         Args:
             source: Yields the tasks.
-            asha: Early stopping of bad ones.
+            stops: What stops them before their end.
             folder: Where they run, if not in STUDY.
-            until: Epoch after which all are stopped; None: their last.
         """
-        run_all(source, (folder or self.out) / "trials", self.resources(), self.address, asha, until)
+        run_all(source, (folder or self.out) / "trials", self.resources(), self.address, stops)
 
     def run_missing(
         self, tasks: Sequence[Task], ledger: StudyLedger, folder: Path | None = None, until: int | None = None
@@ -190,7 +187,7 @@ class Experiment(ABC):
         left = missing(tasks, ledger, until)
         if left:
             with self.reporter(len(tasks), len(tasks) - len(left), folder) as reporter:
-                self.run(TaskList(left, self.spec, ledger, reporter), None, folder, until)
+                self.run(TaskList(left, self.spec, ledger, reporter), None if until is None else Pause(until), folder)
         return [ledger.ended[task.name] for task in tasks if task.name in ledger.ended]
 
 

@@ -52,10 +52,11 @@ EXCHANGES = {
 }
 # A CPU without instructions for bf16 imitates it, so slowly that there is nothing to compare.
 NATIVE = not precision_note("bf16", CPU, torch.cpu.get_capabilities())
-WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED} | (
+LAST: Way = {"train": {"channels_last": True}}
+WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED, "fp32, channels last, masked": MASKED | LAST} | (
     {"bf16, channels last, masked": MASKED | FAST} if NATIVE else {}
 )
-PRECISIONS: dict[str, list[str]] = {"fp32": []} | (
+PRECISIONS: dict[str, list[str]] = {"fp32": [], "fp32, channels last": ["--train.channels-last"]} | (
     {"bf16": ["--train.precision", "bf16", "--train.channels-last"]} if NATIVE else {}
 )
 

@@ -106,6 +106,23 @@ def test_a_trial_that_ends_without_a_result_was_stopped(started: tuple[Recorder,
     assert recorder.events == [Outcome(Task("a", {}, 0, ranks=2), "stopped")]
 
 
+@pytest.mark.parametrize("goes_on", [False, True], ids=["stopped by ASHA", "paused"])
+def test_the_checkpoints_of_a_trial_that_asha_stopped_are_removed_when_the_next_one_ends(
+    tmp_path: Path, goes_on: bool
+) -> None:
+    """Not before: its processes may still write one."""
+    checkpoints = tmp_path / "a" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    live = engine._Live(Recorder(), None if goes_on else tmp_path)
+    searcher, callback = engine._searcher(live), engine._callback(live)
+    searcher.suggest("one")
+    searcher.suggest("two")
+    callback.on_trial_complete(0, [], trial(METRICS))
+    assert checkpoints.exists()
+    callback.on_trial_complete(0, [], SimpleNamespace(trial_id="two", last_result=METRICS))
+    assert checkpoints.exists() == goes_on
+
+
 def test_each_failed_attempt_is_reported_and_the_last_one_ends_the_task(
     started: tuple[Recorder, Any], tmp_path: Path
 ) -> None:

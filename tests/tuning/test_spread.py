@@ -220,7 +220,7 @@ def test_two_nodes_train_as_one_does_also_after_a_rank_was_killed(
 
 @pytest.mark.slow
 def test_a_trial_that_is_stopped_early_ends_on_both_nodes(data_file: Path, tmp_path: Path, cluster: Any) -> None:
-    """Each of its processes within LIMIT of the record, long before its last epoch."""
+    """Each of its processes within LIMIT of the record, long before its last epoch; its checkpoints are removed."""
     length, study = 200, tmp_path / "study"
     process = command(
         "tuning.search", "--data", data_file, "--out", study, "--trials", 4, "--epochs", length, "--grace", 1,
@@ -245,6 +245,7 @@ def test_a_trial_that_is_stopped_early_ends_on_both_nodes(data_file: Path, tmp_p
     assert stopped
     assert all(len(seen[name]) >= 4 for name in stopped)  # a launcher and a rank per node
     assert all(epochs(study / "trials" / name) < length for name in stopped)
+    assert not any((study / "trials" / name / "checkpoints").exists() for name in stopped)
 
 
 @pytest.mark.slow
