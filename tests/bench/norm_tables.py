@@ -11,7 +11,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+from scipy.stats import rankdata
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from tuning.results import plus_minus  # noqa: E402 - the path is set above
@@ -47,31 +50,61 @@ def per_set(document: dict[str, Any], arms: list[str], cell: Any) -> Iterator[li
         yield [name, *(cell(rows[arm]) for arm in arms)]
 
 
+def screening(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row per arm, best mean rank on validation first; data sets that share a choice count once.
+
+    A candidate that was trained longer was better on every earlier comparison.
+    """
+    of_set: dict[str, dict[str, tuple[int, float]]] = {}
+    for one in document["choice"]:
+        of_set.setdefault(one["set"], {})[one["arm"]] = one["epochs"], one["val"]
+    sets = list({tuple(cells.items()): cells for cells in of_set.values()}.values())
+    ranks: dict[str, list[float]] = {}
+    for cells in sets:
+        standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
+        for arm, rank in zip(cells, rankdata(standing), strict=True):
+            ranks.setdefault(arm, []).append(float(rank))
+    kept = {one["arm"] for one in document["choice"] if one["kept"]}
+    for arm in sorted(ranks, key=lambda arm: mean(ranks[arm])):
+        own = ranks[arm]
+        span = f"{min(own):.0f} to {max(own):.0f}"
+        yield [arm, f"{mean(own):.1f}", span, str(len(own)), "all seeds" if arm in kept else ""]
+
+
 def rates(document: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield a row per arm: how often each learning rate was chosen, and whether the arm got all seeds."""
+    """Yield a row per arm: how often each learning rate was chosen."""
     chosen: dict[str, Counter[float]] = {}
     for one in document["choice"]:
         chosen.setdefault(one["arm"], Counter())[one["optim.lr"]] += 1
-    kept = {one["arm"] for one in document["choice"] if one["kept"]}
     every = sorted({rate for counts in chosen.values() for rate in counts})
-    yield ["", *(f"{rate:g}" for rate in every), ""]
+    yield ["", *(f"{rate:g}" for rate in every)]
     for arm, counts in chosen.items():
-        yield [arm, *(str(counts[rate]) for rate in every), "all seeds" if arm in kept else ""]
+        yield [arm, *(str(counts[rate]) for rate in every)]
+
+
+def hours(study: Path) -> float:
+    """Return the hours of the epochs of all trials, evaluations included: those of a core, as each trial has one."""
+    lines = (json.loads(line) for path in study.glob("trials/*/ledger.jsonl") for line in path.read_text().splitlines())
+    return sum(line.get("seconds", 0.0) + line.get("evaluation_seconds", 0.0) for line in lines) / 3600
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
-    document = json.loads((parser.parse_args().study / "results.json").read_text())
+    study = parser.parse_args().study
+    document = json.loads((study / "results.json").read_text())
     arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
     print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
     print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
     print(table(["data set", *arms], per_set(document, arms, lambda row: plus_minus(row["test"], row["test_std"]))))
     others = [arm for arm in arms if arm != document["baseline"]]
     print(table(["data set", *others], per_set(document, others, points)))
-    counted = rates(document)
-    print(table(["arm", *next(counted)[1:-1], "kept"], counted))
+    if "choice" in document:
+        print(table(["arm", "mean rank", "ranks", "data sets", "trained with"], screening(document)))
+        counted = rates(document)
+        print(table(["arm", *next(counted)[1:]], counted))
+    print(f"core hours of the trials' epochs: {hours(study):.1f}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,18 @@ EXCHANGES = {
 }
 # A CPU without instructions for bf16 imitates it, so slowly that there is nothing to compare.
 NATIVE = not precision_note("bf16", CPU, torch.cpu.get_capabilities())
+GROUPS = {  # name -> parts of the profiler's names; the first that fits
+    "one pass over norm, max-pool, ReLU": ("poolednorm",),
+    "convolutions": ("conv",),
+    "batch norm": ("norm",),
+    "max-pool": ("max_pool",),
+    "ReLU": ("relu", "threshold"),
+    "copies and casts": ("copy", "clone", "index", "cat", "stack"),
+    "optimizer": ("adam", "lerp", "addc", "sqrt", "optimizer"),
+    "linear layers": ("addmm", "mm", "linear"),
+    "fills": ("fill", "zero"),
+    "sums and squares": ("sum", "mean", "square", "mul", "div", "add", "sub"),
+}
 LAST: Way = {"train": {"channels_last": True}}
 WAYS = {"fp32, loop": PLAIN, "fp32, masked": MASKED, "fp32, channels last, masked": MASKED | LAST} | (
     {"bf16, channels last, masked": MASKED | FAST} if NATIVE else {}
@@ -222,7 +234,33 @@ def ranks(work: Path, data: Path, options: argparse.Namespace) -> None:
     print(f"of the data file's {size / 1e6:.0f} MB one process holds {one / 1e6:.0f}, two {two / 1e6:.0f}")
 
 
-PARTS = {"ways": ways, "ranks": ranks}
+def group(operator: str) -> str:
+    """Return the group of a profiler's operator."""
+    return next((name for name, words in GROUPS.items() if any(word in operator.lower() for word in words)), "others")
+
+
+def shares(work: Path, data: Path, options: argparse.Namespace) -> None:
+    """Print what one epoch of each way spends its time on, evaluation included, on one thread."""
+    torch.set_num_threads(1)
+    for way, what in WAYS.items():
+        config = from_dict(settings(data, work / "x", 2, what))
+        clips, splits, state = setup(config, CPU)
+        records = fit(config, clips, splits, state)
+        next(records)
+        began = time.perf_counter()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            next(records)
+        wall = time.perf_counter() - began
+        seconds: dict[str, float] = {}
+        for event in profile.key_averages():
+            name = group(event.key)
+            seconds[name] = seconds.get(name, 0.0) + event.self_cpu_time_total / 1e6
+        seconds["Python and the rest"] = wall - sum(seconds.values())
+        listed = sorted(seconds.items(), key=lambda pair: -pair[1])
+        print(f"{way}: {wall:.2f} s; " + ", ".join(f"{name} {100 * value / wall:.0f} %" for name, value in listed))
+
+
+PARTS = {"ways": ways, "ranks": ranks, "shares": shares}
 
 
 def main() -> None:
@@ -231,7 +269,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2000, help="recordings, about half of them trained on")
     parser.add_argument("--rounds", type=int, default=3, help="of each way, interleaved")
     parser.add_argument("--epochs", type=int, default=2, help="measured in each round, after one to warm up")
-    parser.add_argument("--part", choices=PARTS, help="one of them; else both")
+    parser.add_argument("--part", choices=PARTS, help="one of them; else all")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
