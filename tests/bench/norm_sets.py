@@ -9,7 +9,8 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
 Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, OUT/graph.toml (three of the sets) and
-OUT/interactions.toml: these three in batches of 8, 32 and 128 clips, and with a quarter and three times the epochs.
+OUT/interactions.toml: these three in batches of 8, 32 and 128 clips, with a quarter and three times the epochs, and
+with the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
 folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -160,15 +162,22 @@ EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
 INTERACTIONS = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
 BATCHES = (8, 32, 128)
 LENGTHS = {"a quarter of the epochs": 0.25, "three times the epochs": 3}
+# Those that the presets of UTD-MHAD and SBU share.
+PRESET = {
+    "augment.crop": 0.5, "augment.rotate": 0.3, "augment.scale": 0.1,
+    "optim.schedule": "cosine", "optim.warmup": 3.0, "optim.weight_decay": 0.05, "optim.label_smoothing": 0.1,
+}  # fmt: skip
 
 
-def interactions(epochs: int) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, file, protocol and the setting of each data set of the interactions; `epochs` are those of others."""
+def interactions(epochs: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yield name, file, protocol and settings of each data set of the interactions; `epochs` are those of others."""
     for name, protocol in INTERACTIONS.items():
+        usual = EPOCHS.get(name, epochs)
         for batch in BATCHES:
-            yield f"{name}, batch {batch}", name, protocol, f"train.batch_size = {batch}"
+            yield f"{name}, batch {batch}", name, protocol, {"train.batch_size": batch, "train.epochs": usual}
         for words, times in LENGTHS.items():
-            yield f"{name}, {words}", name, protocol, f"train.epochs = {round(times * EPOCHS.get(name, epochs))}"
+            yield f"{name}, {words}", name, protocol, {"train.epochs": round(times * usual)}
+        yield f"{name}, augmented", name, protocol, {"train.epochs": 3 * usual, **PRESET}
 
 
 def write_splits(path: Path, names: Iterable[str], protocols: dict[str, np.ndarray]) -> None:
@@ -207,10 +216,9 @@ def main() -> None:
         few += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
     (options.out / "graph.toml").write_text("\n".join([*few, ""]))
     more = []
-    for name, file_name, protocol, setting in interactions(epochs=40):
-        more += [f'[sets."{name}"]', f'data = "{file_name}.h5"', f'protocol = "{protocol}"', setting]
-        if not setting.startswith("train.epochs") and file_name in EPOCHS:
-            more += [f"train.epochs = {EPOCHS[file_name]}"]
+    for name, file_name, protocol, settings in interactions(epochs=40):
+        more += [f'[sets."{name}"]', f'data = "{file_name}.h5"', f'protocol = "{protocol}"']
+        more += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     (options.out / "interactions.toml").write_text("\n".join([*more, ""]))
     print(options.out / "sets.toml")
 
