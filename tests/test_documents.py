@@ -26,7 +26,7 @@ from preprocessing.layouts import LAYOUTS
 from preprocessing.options import Build
 from preprocessing.sources import SOURCES
 from preprocessing.synthetic import main as synthetic
-from tests.site import causes, picture, settings
+from tests.site import causes, effects, picture, settings
 from tests.site import norms as norms_table
 
 ROOT = Path(__file__).parents[1]
@@ -112,11 +112,12 @@ def picture_of(name: str, text: str) -> str:
         ("pipeline/normdoctor/README.md", causes.filled),
         *((f"pipeline/normdoctor/pictures/{name}.svg", partial(picture_of, name)) for name in CHECKS | REST),
         ("pipeline/question.svg", lambda text: picture.picture(picture.figures(picture.TABLE.read_text()))),
+        ("pipeline/norms/effects.svg", lambda text: effects.picture(*effects.effects(effects.TABLE.read_text()))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_generated_part_is_what_its_generator_writes(path: str, now) -> None:
-    """If not: python tests/site/settings.py > pipeline/SETTINGS.md, and causes.py, norms.py, picture.py beside it."""
+    """If not: python tests/site/settings.py > pipeline/SETTINGS.md, and the other generators beside it."""
     text = (ROOT / path).read_text()
     assert text == now(text)
 

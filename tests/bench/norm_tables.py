@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from tuning.results import plus_minus  # noqa: E402 - the path is set above
+from tuning.statistics import compare, holm  # noqa: E402
 
 
 def points(row: dict[str, Any]) -> str:
@@ -31,7 +32,8 @@ def points(row: dict[str, Any]) -> str:
 def table(head: list[str], rows: Iterator[list[str]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("| --- |", "|---|") + "\n"
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return text.replace(" --- ", "---") + "\n"
 
 
 def overall(document: dict[str, Any]) -> Iterator[list[str]]:
@@ -50,25 +52,49 @@ def per_set(document: dict[str, Any], arms: list[str], cell: Any) -> Iterator[li
         yield [name, *(cell(rows[arm]) for arm in arms)]
 
 
+Cells = dict[str, tuple[int, float]]  # arm -> epochs and accuracy on val of its best candidate
+
+
+def choices(document: dict[str, Any]) -> list[tuple[list[str], Cells]]:
+    """Return the groups of data sets that share their trainings, and so their choice."""
+    of_set: dict[str, Cells] = {}
+    for one in document["choice"]:
+        of_set.setdefault(one["set"], {})[one["arm"]] = one["epochs"], one["val"]
+    groups: dict[tuple[Any, ...], tuple[list[str], Cells]] = {}
+    for name, cells in of_set.items():
+        groups.setdefault(tuple(cells.items()), ([], cells))[0].append(name)
+    return list(groups.values())
+
+
+def between(document: dict[str, Any], arm: str) -> Iterator[list[str]]:
+    """Yield a row per other arm: its difference from `arm` over the data sets, those that share trainings as one."""
+
+    def accuracies(name: str) -> list[float]:
+        tests = {key: row["test"] for key, one in document["sets"].items() for row in one["arms"] if row["arm"] == name}
+        return [mean(tests[one] for one in group) for group, _ in choices(document)]
+
+    others = [row["arm"] for row in document["arms"] if row["arm"] != arm]
+    found = {name: compare(accuracies(name), accuracies(arm)) for name in others}
+    corrected = holm({name: one.p for name, one in found.items()})
+    for name in sorted(found, key=lambda name: -(found[name].effect or 0.0)):
+        p = corrected[name]
+        yield [name, points(found[name]._asdict()), "" if p is None else f"{p:.2g}"]
+
+
 def screening(document: dict[str, Any]) -> Iterator[list[str]]:
     """Yield a row per arm, best mean rank on validation first; data sets that share a choice count once.
 
     A candidate that was trained longer was better on every earlier comparison.
     """
-    of_set: dict[str, dict[str, tuple[int, float]]] = {}
-    for one in document["choice"]:
-        of_set.setdefault(one["set"], {})[one["arm"]] = one["epochs"], one["val"]
-    sets = list({tuple(cells.items()): cells for cells in of_set.values()}.values())
     ranks: dict[str, list[float]] = {}
-    for cells in sets:
+    for _, cells in choices(document):
         standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
         for arm, rank in zip(cells, rankdata(standing), strict=True):
             ranks.setdefault(arm, []).append(float(rank))
     kept = {one["arm"] for one in document["choice"] if one["kept"]}
     for arm in sorted(ranks, key=lambda arm: mean(ranks[arm])):
         own = ranks[arm]
-        span = f"{min(own):.0f} to {max(own):.0f}"
-        yield [arm, f"{mean(own):.1f}", span, str(len(own)), "all seeds" if arm in kept else ""]
+        yield [arm, f"{mean(own):.1f}", f"{min(own):.0f} to {max(own):.0f}", "yes" if arm in kept else ""]
 
 
 def rates(document: dict[str, Any]) -> Iterator[list[str]]:
@@ -92,7 +118,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
-    study = parser.parse_args().study
+    parser.add_argument("--against", metavar="ARM", help="also: differences from this arm")
+    options = parser.parse_args()
+    study = options.study
     document = json.loads((study / "results.json").read_text())
     arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
     print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
@@ -101,7 +129,9 @@ def main() -> None:
     others = [arm for arm in arms if arm != document["baseline"]]
     print(table(["data set", *others], per_set(document, others, points)))
     if "choice" in document:
-        print(table(["arm", "mean rank", "ranks", "data sets", "trained with"], screening(document)))
+        if options.against:
+            print(table(["arm", f"difference from {options.against}", "p (Holm)"], between(document, options.against)))
+        print(table(["arm", "mean rank", "ranks", "kept"], screening(document)))
         counted = rates(document)
         print(table(["arm", *next(counted)[1:]], counted))
     print(f"core hours of the trials' epochs: {hours(study):.1f}")
