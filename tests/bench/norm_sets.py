@@ -190,6 +190,14 @@ def write_splits(path: Path, names: Iterable[str], protocols: dict[str, np.ndarr
             table.writerows((name, part, protocol) for name, part in zip(names, part_N, strict=True) if part)
 
 
+def write_sets(path: Path, tables: dict[str, dict[str, Any]]) -> None:
+    """Write the data sets as tuning.study reads them: set -> its data, protocols and settings."""
+    lines = []
+    for name, values in tables.items():
+        lines += [f"[sets.{json.dumps(name)}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    path.write_text("\n".join([*lines, ""]))
+
+
 def main() -> None:
     """Build the files that are missing, then write sets.toml."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,7 +205,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    tables = []
+    lengths = {name: {"train.epochs": epochs} for name, epochs in EPOCHS.items()}
+    all_protocols = {}
     for name, make in SOURCES.items():
         arrays, protocols = make(options.source)
         file = options.out / f"{name}.h5"
@@ -206,20 +215,18 @@ def main() -> None:
             write_splits(options.out / f"{name}.csv", arrays["name"], protocols)
             words = [f"{name}.npz", "--splits", f"{name}.csv", "--out", file.name]
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
-        listed = ", ".join(f'"{protocol}"' for protocol in protocols)
-        tables += [f"[sets.{name}]", f'data = "{file.name}"', f"protocols = [{listed}]"]
-        tables += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
-    (options.out / "sets.toml").write_text("\n".join([*tables, ""]))
-    few = []
-    for name, protocol in INTERACTIONS.items():
-        few += [f"[sets.{name}]", f'data = "{name}.h5"', f'protocol = "{protocol}"']
-        few += [f"train.epochs = {EPOCHS[name]}"] if name in EPOCHS else []
-    (options.out / "graph.toml").write_text("\n".join([*few, ""]))
-    more = []
-    for name, file_name, protocol, settings in interactions(epochs=40):
-        more += [f'[sets."{name}"]', f'data = "{file_name}.h5"', f'protocol = "{protocol}"']
-        more += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    (options.out / "interactions.toml").write_text("\n".join([*more, ""]))
+        all_protocols[name] = {"data": file.name, "protocols": list(protocols), **lengths.get(name, {})}
+    few = {
+        name: {"data": f"{name}.h5", "protocol": protocol, **lengths.get(name, {})}
+        for name, protocol in INTERACTIONS.items()
+    }
+    crossed = {
+        name: {"data": f"{file_name}.h5", "protocol": protocol, **settings}
+        for name, file_name, protocol, settings in interactions(epochs=40)
+    }
+    write_sets(options.out / "sets.toml", all_protocols)
+    write_sets(options.out / "graph.toml", few)
+    write_sets(options.out / "interactions.toml", crossed)
     print(options.out / "sets.toml")
 
 
