@@ -1,6 +1,10 @@
 """Print the tables of tests/bench/results/norms.md from a study over data sets (tests/bench/norm_sets.py).
 
-python tests/bench/norm_tables.py bench-norms/study
+    python tests/bench/norm_tables.py bench-norms/study --against bn
+    python tests/bench/norm_tables.py bench-norms/interactions --levels --against bn
+
+With `--levels` the data sets are named `SET, LEVEL`, and each table has a row per level: means over its sets, with
+intervals over the seeds.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from math import sqrt
 from pathlib import Path
-from statistics import mean
+from statistics import mean, variance
 from typing import Any
 
-from scipy.stats import rankdata
+from scipy import stats
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from tuning.results import plus_minus  # noqa: E402 - the path is set above
-from tuning.statistics import compare, holm  # noqa: E402
+from tuning.statistics import LEVEL, compare, holm  # noqa: E402
 
 
 def points(row: dict[str, Any]) -> str:
@@ -89,12 +94,44 @@ def screening(document: dict[str, Any]) -> Iterator[list[str]]:
     ranks: dict[str, list[float]] = {}
     for _, cells in choices(document):
         standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
-        for arm, rank in zip(cells, rankdata(standing), strict=True):
+        for arm, rank in zip(cells, stats.rankdata(standing), strict=True):
             ranks.setdefault(arm, []).append(float(rank))
     kept = {one["arm"] for one in document["choice"] if one["kept"]}
     for arm in sorted(ranks, key=lambda arm: mean(ranks[arm])):
         own = ranks[arm]
         yield [arm, f"{mean(own):.1f}", f"{min(own):.0f} to {max(own):.0f}", "yes" if arm in kept else ""]
+
+
+def by_level(document: dict[str, Any], arms: list[str], against: str) -> Iterator[list[str]]:
+    """Yield a row per level: mean test accuracy of `against`, then the difference of each arm from it, in points."""
+    test: dict[str, dict[str, dict[str, dict[int, float]]]] = {}  # level -> set -> arm -> seed -> accuracy
+    for one in (trial for trial in document["trials"] if trial["test"] is not None):
+        name, level = one["set"].split(", ", 1)
+        test.setdefault(level, {}).setdefault(name, {}).setdefault(one["arm"], {})[one["seed"]] = one["test"]
+    for level, sets in test.items():
+        base = [mean(cells[against].values()) for cells in sets.values()]
+        cells = [over_seeds([paired(cells[arm], cells[against]) for cells in sets.values()]) for arm in arms]
+        yield [level, f"{100 * mean(base):.1f}", *map(points, cells)]
+
+
+def paired(arm: dict[int, float], base: dict[int, float]) -> list[float]:
+    """Return the differences of the seeds that both have."""
+    return [arm[seed] - base[seed] for seed in arm if seed in base]
+
+
+def over_seeds(differences: list[list[float]]) -> dict[str, Any]:
+    """Return the mean over sets of the mean over seeds, with its interval over seeds: the sets are taken as given.
+
+    Student's t has Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2), as sets differ in variance.
+    """
+    errors = [variance(one) / len(one) for one in differences]
+    total = sum(errors)
+    effect = mean(mean(one) for one in differences)
+    if not total:
+        return {"effect": effect, "interval": None}
+    freedom = total**2 / sum(error**2 / (len(one) - 1) for error, one in zip(errors, differences, strict=True))
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * sqrt(total) / len(differences)
+    return {"effect": effect, "interval": (effect - reach, effect + reach)}
 
 
 def rates(document: dict[str, Any]) -> Iterator[list[str]]:
@@ -119,10 +156,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--against", metavar="ARM", help="also: differences from this arm")
+    parser.add_argument("--levels", action="store_true", help="only: a row per level of the sets `SET, LEVEL`")
     options = parser.parse_args()
     study = options.study
     document = json.loads((study / "results.json").read_text())
     arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
+    if options.levels:
+        against = options.against or document["baseline"]
+        names = [arm for arm in dict.fromkeys(one["arm"] for one in document["trials"]) if arm != against]
+        print(table(["level", against, *names], by_level(document, names, against)))
+        print(f"core hours of the trials' epochs: {hours(study):.1f}")
+        return
     print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
     print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
     print(table(["data set", *arms], per_set(document, arms, lambda row: plus_minus(row["test"], row["test_std"]))))
