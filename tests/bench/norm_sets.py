@@ -3,13 +3,15 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
     python tests/bench/norm_sets.py ../shared/data/benchmarks --out bench-norms
     python -m tuning.study --data bench-norms/sets.toml --out bench-norms/study --arms tests/bench/norm_arms.toml \
         --lr 3e-4 1e-3 3e-3 --screen 8 --grace 10 --frames 32 --epochs 40 --eval-every 20 --keep
-    python -m tuning.study --data bench-norms/interactions.toml --out bench-norms/interactions \
-        --arms tests/bench/norm_few_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
+    python -m tuning.study --data bench-norms/batches.toml --out bench-norms/batches \
+        --arms tests/bench/norm_batch_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
+    python -m tuning.study --data bench-norms/lengths.toml --out bench-norms/lengths \
+        --arms tests/bench/norm_length_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/graph.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, OUT/graph.toml (three of the sets) and
-OUT/interactions.toml: these three in batches of 8, 32 and 128 clips, with a quarter and three times the epochs, and
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/graph.toml, as
+OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice the epochs, and
 with the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
@@ -25,7 +27,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,9 +161,8 @@ SOURCES = {
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
 
 
-INTERACTIONS = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
+FEW = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
 BATCHES = (8, 32, 128)
-LENGTHS = {"a quarter of the epochs": 0.25, "three times the epochs": 3}
 # Those that the presets of UTD-MHAD and SBU share.
 PRESET = {
     "augment.crop": 0.5, "augment.rotate": 0.3, "augment.scale": 0.1,
@@ -169,15 +170,18 @@ PRESET = {
 }  # fmt: skip
 
 
-def interactions(epochs: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield name, file, protocol and settings of each data set of the interactions; `epochs` are those of others."""
-    for name, protocol in INTERACTIONS.items():
-        usual = EPOCHS.get(name, epochs)
-        for batch in BATCHES:
-            yield f"{name}, batch {batch}", name, protocol, {"train.batch_size": batch, "train.epochs": usual}
-        for words, times in LENGTHS.items():
-            yield f"{name}, {words}", name, protocol, {"train.epochs": round(times * usual)}
-        yield f"{name}, augmented", name, protocol, {"train.epochs": 3 * usual, **PRESET}
+def of_few(levels: dict[str, dict[str, Any]], epochs: int = 40) -> dict[str, dict[str, Any]]:
+    """Return each of the few sets at each level; `epochs` are those of most sets, `times` multiplies them."""
+    return {
+        f"{name}, {level}" if level else name: {
+            "data": f"{name}.h5",
+            "protocol": protocol,
+            "train.epochs": round(settings.get("times", 1) * EPOCHS.get(name, epochs)),
+            **{key: value for key, value in settings.items() if key != "times"},
+        }
+        for name, protocol in FEW.items()
+        for level, settings in levels.items()
+    }
 
 
 def write_splits(path: Path, names: Iterable[str], protocols: dict[str, np.ndarray]) -> None:
@@ -205,7 +209,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    lengths = {name: {"train.epochs": epochs} for name, epochs in EPOCHS.items()}
+    own_epochs = {name: {"train.epochs": epochs} for name, epochs in EPOCHS.items()}
     all_protocols = {}
     for name, make in SOURCES.items():
         arrays, protocols = make(options.source)
@@ -215,18 +219,13 @@ def main() -> None:
             write_splits(options.out / f"{name}.csv", arrays["name"], protocols)
             words = [f"{name}.npz", "--splits", f"{name}.csv", "--out", file.name]
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
-        all_protocols[name] = {"data": file.name, "protocols": list(protocols), **lengths.get(name, {})}
-    few = {
-        name: {"data": f"{name}.h5", "protocol": protocol, **lengths.get(name, {})}
-        for name, protocol in INTERACTIONS.items()
-    }
-    crossed = {
-        name: {"data": f"{file_name}.h5", "protocol": protocol, **settings}
-        for name, file_name, protocol, settings in interactions(epochs=40)
-    }
+        all_protocols[name] = {"data": file.name, "protocols": list(protocols), **own_epochs.get(name, {})}
     write_sets(options.out / "sets.toml", all_protocols)
-    write_sets(options.out / "graph.toml", few)
-    write_sets(options.out / "interactions.toml", crossed)
+    write_sets(options.out / "graph.toml", of_few({"": {}}))
+    batches = {f"batch {size}": {"train.batch_size": size} for size in BATCHES}
+    write_sets(options.out / "batches.toml", of_few(batches))
+    lengths = {"a quarter of the epochs": {"times": 0.25}, "twice the epochs": {"times": 2}}
+    write_sets(options.out / "lengths.toml", of_few(lengths | {"twice, augmented": {"times": 2, **PRESET}}))
     print(options.out / "sets.toml")
 
 
