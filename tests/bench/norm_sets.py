@@ -11,8 +11,8 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
 Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/graph.toml, as
-OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice the epochs, and
-with the presets' augmentation and schedule.
+OUT/batches.toml in batches of 8, 32 and 128 clips; OUT/lengths.toml has two of them with a quarter and twice the epochs,
+and with the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
 folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
@@ -170,16 +170,16 @@ PRESET = {
 }  # fmt: skip
 
 
-def of_few(levels: dict[str, dict[str, Any]], epochs: int = 40) -> dict[str, dict[str, Any]]:
-    """Return each of the few sets at each level; `epochs` are those of most sets, `times` multiplies them."""
+def crossed(names: Iterable[str], levels: dict[str, dict[str, Any]], epochs: int = 40) -> dict[str, dict[str, Any]]:
+    """Return each set at each level; `epochs` are those of most sets, `times` multiplies them."""
     return {
         f"{name}, {level}" if level else name: {
             "data": f"{name}.h5",
-            "protocol": protocol,
+            "protocol": FEW[name],
             "train.epochs": round(settings.get("times", 1) * EPOCHS.get(name, epochs)),
             **{key: value for key, value in settings.items() if key != "times"},
         }
-        for name, protocol in FEW.items()
+        for name in names
         for level, settings in levels.items()
     }
 
@@ -221,11 +221,12 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
         all_protocols[name] = {"data": file.name, "protocols": list(protocols), **own_epochs.get(name, {})}
     write_sets(options.out / "sets.toml", all_protocols)
-    write_sets(options.out / "graph.toml", of_few({"": {}}))
+    write_sets(options.out / "graph.toml", crossed(FEW, {"": {}}))
     batches = {f"batch {size}": {"train.batch_size": size} for size in BATCHES}
-    write_sets(options.out / "batches.toml", of_few(batches))
+    write_sets(options.out / "batches.toml", crossed(FEW, batches))
     lengths = {"a quarter of the epochs": {"times": 0.25}, "twice the epochs": {"times": 2}}
-    write_sets(options.out / "lengths.toml", of_few(lengths | {"twice, augmented": {"times": 2, **PRESET}}))
+    lengths["twice, augmented"] = {"times": 2, **PRESET}
+    write_sets(options.out / "lengths.toml", crossed(("utd", "sbu"), lengths))
     print(options.out / "sets.toml")
 
 
