@@ -10,9 +10,9 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
     python -m tuning.study --data bench-norms/graph.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/graph.toml, as
-OUT/batches.toml in batches of 8, 32 and 128 clips; OUT/lengths.toml has two of them with a quarter and twice the epochs,
-and with the presets' augmentation and schedule.
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and a part of the sets as OUT/graph.toml, as
+OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice the epochs and with
+the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
 folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
@@ -159,8 +159,6 @@ SOURCES = {
 }
 # All sets train for a similar number of steps: small ones have a few clips per class.
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
-
-
 FEW = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
 BATCHES = (8, 32, 128)
 # Those that the presets of UTD-MHAD and SBU share.
