@@ -2,9 +2,10 @@
 
 Searches and studies resume from it alone. Ray's own state is pickle, a kill can tear it, and it is never read back.
 
-The first line names the study. Each other line is `begun` (a task with its settings and seed), `failed` (an attempt,
-with its cause) or `ended` (the task with its outcome). A task that began and did not end was under way when the driver
-died: it is done first, from its own last checkpoint. A task that ended is never done again.
+The first line names the study (`study`); a later such line names it again, with arms or data sets that were added. Each
+other line is `begun` (a task with its settings and seed), `failed` (an attempt, with its cause) or `ended` (the task
+with its outcome). A task that began and did not end was under way when the driver died: it is done first, from its own
+last checkpoint. A task that ended is never done again.
 
 Lines are chained, and `ledger.head.json` counts them: an edited, dropped or added line ends a resumed command with exit
 code 6, unless `skelnorm adopt STUDY` accepted it.
@@ -24,6 +25,7 @@ from preprocessing.journal import Journal
 
 NAME = "ledger.jsonl"
 ENDS = ("finished", "stopped", "failed")
+GROWING = ("arms", "sets")  # a resumed study may have more of these
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class StudyLedger:
         folder: The study folder.
         identity: What distinguishes this study from another one, as JSON values.
 
+    A resumed study may have further arms and further data sets; those that it had must be as they were.
+
     Raises:
         OtherStudy: The folder holds a study with another identity.
         IntegrityError: A line was edited, dropped or added, or is not the record of an event.
@@ -92,18 +96,12 @@ class StudyLedger:
         self._journal = Journal(self._path, chain=True, lines=found)
         lines = self._journal.records
         mine = json.loads(json.dumps(identity))
-        if not lines:
-            self._append({"study": mine})
-        else:
-            theirs = lines[0].get("study") if isinstance(lines[0], dict) else None
-            if not isinstance(theirs, dict):
-                raise _damaged(folder, 1, "it does not name the study")
-            differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-            if differing:
-                raise OtherStudy(
-                    f"{folder} holds a study with other settings ({', '.join(differing)}); choose another --out or "
-                    "delete it"
-                )
+        theirs = _recorded(folder, lines)
+        if theirs is not None and (differing := _differences(mine, theirs)):
+            raise OtherStudy(
+                f"{folder} holds a study with other settings ({'; '.join(differing)}); choose another --out or "
+                "delete it"
+            )
         self.ended: dict[str, Outcome] = {}
         self.under_way: dict[str, Task] = {}
         self.failures: Counter[str] = Counter()
@@ -112,7 +110,10 @@ class StudyLedger:
                 self._replay(line)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise _damaged(folder, number, f"{type(error).__name__}: {error}") from None
-        self._publish_head()  # of an older version's ledger, or after a kill
+        if lines:
+            self._publish_head()  # of an older version's ledger, or after a kill
+        if mine != theirs:  # new, or grown
+            self._append({"study": mine})
 
     def _replay(self, line: dict[str, Any]) -> None:
         if "begun" in line:
@@ -120,7 +121,7 @@ class StudyLedger:
             self.under_way[task.name] = task
         elif "failed" in line:
             self.failures[line["failed"]] += 1
-        else:
+        elif "study" not in line:
             self._note(_outcome(line["ended"]))
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -151,6 +152,39 @@ class StudyLedger:
     def _note(self, outcome: Outcome) -> None:
         self.under_way.pop(outcome.task.name, None)
         self.ended[outcome.task.name] = outcome
+
+
+def _recorded(folder: Path, lines: list[Any]) -> dict[str, Any] | None:
+    """Return the study as its last `study` line names it; None without lines.
+
+    Raises:
+        IntegrityError: The first line, or a later `study` line, does not name a study.
+    """
+    study = None
+    for number, line in enumerate(lines, 1):
+        if number == 1 or (isinstance(line, dict) and "study" in line):
+            study = line.get("study") if isinstance(line, dict) else None
+            if not isinstance(study, dict):
+                raise _damaged(folder, number, "it does not name the study")
+    return study
+
+
+def _differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return what differs from a recorded study, arms and data sets by name; new ones do not differ.
+
+    Except a new re-evaluation of an old arm, whose trainings may have ended without it.
+    """
+    found = []
+    for key in sorted(mine.keys() | theirs.keys()):
+        now, before = mine.get(key), theirs.get(key)
+        if key not in GROWING or not isinstance(now, dict) or not isinstance(before, dict):
+            found += [key] * (now != before)
+            continue
+        changed = [name for name, value in before.items() if now.get(name) != value]
+        changed += [name for name, value in now.items() if name not in before and value.get("of") in before]
+        if changed:
+            found.append(f"{key}: {', '.join(changed)}" if len(changed) < len(before) else key)
+    return found
 
 
 def _damaged(folder: Path, number: int, why: str) -> IntegrityError:

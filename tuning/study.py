@@ -7,8 +7,8 @@
 Arms: question (the question's network, the answers it received and others), norms (every kind), persons (which bodies
 share statistics), or a TOML file (format: tuning/arms.py). With a TOML file of data sets (format: tuning/sets.py) each
 arm is trained on each set, and the arms are compared over the sets. --lr and --screen choose on validation, before any
-trial reads a test split. The same command resumes a study, also after a kill; with more --seeds it adds the missing
-ones. Each trial reads the test split once, at its end; nothing is selected by it.
+trial reads a test split. The same command resumes a study, also after a kill; with more --seeds, arms or data sets
+it adds the missing trials. Each trial reads the test split once, at its end; nothing is selected by it.
 Writes STUDY/results.json, results.csv and report.html; STUDY/ledger.jsonl is the record.
 Exit codes: 0 ok, 2 wrong settings, 3 the baseline has no finished trial, 6 damaged file, 130 interrupted, 143
 terminated.

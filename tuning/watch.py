@@ -57,7 +57,7 @@ def trials_of(study: Path, events: Iterable[dict[str, Any]]) -> list[Trial]:
             }
         elif "failed" in line:
             trials[line["failed"]] |= {"cause": line["cause"], "attempts": trials[line["failed"]]["attempts"] + 1}
-        else:
+        elif "ended" in line:
             ended = line["ended"]
             trials[ended["task"]["name"]] |= {"state": ended["outcome"]} | {
                 key: ended[key] for key in ("cause", "curve", "attempts")

@@ -71,6 +71,53 @@ def test_the_folder_of_another_study_is_rejected(tmp_path: Path) -> None:
         StudyLedger(tmp_path, WHOSE | {"epochs": 3})
 
 
+ARMS = {"bn": {"settings": {"norm.kind": "bn"}, "of": ""}, "gn": {"settings": {"norm.kind": "gn"}, "of": ""}}
+SETS = {"utd": {"data_sha256": "1", "protocol": ""}, "kard": {"data_sha256": "2", "protocol": ""}}
+GROWN = {"kind": "study", "epochs": 2, "arms": ARMS, "sets": SETS}
+
+
+def without(key: str, name: str) -> dict[str, Any]:
+    """The study before `name` was added."""
+    return GROWN | {key: {other: value for other, value in GROWN[key].items() if other != name}}
+
+
+@pytest.mark.parametrize("first", [without("arms", "gn"), without("sets", "kard")])
+def test_a_study_can_get_more_arms_and_data_sets(tmp_path: Path, first: dict[str, Any]) -> None:
+    """What has ended stays; from then on the study is the larger one, which a smaller one is not."""
+    StudyLedger(tmp_path, first).end(outcome("a"))
+    assert StudyLedger(tmp_path, GROWN).ended == {"a": outcome("a")}
+    assert StudyLedger(tmp_path, GROWN).ended == {"a": outcome("a")}
+    assert (tmp_path / NAME).read_text().count('{"study"') == 2
+    with pytest.raises(OtherStudy):
+        StudyLedger(tmp_path, first)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"arms": ARMS | {"bn": {"settings": {"norm.kind": "ln"}, "of": ""}}}, "arms: bn"),
+        ({"arms": {"gn": ARMS["gn"], "ln": ARMS["bn"]}}, "arms: bn"),
+        ({"arms": ARMS | {"joint": {"settings": {}, "of": "bn"}}}, "arms: joint"),
+        ({"sets": SETS | {"utd": {"data_sha256": "3", "protocol": ""}}, "epochs": 3}, "epochs; sets: utd"),
+    ],
+    ids=["changed", "renamed", "a re-evaluation of trainings that have ended", "other data"],
+)
+def test_arms_and_data_sets_of_a_study_cannot_change(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    """The message names them."""
+    StudyLedger(tmp_path, GROWN)
+    with pytest.raises(OtherStudy, match=rf"other settings \({named}\); choose"):
+        StudyLedger(tmp_path, GROWN | change)
+
+
+@pytest.mark.parametrize("line", ['{"study": 3}', '{"study": []}'])
+def test_a_later_line_that_names_no_study_is_damage(tmp_path: Path, line: str) -> None:
+    """Accepted by `adopt` or written by another program: never replayed."""
+    ledger = StudyLedger(tmp_path, GROWN)
+    ledger._append(json.loads(line))
+    with pytest.raises(IntegrityError, match="line 2 is not the record of an event"):
+        StudyLedger(tmp_path, GROWN)
+
+
 def test_failed_attempts_are_counted_over_restarts(tmp_path: Path) -> None:
     """The driver was killed between a trial's failure and its second attempt."""
     StudyLedger(tmp_path, WHOSE).fail(task("a"), "killed: by signal 9")

@@ -140,7 +140,7 @@ def test_a_study_of_other_arms_does_not_mix_with_it(data_file: Path, finished: P
     """One line that names what differs."""
     result = answer(main, "--data", data_file, "--out", finished / "out", "--arms", "persons", "--wandb", "off")
     assert result.returncode == 2
-    assert "holds a study with other settings (arms, baseline, epochs, eval_every, frames)" in result.stderr
+    assert "holds a study with other settings (arms; baseline; epochs; eval_every; frames)" in result.stderr
     assert result.stderr.strip().count("\n") == 0
 
 
@@ -197,6 +197,21 @@ def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path
     assert again.returncode == 0, again.stderr
     after = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
     assert after == lines
+    with (tmp_path / "sets.toml").open("a") as file:
+        file.write('[sets.c]\ndata = "other.h5"\noptim.weight_decay = 0.1\n')
+    grown = study(tmp_path / "sets.toml", tmp_path / "out", tmp_path / "arms.toml", *words)
+    assert grown.returncode == 0, grown.stderr
+    more = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()][len(after) :]
+    tasks = [line["ended"]["task"] for line in more if "ended" in line]
+    assert {one["name"] for one in tasks if one["data_set"] == "c" and one.get("choosing")} == {
+        f"c--{arm}-s0-choosing-lr-{rate}" for arm in ("none", "masked", "gn") for rate in ("0.001", "0.003")
+    }
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(document["sets"]) == ["a", "b", "c"]
+    kept = {cell["arm"] for cell in document["choice"] if cell["kept"]}
+    assert {(one["arm"], one["seed"]) for one in document["trials"] if one["set"] == "c"} == {
+        (arm, seed) for arm in kept for seed in range(2)
+    }
 
 
 @pytest.mark.parametrize(
