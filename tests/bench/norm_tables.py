@@ -1,10 +1,10 @@
 """Print the tables of tests/bench/results/norms.md from a study over data sets (tests/bench/norm_sets.py).
 
     python tests/bench/norm_tables.py bench-norms/study --against bn
-    python tests/bench/norm_tables.py bench-norms/interactions --levels --against bn
+    python tests/bench/norm_tables.py bench-norms/batches --levels --against bn
 
-With `--levels` the data sets are named `SET, LEVEL`, and each table has a row per level: means over its sets, with
-intervals over the seeds.
+With `--levels` the data sets are named `SET, LEVEL`, and the table has a row per level: means over its sets, with
+intervals over the seeds. Sets without a level are one row.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def by_level(document: dict[str, Any], arms: list[str], against: str) -> Iterato
     """Yield a row per level: mean test accuracy of `against`, then the difference of each arm from it, in points."""
     test: dict[str, dict[str, dict[str, dict[int, float]]]] = {}  # level -> set -> arm -> seed -> accuracy
     for one in (trial for trial in document["trials"] if trial["test"] is not None):
-        name, level = one["set"].split(", ", 1)
+        name, _, level = one["set"].partition(", ")
         test.setdefault(level, {}).setdefault(name, {}).setdefault(one["arm"], {})[one["seed"]] = one["test"]
     for level, sets in test.items():
         base = [mean(cells[against].values()) for cells in sets.values()]
