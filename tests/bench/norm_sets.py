@@ -158,7 +158,9 @@ SOURCES = {
     "utd-kard": sensors,
 }
 # All sets train for a similar number of steps: small ones have a few clips per class.
+USUAL_EPOCHS = 40
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
+Levels = dict[str, tuple[float, dict[str, Any]]]  # name -> factor of the epochs, settings
 FEW = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
 BATCHES = (8, 32, 128)
 # Those that the presets of UTD-MHAD and SBU share.
@@ -168,17 +170,17 @@ PRESET = {
 }  # fmt: skip
 
 
-def crossed(names: Iterable[str], levels: dict[str, dict[str, Any]], epochs: int = 40) -> dict[str, dict[str, Any]]:
-    """Return each set at each level; `epochs` are those of most sets, `times` multiplies them."""
+def crossed(levels: Levels) -> dict[str, dict[str, Any]]:
+    """Return each of the few sets at each level, named `SET, LEVEL`, or SET where the level has no name."""
     return {
         f"{name}, {level}" if level else name: {
             "data": f"{name}.h5",
-            "protocol": FEW[name],
-            "train.epochs": round(settings.get("times", 1) * EPOCHS.get(name, epochs)),
-            **{key: value for key, value in settings.items() if key != "times"},
+            "protocol": protocol,
+            "train.epochs": round(times * EPOCHS.get(name, USUAL_EPOCHS)),
+            **settings,
         }
-        for name in names
-        for level, settings in levels.items()
+        for name, protocol in FEW.items()
+        for level, (times, settings) in levels.items()
     }
 
 
@@ -219,15 +221,15 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
         all_protocols[name] = {"data": file.name, "protocols": list(protocols), **own_epochs.get(name, {})}
     write_sets(options.out / "sets.toml", all_protocols)
-    write_sets(options.out / "graph.toml", crossed(FEW, {"": {}}))
-    batches: dict[str, dict[str, Any]] = {f"batch {size}": {"train.batch_size": size} for size in BATCHES}
-    write_sets(options.out / "batches.toml", crossed(FEW, batches))
-    lengths: dict[str, dict[str, Any]] = {
-        "a quarter of the epochs": {"times": 0.25},
-        "twice the epochs": {"times": 2},
-        "twice, augmented": {"times": 2, **PRESET},
+    write_sets(options.out / "graph.toml", crossed({"": (1, {})}))
+    batches: Levels = {f"batch {size}": (1, {"train.batch_size": size}) for size in BATCHES}
+    write_sets(options.out / "batches.toml", crossed(batches))
+    lengths: Levels = {
+        "a quarter of the epochs": (0.25, {}),
+        "twice the epochs": (2, {}),
+        "twice, augmented": (2, PRESET),
     }
-    write_sets(options.out / "lengths.toml", crossed(FEW, lengths))
+    write_sets(options.out / "lengths.toml", crossed(lengths))
     print(options.out / "sets.toml")
 
 

@@ -160,25 +160,33 @@ def main() -> None:
     options = parser.parse_args()
     study = options.study
     document = json.loads((study / "results.json").read_text())
-    arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
     if options.levels:
-        against = options.against or document["baseline"]
-        names = [arm for arm in dict.fromkeys(one["arm"] for one in document["trials"]) if arm != against]
-        print(table(["level", against, *names], by_level(document, names, against)))
-        print(f"core hours of the trials' epochs: {hours(study):.1f}")
-        return
+        print_levels(document, options.against or document["baseline"])
+    else:
+        print_all(document, options.against)
+    print(f"core hours of the trials' epochs: {hours(study):.1f}")
+
+
+def print_levels(document: dict[str, Any], against: str) -> None:
+    """Print the table of levels."""
+    arms = [arm for arm in dict.fromkeys(one["arm"] for one in document["trials"]) if arm != against]
+    print(table(["level", against, *arms], by_level(document, arms, against)))
+
+
+def print_all(document: dict[str, Any], against: str | None) -> None:
+    """Print all other tables."""
+    arms = [row["arm"] for row in sorted(document["arms"], key=lambda row: row["rank"] or 1e9)]
     print(f"Friedman's test of equal ranks: p = {document['friedman_p']}\n")
     print(table(["arm", "mean rank", "train", "val", "test", "effect", "p (Holm)"], overall(document)))
     print(table(["data set", *arms], per_set(document, arms, lambda row: plus_minus(row["test"], row["test_std"]))))
     others = [arm for arm in arms if arm != document["baseline"]]
     print(table(["data set", *others], per_set(document, others, points)))
     if "choice" in document:
-        if options.against:
-            print(table(["arm", f"difference from {options.against}", "p (Holm)"], between(document, options.against)))
+        if against:
+            print(table(["arm", f"difference from {against}", "p (Holm)"], between(document, against)))
         print(table(["arm", "mean rank", "ranks", "kept"], screening(document)))
         counted = rates(document)
         print(table(["arm", *next(counted)[1:]], counted))
-    print(f"core hours of the trials' epochs: {hours(study):.1f}")
 
 
 if __name__ == "__main__":
