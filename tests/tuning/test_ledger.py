@@ -83,7 +83,7 @@ def without(key: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("first", [without("arms", "gn"), without("sets", "kard")])
 def test_a_study_can_get_more_arms_and_data_sets(tmp_path: Path, first: dict[str, Any]) -> None:
-    """What has ended stays; from then on the study is the larger one, which a smaller one is not."""
+    """Trials that ended are kept; from then on the smaller study is another one."""
     StudyLedger(tmp_path, first).end(outcome("a"))
     assert StudyLedger(tmp_path, GROWN).ended == {"a": outcome("a")}
     assert StudyLedger(tmp_path, GROWN).ended == {"a": outcome("a")}
