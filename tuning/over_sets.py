@@ -2,8 +2,8 @@
 
 Over the sets, each set counts once, however many clips or seeds it has: the effect of an arm is the mean of its effects
 on the sets, with the interval and p of Student's paired t-test over the sets. Ranks on the sets are averaged and
-compared by Friedman's test, after Demšar 2006, JMLR 7. Sets with the same trainings, which differ in their test clips
-alone, are not independent: they count as one, by their mean.
+compared by Friedman's test, after Demšar 2006, JMLR 7. Sets with the same train and val clips, which differ in their
+test clips or settings, are not independent: they count as one, by their mean.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def combined_document(
         arms: The arms and the baseline.
         outcomes: The trials that have ended, without those that served a choice.
         sets: Names of the data sets.
-        shared: Data set -> the one whose trainings it shares (`selection.shared_choices`); None: each has its own.
+        shared: Data set -> the first one with its train and val clips; None: each has its own.
 
     Returns:
         The keys of `tuning.results.study_document`; a row of `arms` has means over the sets, `rank` (the mean rank on
         the evaluation split, 1 is the best) and effects paired by set; a row of `trials` has its `set`. Further `sets`
-        (set -> its own `arms`), and `friedman_p` (all arms have equal ranks; None for fewer than three arms or two
-        sets).
+        (set -> its own `arms`, and the set that it `counts_as`), and `friedman_p` (all arms have equal ranks; None for
+        fewer than three arms or two sets).
     """
     of_set = {name: [outcome for outcome in outcomes if outcome.task.data_set == name] for name in sets}
     splits = {judged_split(arm_rows(arms, trials)) for trials in of_set.values() if trials}
@@ -52,7 +52,10 @@ def combined_document(
         row["p_holm"] = corrected[row["arm"]]
     overall.sort(key=lambda row: (row["val"] is None, -(row["val"] or 0.0)))
     trials = [{"set": name, **row} for name, document in documents.items() for row in document["trials"]]
-    own = {name: {"arms": document["arms"]} for name, document in documents.items()}
+    own = {
+        name: {"arms": document["arms"], "counts_as": (shared or {}).get(name, name)}
+        for name, document in documents.items()
+    }
     return {
         "judged": split, "baseline": arms.baseline, "arms": overall, "friedman_p": friedman_p, "sets": own,
         "trials": trials,
@@ -67,7 +70,7 @@ def _rows(document: Mapping[str, Any]) -> Rows:
 
 
 def _groups(sets: Iterable[str], shared: Mapping[str, str]) -> list[list[str]]:
-    """Return the data sets in groups that share their trainings."""
+    """Return the data sets in groups that share their train and val clips."""
     groups: dict[str, list[str]] = {}
     for name in sets:
         groups.setdefault(shared.get(name, name), []).append(name)

@@ -23,7 +23,7 @@ NOTE = (
 )
 
 OVER_SETS = (
-    "Means over data sets, in %; each data set counts once, and those that differ in their test clips alone count as "
+    "Means over data sets, in %; each data set counts once, and those with the same train and val clips count as "
     "one. Rank: mean rank on the evaluation split, 1 is the best. "
     "Effect: mean over data sets of the difference to the baseline, with the 95 % interval and the p value of "
     "Student's paired t-test over data sets; p is also corrected for the number of arms after Holm."

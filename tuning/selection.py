@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -20,20 +20,9 @@ from tuning.arms import Arms
 from tuning.engine import REDUCTION
 from tuning.ledger import Outcome, Task
 from tuning.results import is_ranked
-from tuning.sets import DataSet
 
 RATE = "optim.lr"
 Cell = tuple[str, str]  # name of the data set, name of the arm
-
-
-def shared_choices(sets: Mapping[str, DataSet]) -> dict[str, str]:
-    """Return the data set that each takes its choice from: the first with the same train and val clips and settings.
-
-    Args:
-        sets: Data sets by name.
-    """
-    first: dict[Any, str] = {}
-    return {name: first.setdefault(one.training_key(), name) for name, one in sets.items()}
 
 
 def candidates(tasks: Iterable[Task], rates: Sequence[float]) -> list[Task]:

@@ -13,7 +13,7 @@ Each arm is trained on each set, and the arms are compared over the sets (tuning
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,21 @@ class DataSet:
             raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
         return file.content_sha256
 
-    def training_key(self) -> tuple[Any, ...]:
-        """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
+    def clips_key(self) -> tuple[Any, ...]:
+        """Return the clips that are trained on and chosen by: sets that differ in test clips or settings share them."""
         file = _open(self.path, fast_start=True)  # `check` has read the frames
         split = file.splits[self.protocol or file.default_protocol]
-        clips = tuple(tuple(map(int, split[part])) for part in ("train", "val"))
-        return self.path.resolve(), clips, tuple(sorted(self.settings.items()))
+        return self.path.resolve(), *(tuple(map(int, split[part])) for part in ("train", "val"))
+
+    def training_key(self) -> tuple[Any, ...]:
+        """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
+        return *self.clips_key(), tuple(sorted(self.settings.items()))
+
+
+def first_equal(sets: Mapping[str, DataSet], key: Callable[[DataSet], Hashable]) -> dict[str, str]:
+    """Return for each data set the first one with an equal key."""
+    first: dict[Hashable, str] = {}
+    return {name: first.setdefault(key(one), name) for name, one in sets.items()}
 
 
 def read_sets(path: Path) -> tuple[DataSet, ...]:

@@ -40,7 +40,7 @@ from preprocessing.arguments import suggest
 from tuning.engine import REDUCTION, Resources, connected
 from tuning.experiment import INTERRUPTED, AtLeast1, Experiment, missing, parse, report_resumed, study_ledger
 from tuning.ledger import Outcome, StudyLedger, Task
-from tuning.sets import DataSet, read_sets
+from tuning.sets import DataSet, first_equal, read_sets
 from tuning.trial import drop_checkpoints
 from tuning.trial_spec import TrialSpec
 
@@ -95,10 +95,13 @@ class Study(Experiment):
 
     @cached_property
     def shared_choices(self) -> dict[str, str]:
-        """The data set that each one takes its choice from (`selection.shared_choices`)."""
-        from tuning import selection  # loads scipy
+        """The data set that each one takes its choice from: the first with the same trainings."""
+        return first_equal(self.sets, DataSet.training_key)
 
-        return selection.shared_choices(self.sets)
+    @cached_property
+    def shared_clips(self) -> dict[str, str]:
+        """The data set that each one counts as where sets are counted: the first with the same train and val clips."""
+        return first_equal(self.sets, DataSet.clips_key)
 
     def data_set_of(self, task: Task) -> DataSet:
         """Return the data set of a task."""
@@ -215,7 +218,7 @@ def run_study(settings: Study) -> StudyResult:
                 arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
             outcomes = _run_missing(settings, tasks, ledger, ray)
         if sets != [""]:
-            document = combined_document(arms, outcomes, sets, settings.shared_choices)
+            document = combined_document(arms, outcomes, sets, settings.shared_clips)
         else:
             document = results.study_document(arms, outcomes)
         document |= choice

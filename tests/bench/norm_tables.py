@@ -60,23 +60,22 @@ def per_set(document: dict[str, Any], arms: list[str], cell: Any) -> Iterator[li
 Cells = dict[str, tuple[int, float]]  # arm -> epochs and accuracy on val of its best candidate
 
 
-def choices(document: dict[str, Any]) -> list[tuple[list[str], Cells]]:
-    """Return the groups of data sets that share their trainings, and so their choice."""
+def choices(document: dict[str, Any]) -> list[Cells]:
+    """Return the choice of each data set; sets that share their trainings have the same, which is listed once."""
     of_set: dict[str, Cells] = {}
     for one in document["choice"]:
         of_set.setdefault(one["set"], {})[one["arm"]] = one["epochs"], one["val"]
-    groups: dict[tuple[Any, ...], tuple[list[str], Cells]] = {}
-    for name, cells in of_set.items():
-        groups.setdefault(tuple(cells.items()), ([], cells))[0].append(name)
-    return list(groups.values())
+    return list({tuple(cells.items()): cells for cells in of_set.values()}.values())
 
 
 def between(document: dict[str, Any], arm: str) -> Iterator[list[str]]:
-    """Yield a row per other arm: its difference from `arm` over the data sets, those that share trainings as one."""
+    """Yield a row per other arm: its difference from `arm` over data sets; those that count as one, by their mean."""
 
     def accuracies(name: str) -> list[float]:
-        tests = {key: row["test"] for key, one in document["sets"].items() for row in one["arms"] if row["arm"] == name}
-        return [mean(tests[one] for one in group) for group, _ in choices(document)]
+        tests: dict[str, list[float]] = {}
+        for one in document["sets"].values():
+            tests.setdefault(one["counts_as"], []).extend(row["test"] for row in one["arms"] if row["arm"] == name)
+        return [mean(values) for values in tests.values()]
 
     others = [row["arm"] for row in document["arms"] if row["arm"] != arm]
     found = {name: compare(accuracies(name), accuracies(arm)) for name in others}
@@ -92,7 +91,7 @@ def screening(document: dict[str, Any]) -> Iterator[list[str]]:
     A candidate that was trained longer was better on every earlier comparison.
     """
     ranks: dict[str, list[float]] = {}
-    for _, cells in choices(document):
+    for cells in choices(document):
         standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
         for arm, rank in zip(cells, stats.rankdata(standing), strict=True):
             ranks.setdefault(arm, []).append(float(rank))

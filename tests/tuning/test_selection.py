@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_file
 from tuning.arms import Arm, Arms
 from tuning.ledger import Outcome, Task
-from tuning.selection import Candidate, at_rung, best_of_each, candidates, screened, shared_choices, survivors
-from tuning.sets import DataSet
+from tuning.selection import Candidate, at_rung, best_of_each, candidates, screened, survivors
 from tuning.study import Study, list_tasks
 
 ARMS = Arms("none", {"none": Arm(), "bn": Arm({"norm.kind": "bn"}), "gn": Arm({"norm.kind": "gn"})})
@@ -109,20 +107,6 @@ def test_an_arm_that_always_stays_is_never_removed() -> None:
     val = {"none": 0.5, "bn": 0.9, "gn": 0.1}
     best = best_of_each(at_end(ended(task, val[task.arm]) for task in candidates(list_tasks(arms, 1, SETS), [])))
     assert list(screened(arms, best, SETS, keep=1).arms) == ["none", "bn", "gn"]
-
-
-def test_protocols_with_the_same_train_and_val_clips_and_settings_share_a_choice(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.h5", tmp_path / "other.h5"
-    for path, val in ((one, 5), (other, 6)):
-        write_file(path, val_subjects=(val,), test_subjects=(2, 4), protocols=("xsub", "noise"))
-    sets = [
-        DataSet(one, "a"),
-        DataSet(one, "b", "noise"),
-        DataSet(one, "longer", "noise", {"train.epochs": 3}),
-        DataSet(other, "other val"),
-    ]
-    sources = shared_choices({each.name: each for each in sets})
-    assert sources == {"a": "a", "b": "a", "longer": "longer", "other val": "other val"}
 
 
 def test_ties_go_to_the_arm_that_stands_first() -> None:
