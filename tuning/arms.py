@@ -20,7 +20,11 @@ Or it starts from a named set of arms and changes what all of them share, here t
     from = "question"
     common.model.name = "stgcn"
 
-`always = ["plain", "group norm"]` names arms that `--screen` never removes; the baseline always stays.
+`always = ["plain", "group norm"]` names arms that `--screen` never removes; the baseline always stays. A second
+dimension is a table of `cross`: each trained arm once more with its settings, here as "plain, input norm" and so on:
+
+    [cross."input norm"]
+    norm.input = "vc_masked"
 """
 
 from __future__ import annotations
@@ -195,24 +199,41 @@ def read_arms(name: str) -> Arms:
 
 def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
     """Return the arms of a TOML file, those of `from` first."""
-    unknown = set(values) - {"from", "baseline", "always", "common", "arms"}
+    unknown = set(values) - {"from", "baseline", "always", "common", "arms", "cross"}
     base = values.get("from", "")
     if base and base not in ARMS:
         raise ValueError(f"{path}: arms {base!r} to start from are unknown: choose one of {', '.join(ARMS)}.")
     if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
-        needed = "baseline and [arms.NAME], or from; common and always are optional"
+        needed = "baseline and [arms.NAME], or from; common, cross and always are optional"
         raise ValueError(f"{path} is wrong ({wrong}): it needs {needed}.")
     common = flat(values.get("common", {}), ".")
     arms = {name: _arm(path, name, common, arm) for name, arm in values.get("arms", {}).items()}
     always = values.get("always", [])
     if not isinstance(always, list):
         raise ValueError(f'{path}: always {always!r} is not a list: write always = ["NAME", "NAME"].')
-    if not base:
-        return Arms(values["baseline"], arms, tuple(always))
-    named = ARMS[base]()
-    shared = {name: arm if arm.of else replace(arm, settings=common | arm.settings) for name, arm in named.arms.items()}
-    return Arms(values.get("baseline", named.baseline), shared | arms, tuple(always))
+    baseline = values.get("baseline", "")
+    if base:
+        named = ARMS[base]()
+        baseline = baseline or named.baseline
+        own = {key: arm if arm.of else replace(arm, settings=common | arm.settings) for key, arm in named.arms.items()}
+        arms = own | arms
+    return Arms(baseline, arms | _crossed(path, arms, values.get("cross", {})), tuple(always))
+
+
+def _crossed(path: Path, arms: Mapping[str, Arm], cross: object) -> dict[str, Arm]:
+    """Return each trained arm once more per table of `cross`, with the settings of that table."""
+    if not isinstance(cross, Mapping) or not all(isinstance(table, Mapping) and table for table in cross.values()):
+        raise ValueError(f"{path}: cross needs tables with settings: write [cross.NAME] and a setting below it.")
+    made = {
+        f"{name}, {title}": replace(arm, settings=arm.settings | flat(table, "."))
+        for title, table in cross.items()
+        for name, arm in arms.items()
+        if not arm.of
+    }
+    if taken := [name for name in made if name in arms]:
+        raise ValueError(f"{path}: two arms are named {taken[0]!r}, one of [arms] and one of [cross]: rename one.")
+    return made
 
 
 def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]) -> Arm:

@@ -71,6 +71,14 @@ def test_the_question_has_one_arm_per_answer() -> None:
         ('baseline = "a"', "baseline or [arms.NAME] is missing"),
         ('baseline = "a"\n[arm.a]', "unknown: arm"),
         ("baseline = ", "is not TOML"),
+        ('from = "norms"\ncross = "norm.input"', "cross needs tables with settings: write [cross.NAME]"),
+        ('from = "norms"\n[cross.noise]', "cross needs tables with settings: write [cross.NAME]"),
+        ('from = "norms"\n[cross]\nnorm.input = "none"', "arm 'none, norm': input 'none' must be a table"),
+        ('from = "norms"\n[cross.x]\nnorm.kind = "b"', "arm 'none, x': norm.kind 'b' is unknown"),
+        (
+            'baseline = "a"\n[arms.a]\n[arms."a, x"]\n[cross.x]\nnorm.eps = 0.1',
+            "two arms are named 'a, x', one of [arms] and one of [cross]: rename one.",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_of_arms_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -157,6 +165,36 @@ def test_named_arms_can_start_from_other_settings(tmp_path: Path) -> None:
     assert other.baseline == question.baseline
     assert other.arms["momentum 0.1"].settings == question.arms["momentum 0.1"].settings | {"model.name": "hcn"}
     assert other.arms["recalibrated per call"] == question.arms["recalibrated per call"]
+
+
+def test_a_cross_adds_each_trained_arm_with_the_settings_of_each_of_its_tables(tmp_path: Path) -> None:
+    """They win over the arm's own. Ranks stay; a re-evaluation is not crossed."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'baseline = "a"\n[arms.a]\nnorm.eps = 0.1\n[arms.b]\nranks = 2\n[arms.c]\nof = "a"\nre_evaluation = "joint"\n'
+        '[cross.x]\nnorm.eps = 0.2\n[cross.y]\nnorm.input = "c_masked"\nnorm.kind = "gn"\n'
+    )
+    y = {"norm.input": "c_masked", "norm.kind": "gn"}
+    assert read_arms(str(path)) == Arms(
+        "a",
+        {
+            "a": Arm({"norm.eps": 0.1}),
+            "b": Arm(ranks=2),
+            "c": Arm(of="a", re_evaluation="joint"),
+            "a, x": Arm({"norm.eps": 0.2}),
+            "b, x": Arm({"norm.eps": 0.2}, ranks=2),
+            "a, y": Arm({"norm.eps": 0.1} | y),
+            "b, y": Arm(y, ranks=2),
+        },
+    )
+
+
+def test_named_arms_can_be_crossed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('from = "norms"\nalways = ["gn, input"]\n[cross.input]\nnorm.input = "vc_masked"\n')
+    norms, crossed = read_arms("norms").arms, read_arms(str(path)).arms
+    assert list(crossed) == [*norms, *(f"{kind}, input" for kind in norms)]
+    assert crossed["gn, input"].settings == norms["gn"].settings | {"norm.input": "vc_masked"}
 
 
 def test_arms_to_start_from_must_exist(tmp_path: Path) -> None:
