@@ -7,10 +7,12 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_batch_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/lengths.toml --out bench-norms/lengths \
         --arms tests/bench/norm_length_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
-    python -m tuning.study --data bench-norms/graph.toml --out bench-norms/graph \
+    python -m tuning.study --data bench-norms/three.toml --out bench-norms/inputs \
+        --arms tests/bench/norm_input_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
+    python -m tuning.study --data bench-norms/three.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and a part of the sets as OUT/graph.toml, as
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/three.toml, as
 OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice the epochs and with
 the presets' augmentation and schedule.
 
@@ -221,7 +223,7 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
         all_protocols[name] = {"data": file.name, "protocols": list(protocols), **own_epochs.get(name, {})}
     write_sets(options.out / "sets.toml", all_protocols)
-    write_sets(options.out / "graph.toml", crossed({"": (1, {})}))
+    write_sets(options.out / "three.toml", crossed({"": (1, {})}))
     batches: Levels = {f"batch {size}": (1, {"train.batch_size": size}) for size in BATCHES}
     write_sets(options.out / "batches.toml", crossed(batches))
     lengths: Levels = {
