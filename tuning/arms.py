@@ -215,7 +215,7 @@ def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
     baseline = values.get("baseline", "")
     if base:
         named = ARMS[base]()
-        baseline = baseline or named.baseline
+        baseline = values.get("baseline", named.baseline)
         own = {key: arm if arm.of else replace(arm, settings=common | arm.settings) for key, arm in named.arms.items()}
         arms = own | arms
     return Arms(baseline, arms | _crossed(path, arms, values.get("cross", {})), tuple(always))

@@ -44,7 +44,8 @@ def combined_document(
     split = "test" if splits == {"test"} else "val"
     documents = {name: study_document(arms, trials, split) for name, trials in of_set.items()}
     table = {name: _rows(document) for name, document in documents.items()}
-    groups = _groups(sets, shared or {})
+    counts_as = {name: (shared or {}).get(name, name) for name in sets}
+    groups = _groups(counts_as)
     ranks, friedman_p = _ranks(arms, table, split, groups)
     overall = [_overall(name, arms.baseline, table, groups) | {"rank": ranks.get(name)} for name in arms.arms]
     corrected = statistics.holm({row["arm"]: row["p"] for row in overall})
@@ -52,10 +53,7 @@ def combined_document(
         row["p_holm"] = corrected[row["arm"]]
     overall.sort(key=lambda row: (row["val"] is None, -(row["val"] or 0.0)))
     trials = [{"set": name, **row} for name, document in documents.items() for row in document["trials"]]
-    own = {
-        name: {"arms": document["arms"], "counts_as": (shared or {}).get(name, name)}
-        for name, document in documents.items()
-    }
+    own = {name: {"arms": document["arms"], "counts_as": counts_as[name]} for name, document in documents.items()}
     return {
         "judged": split, "baseline": arms.baseline, "arms": overall, "friedman_p": friedman_p, "sets": own,
         "trials": trials,
@@ -69,11 +67,11 @@ def _rows(document: Mapping[str, Any]) -> Rows:
     return {row["arm"]: row for row in document["arms"]}
 
 
-def _groups(sets: Iterable[str], shared: Mapping[str, str]) -> list[list[str]]:
-    """Return the data sets in groups that share their train and val clips."""
+def _groups(counts_as: Mapping[str, str]) -> list[list[str]]:
+    """Return the data sets in groups that count as one."""
     groups: dict[str, list[str]] = {}
-    for name in sets:
-        groups.setdefault(shared.get(name, name), []).append(name)
+    for name, first in counts_as.items():
+        groups.setdefault(first, []).append(name)
     return list(groups.values())
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,15 +56,16 @@ class DataSet:
             raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
         return file.content_sha256
 
-    def clips_key(self) -> tuple[Any, ...]:
-        """Return the clips that are trained on and chosen by: sets that differ in test clips or settings share them."""
+    @cached_property
+    def clips(self) -> tuple[Any, ...]:
+        """The clips that are trained on and chosen by, read once; sets may share them and differ in test clips."""
         file = _open(self.path, fast_start=True)  # `check` has read the frames
         split = file.splits[self.protocol or file.default_protocol]
         return self.path.resolve(), *(tuple(map(int, split[part])) for part in ("train", "val"))
 
     def training_key(self) -> tuple[Any, ...]:
         """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
-        return *self.clips_key(), tuple(sorted(self.settings.items()))
+        return *self.clips, tuple(sorted(self.settings.items()))
 
 
 def first_equal(sets: Mapping[str, DataSet], key: Callable[[DataSet], Hashable]) -> dict[str, str]:

@@ -101,7 +101,7 @@ class Study(Experiment):
     @cached_property
     def shared_clips(self) -> dict[str, str]:
         """The data set that each one counts as where sets are counted: the first with the same train and val clips."""
-        return first_equal(self.sets, DataSet.clips_key)
+        return first_equal(self.sets, lambda one: one.clips)
 
     def data_set_of(self, task: Task) -> DataSet:
         """Return the data set of a task."""
