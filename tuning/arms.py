@@ -225,14 +225,16 @@ def _crossed(path: Path, arms: Mapping[str, Arm], cross: object) -> dict[str, Ar
     """Return each trained arm once more per table of `cross`, with the settings of that table."""
     if not isinstance(cross, Mapping) or not all(isinstance(table, Mapping) and table for table in cross.values()):
         raise ValueError(f"{path}: cross needs tables with settings: write [cross.NAME] and a setting below it.")
-    made = {
-        f"{name}, {title}": replace(arm, settings=arm.settings | flat(table, "."))
-        for title, table in cross.items()
-        for name, arm in arms.items()
-        if not arm.of
-    }
-    if taken := [name for name in made if name in arms]:
-        raise ValueError(f"{path}: two arms are named {taken[0]!r}, one of [arms] and one of [cross]: rename one.")
+    made: dict[str, Arm] = {}
+    for title, table in cross.items():
+        for name, arm in arms.items():
+            if arm.of:
+                continue
+            crossed = f"{name}, {title}"
+            if crossed in arms or crossed in made:
+                where = "one of [arms] and one of [cross]" if crossed in arms else "both of [cross]"
+                raise ValueError(f"{path}: two arms are named {crossed!r}, {where}: rename one.")
+            made[crossed] = replace(arm, settings=arm.settings | flat(table, "."))
     return made
 
 

@@ -79,6 +79,10 @@ def test_the_question_has_one_arm_per_answer() -> None:
             'baseline = "a"\n[arms.a]\n[arms."a, x"]\n[cross.x]\nnorm.eps = 0.1',
             "two arms are named 'a, x', one of [arms] and one of [cross]: rename one.",
         ),
+        (
+            'baseline = "a"\n[arms.a]\n[arms."a, x"]\n[cross.y]\nnorm.eps = 0.1\n[cross."x, y"]\nnorm.eps = 0.2',
+            "two arms are named 'a, x, y', both of [cross]: rename one.",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_of_arms_is_named(tmp_path: Path, text: str, words: str) -> None:
