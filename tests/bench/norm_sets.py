@@ -9,6 +9,8 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_length_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/inputs \
         --arms tests/bench/norm_input_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
+    python -m tuning.study --data bench-norms/three.toml --out bench-norms/persons \
+        --arms tests/bench/norm_person_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 

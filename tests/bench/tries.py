@@ -1,4 +1,4 @@
-"""Measure three tries at accuracy beside the preset's training, each on validation: width 3, and masked pretraining.
+"""Measure tries at accuracy beside the preset's training, each on validation: width 3 and 4, and masked pretraining.
 
     python tests/bench/tries.py bench-norms/sets.toml --sets ucla florence --seeds 3 --out bench-norms/tries.json
 
@@ -6,7 +6,7 @@ The file lists the data sets of tests/bench/norm_sets.py; the first protocol of 
 settings of preset utd-mhad, and three times the epochs of the study. No test clip is read.
 
 * preset: trained from scratch
-* width 3: the same with `--model.width 3`
+* width 3, width 4: the same with `--model.width 3` and 4
 * pretrained: convolutions and norms start from a pretraining on the training clips of all sets together, after MAMP
   (Mao et al. 2023, arXiv 2308.07092): cells of PATCH frames x one joint are masked, and their motion is predicted.
   Decoder: one transposed convolution. Sets share weights whatever their joints are.
@@ -38,7 +38,12 @@ from tuning.statistics import compare  # noqa: E402
 PATCH, MASKED = 4, 0.6  # frames of a masked cell; share of the cells
 CPU = torch.device("cpu")
 LEFT_OUT = "utd-kard"  # trains on clips that are test clips of utd
-ARMS: dict[str, dict[str, Any]] = {"preset": {}, "width 3": {"model.width": 3.0}, "pretrained": {}}
+ARMS: dict[str, dict[str, Any]] = {
+    "preset": {},
+    "width 3": {"model.width": 3.0},
+    "width 4": {"model.width": 4.0},
+    "pretrained": {},
+}
 
 
 class Part(NamedTuple):
