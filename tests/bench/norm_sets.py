@@ -9,14 +9,14 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_length_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/inputs \
         --arms tests/bench/norm_input_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
-    python -m tuning.study --data bench-norms/three.toml --out bench-norms/persons \
+    python -m tuning.study --data bench-norms/two.toml --out bench-norms/persons \
         --arms tests/bench/norm_person_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/three.toml, as
-OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice the epochs and with
-the presets' augmentation and schedule.
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/three.toml (two of these as
+OUT/two.toml), as OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice
+the epochs and with the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
 folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
@@ -166,6 +166,7 @@ USUAL_EPOCHS = 40
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
 Levels = dict[str, tuple[float, dict[str, Any]]]  # name -> factor of the epochs, settings
 FEW = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
+BODIES = ("utd", "sbu")  # the second body is always absent, and never
 BATCHES = (8, 32, 128)
 # Those that the presets of UTD-MHAD and SBU share.
 PRESET = {
@@ -225,7 +226,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "preprocessing.build", *words], cwd=options.out, check=True)
         all_protocols[name] = {"data": file.name, "protocols": list(protocols), **own_epochs.get(name, {})}
     write_sets(options.out / "sets.toml", all_protocols)
-    write_sets(options.out / "three.toml", crossed({"": (1, {})}))
+    three = crossed({"": (1, {})})
+    write_sets(options.out / "three.toml", three)
+    write_sets(options.out / "two.toml", {name: three[name] for name in BODIES})
     batches: Levels = {f"batch {size}": (1, {"train.batch_size": size}) for size in BATCHES}
     write_sets(options.out / "batches.toml", crossed(batches))
     lengths: Levels = {
