@@ -15,7 +15,7 @@ Your own study is a TOML file:
     of = "two ranks"
     re_evaluation = "per_call"    # variant, its name in older files, works as well
 
-Or it starts from a named set of arms and changes what all of them share, here the network:
+Or it starts from a named set of arms, may add others, and changes what all of them share, here the network:
 
     from = "question"
     common.model.name = "stgcn"
@@ -31,10 +31,10 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.config import from_dict
 from pipeline.norms import NORMS, PERSONS_MODES
@@ -74,6 +74,11 @@ class Arms:
     def trained(self) -> dict[str, Arm]:
         """Return the arms that are trained."""
         return {name: arm for name, arm in self.arms.items() if not arm.of}
+
+    def only(self, names: Collection[str]) -> Arms:
+        """Return the trained arms of these names, and the re-evaluations of them; the baseline is one of them."""
+        arms = {name: arm for name, arm in self.arms.items() if (arm.of or name) in names}
+        return Arms(self.baseline, arms, tuple(name for name in self.always if name in arms))
 
     def re_evaluations_of(self, name: str) -> tuple[str, ...]:
         """Return the re-evaluations that other arms need of this one."""
@@ -174,6 +179,48 @@ def _persons() -> Arms:
 ARMS = {"question": _question, "norms": _norms, "persons": _persons}
 
 
+class Form(NamedTuple):
+    """What a key of a TOML file takes."""
+
+    fits: Callable[[object], bool]
+    needs: str
+    """The same in words."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _has_tables(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_table, value.values()))
+
+
+KEYS = {
+    "from": Form(_is_text, 'the name of a set of arms: write from = "norms"'),
+    "baseline": Form(_is_text, 'the name of an arm: write baseline = "NAME"'),
+    "always": Form(_is_list, 'a list of arms: write always = ["NAME", "NAME"]'),
+    "common": Form(_is_table, "settings: write common.SECTION.NAME = VALUE"),
+    "arms": Form(_has_tables, "tables: write [arms.NAME] and settings below it"),
+    "cross": Form(
+        lambda value: isinstance(value, dict) and all(_is_table(table) and table for table in value.values()),
+        "tables with settings: write [cross.NAME] and a setting below it",
+    ),
+}
+ARM_KEYS = {
+    "ranks": Form(lambda value: type(value) is int, "a whole number"),
+    "of": Form(_is_text, "the name of an arm"),
+    "re_evaluation": Form(_is_text, "the name of a re-evaluation"),
+}
+
+
 def read_arms(name: str) -> Arms:
     """Return the arms of a name, or of a TOML file.
 
@@ -199,32 +246,33 @@ def read_arms(name: str) -> Arms:
 
 def _from_toml(path: Path, values: Mapping[str, Any]) -> Arms:
     """Return the arms of a TOML file, those of `from` first."""
-    unknown = set(values) - {"from", "baseline", "always", "common", "arms", "cross"}
+    unknown = set(values) - KEYS.keys()
+    for key, value in values.items():
+        if key in KEYS and not KEYS[key].fits(value):
+            raise ValueError(f"{path}: {key} needs {KEYS[key].needs}.")
     base = values.get("from", "")
     if base and base not in ARMS:
         raise ValueError(f"{path}: arms {base!r} to start from are unknown: choose one of {', '.join(ARMS)}.")
-    if unknown or not base and (not isinstance(values.get("arms"), dict) or "baseline" not in values):
+    if unknown or not base and not ("arms" in values and "baseline" in values):
         wrong = f"unknown: {', '.join(sorted(unknown))}" if unknown else "baseline or [arms.NAME] is missing"
         needed = "baseline and [arms.NAME], or from; common, cross and always are optional"
         raise ValueError(f"{path} is wrong ({wrong}): it needs {needed}.")
     common = flat(values.get("common", {}), ".")
     arms = {name: _arm(path, name, common, arm) for name, arm in values.get("arms", {}).items()}
     always = values.get("always", [])
-    if not isinstance(always, list):
-        raise ValueError(f'{path}: always {always!r} is not a list: write always = ["NAME", "NAME"].')
     baseline = values.get("baseline", "")
     if base:
         named = ARMS[base]()
         baseline = values.get("baseline", named.baseline)
+        if taken := sorted(named.arms.keys() & arms.keys()):
+            raise ValueError(f"{path}: arm {taken[0]!r} is one of {base!r} already: choose another name.")
         own = {key: arm if arm.of else replace(arm, settings=common | arm.settings) for key, arm in named.arms.items()}
         arms = own | arms
     return Arms(baseline, arms | _crossed(path, arms, values.get("cross", {})), tuple(always))
 
 
-def _crossed(path: Path, arms: Mapping[str, Arm], cross: object) -> dict[str, Arm]:
+def _crossed(path: Path, arms: Mapping[str, Arm], cross: Mapping[str, Any]) -> dict[str, Arm]:
     """Return each trained arm once more per table of `cross`, with the settings of that table."""
-    if not isinstance(cross, Mapping) or not all(isinstance(table, Mapping) and table for table in cross.values()):
-        raise ValueError(f"{path}: cross needs tables with settings: write [cross.NAME] and a setting below it.")
     made: dict[str, Arm] = {}
     for title, table in cross.items():
         for name, arm in arms.items():
@@ -245,7 +293,10 @@ def _arm(path: Path, name: str, common: dict[str, Any], table: Mapping[str, Any]
         if "re_evaluation" in values:
             raise ValueError(f"{path}: arm {name!r} has both re_evaluation and variant, its older name: remove one.")
         values["re_evaluation"] = values.pop("variant")
-    own = {key: values.pop(key) for key in ("ranks", "of", "re_evaluation") if key in values}
+    own = {key: values.pop(key) for key in ARM_KEYS if key in values}
+    for key, value in own.items():
+        if not ARM_KEYS[key].fits(value):
+            raise ValueError(f"{path}: arm {name!r}: {key} {value!r} is not {ARM_KEYS[key].needs}.")
     if own.get("of"):
         if ignored := sorted([*flat(values, "."), *(["ranks"] if "ranks" in own else [])]):
             raise ValueError(

@@ -12,6 +12,7 @@ Each arm is trained on each set, and the arms are compared over the sets (tuning
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import from_dict
 from pipeline.tracking.metric_names import flat
+from preprocessing.arguments import suggestion
 from tuning.space import nested
 from tuning.trial_spec import RESERVED
 
@@ -48,13 +50,27 @@ class DataSet:
         """Verify the file once, before any trial starts, and return its content hash.
 
         Raises:
-            ValueError: The protocol has no clips in its `val` split, or the file is damaged.
+            ValueError: The file lacks the protocol, or the protocol clips in its `val` split, or the file is damaged.
         """
         file = _open(self.path)
-        name = self.protocol or file.default_protocol
-        if name not in file.splits or not len(file.splits[name].get("val", [])):
-            raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
+        self._require_val(file)
         return file.content_sha256
+
+    def check_protocol(self) -> None:
+        """Verify the protocol, and no frame.
+
+        Raises:
+            ValueError: The file lacks the protocol, or the protocol clips in its `val` split.
+        """
+        self._require_val(_open(self.path, fast_start=True))
+
+    def _require_val(self, file: SkeletonFile) -> None:
+        name = self.protocol or file.default_protocol
+        if name not in file.splits:
+            known = ", ".join(sorted(file.splits)) or "none"
+            raise ValueError(f"{self.path} has no protocol {name!r}; it has {known}{suggestion(name, file.splits)}")
+        if not len(file.splits[name].get("val", [])):
+            raise ValueError(f"{self.path}: protocol {name!r} has no val clips, which a search and a study select by.")
 
     @cached_property
     def clips(self) -> tuple[Any, ...]:
@@ -65,7 +81,7 @@ class DataSet:
 
     def training_key(self) -> tuple[Any, ...]:
         """Return what the trainings depend on: sets that differ in the test clips alone have equal keys."""
-        return *self.clips, tuple(sorted(self.settings.items()))
+        return *self.clips, json.dumps(self.settings, sort_keys=True)
 
 
 def first_equal(sets: Mapping[str, DataSet], key: Callable[[DataSet], Hashable]) -> dict[str, str]:
@@ -107,6 +123,13 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
     if not file.is_file():
         raise ValueError(f"{path}: set {name!r}: {file} does not exist; build it with python -m preprocessing.build")
     one, several = values.pop("protocol", ""), values.pop("protocols", None)
+    if not isinstance(one, str):
+        raise ValueError(f'{path}: set {name!r}: protocol {one!r} is not a text: write protocol = "NAME".')
+    if several is not None and several != ALL and not (several and _is_texts(several)):
+        raise ValueError(
+            f"{path}: set {name!r}: protocols {several!r} is not a list of protocols: write "
+            f'protocols = ["NAME", "NAME"], or "{ALL}".'
+        )
     settings = flat(values, ".")
     _check(path, name, settings)
     if several is None:
@@ -114,6 +137,10 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
         return
     for protocol in list(_open(file).splits) if several == ALL else several:
         yield DataSet(file, f"{name}, {protocol}", protocol, settings)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _open(path: Path, fast_start: bool = False) -> SkeletonFile:

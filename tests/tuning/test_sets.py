@@ -102,6 +102,10 @@ def test_a_study_is_another_one_with_other_sets(folder: Path) -> None:
         ("[sets.a]\ndata = 'small.h5'\nnorm.knd = 'bn'", "set 'a': "),
         ("[sets.a]\ndata = 'small.h5'\ntrain.seed = 3", "cannot set train.seed"),
         ("[sets.a]\ndata = 'views.h5'\nprotocols = ['xsub', 'xsub']", "two sets have one name"),
+        ("[sets.a]\ndata = 'views.h5'\nprotocols = []", r"protocols \[\] is not a list of protocols: write"),
+        ("[sets.a]\ndata = 'views.h5'\nprotocols = 'xsub'", "protocols 'xsub' is not a list of protocols: write"),
+        ("[sets.a]\ndata = 'views.h5'\nprotocols = [3]", r"protocols \[3\] is not a list of protocols: write"),
+        ("[sets.a]\ndata = 'views.h5'\nprotocol = ['xsub']", r"protocol \['xsub'\] is not a text: write"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str, folder: Path) -> None:
@@ -115,6 +119,6 @@ def test_a_file_without_val_clips_is_rejected(tmp_path: Path, data_file: Path) -
     path = write_file(tmp_path / "no-val.h5", val_subjects=())
     with pytest.raises(ValueError, match="protocol 'xsub' has no val clips"):
         DataSet(path).check()
-    with pytest.raises(ValueError, match="protocol 'xview' has no val clips"):
-        DataSet(data_file, protocol="xview").check()
+    with pytest.raises(ValueError, match="has no protocol 'xsbu'; it has xsub; did you mean xsub"):
+        DataSet(data_file, protocol="xsbu").check()
     assert len(DataSet(data_file).check()) == 64
