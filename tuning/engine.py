@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,13 +213,15 @@ def run_all(
         trials: Folder in which each task gets a folder.
         resources: What each trial gets.
         address: Ray cluster, or None for this machine.
-        stops: What stops trials before their end. The checkpoints of those that ASHA stopped are removed.
+        stops: What stops trials before their end. The checkpoints of those that ASHA stopped are removed, and those of
+            finished trials unless their specification keeps them.
 
     Raises:
         EngineError: Ray cannot be used.
+        Exception: What the source raised, such as OSError on a full disk; the trial counts as under way.
         KeyboardInterrupt: The user pressed Ctrl-C; Terminated, a kind of it, after SIGTERM.
     """
-    live = _Live(source, trials if isinstance(stops, Asha) else None)
+    live = _Live(source, trials, given_up=isinstance(stops, Asha))
 
     def paused(trial_id: str, result: Mapping[str, Any]) -> bool:
         return isinstance(stops, Pause) and int(result.get("epoch", 0)) >= stops.epoch
@@ -256,7 +258,7 @@ def run_all(
         )
         tuner.fit()
         live.drop_stopped()
-        live.raise_if_interrupted()
+        live.raise_if_ended()
 
 
 def _scheduler(stops: Stops) -> Any:
@@ -287,23 +289,44 @@ def _placement(config: dict[str, Any], resources: Resources) -> Any:
 class _Live:
     """The source and the state of running trials: never copied, and pickled as empty (Ray pickles its arguments).
 
-    `given_up` is the folder of the trials' folders where a stopped trial never goes on, else None.
+    `trials` holds the trials' folders; `given_up` says that a stopped trial never goes on.
     """
 
-    def __init__(self, source: TaskSource | None = None, given_up: Path | None = None) -> None:
+    def __init__(self, source: TaskSource | None = None, trials: Path = Path(), given_up: bool = False) -> None:
         self.source = source
+        self.trials = trials
         self.given_up = given_up
         self.stopped: list[str] = []
         self.tasks: dict[str, Task] = {}
+        self.kept: set[str] = set()  # tasks whose checkpoints stay
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
         self.signal = 0
+        self.failure: Exception | None = None
+
+    def tell(self, event: Callable[..., None], *values: Any) -> None:
+        """Call a method of the source; its error ends the run. Ray would take it for an error of the trial."""
+        if self.failure is None:
+            try:
+                event(*values)
+            except Exception as error:
+                self.failure = error
 
     def drop_stopped(self) -> None:
         """Remove the checkpoints of the trials that were stopped and never go on."""
-        if self.given_up is not None:
+        if self.given_up:
             for name in self.stopped:
-                drop_checkpoints(self.given_up / name)
+                drop_checkpoints(self.trials / name)
         self.stopped.clear()
+
+    def end(self, trial_id: str, outcome: str, **more: Any) -> None:
+        """Tell the source the outcome of a trial, then drop the checkpoints that nobody needs."""
+        task = self.tasks.pop(trial_id)
+        self.drop_stopped()  # of trials that ended earlier: Ray reports this one before its processes end
+        self.stopped += [task.name] * (outcome == "stopped")
+        curve = [metrics for _, metrics in sorted(self.curves.pop(trial_id, {}).items())]
+        self.tell(self.source.on_end, Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
+        if outcome == "finished" and task.name not in self.kept:
+            self.tell(drop_checkpoints, self.trials / task.name)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -312,22 +335,27 @@ class _Live:
         try:
             yield
         except KeyboardInterrupt:  # Ray raises one of its own for a signal during its waits in C++
-            self.raise_if_interrupted()
+            self.raise_if_ended()
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_IGN if self.signal else handler)
 
     def interrupt(self, number: int = signal.SIGINT, _: Any = None) -> None:
-        """Note the first signal and raise. Python ignores exceptions in finalizers, and Ray has many of them."""
+        """Note the first signal and raise."""
         if not self.signal:
             self.signal = number
-            self.raise_if_interrupted()
+            self.raise_if_ended()
 
-    def raise_if_interrupted(self) -> None:
-        """Raise KeyboardInterrupt (Terminated for SIGTERM) after a signal, even if a finalizer swallowed it."""
+    def raise_if_ended(self) -> None:
+        """Raise what ends the run: KeyboardInterrupt (Terminated for SIGTERM) after a signal, or the source's error.
+
+        Python ignores exceptions in finalizers, and Ray catches those in callbacks: so they are raised here once more.
+        """
         if self.signal:
             raise exits.Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
+        if self.failure is not None:
+            raise self.failure
 
     def __deepcopy__(self, memo: Any) -> _Live:
         return self
@@ -361,10 +389,8 @@ def _trainable(resources: Resources) -> type:
             metrics = self.attempt.next_epoch()
             if metrics is not None:
                 return metrics
-            result = json.loads((self.attempt.folder / RESULT).read_text())
-            if not self.spec.keep:
-                drop_checkpoints(self.attempt.folder)
-            return {"done": True, "result": result}
+            # The driver drops the checkpoints, once the end is on its record.
+            return {"done": True, "result": json.loads((self.attempt.folder / RESULT).read_text())}
 
         def cleanup(self) -> None:
             self.attempt.stop()
@@ -393,8 +419,10 @@ def _searcher(live: _Live) -> Any:
             task = self.live.source.next()
             if task is None:
                 return Searcher.FINISHED
+            spec = self.live.source.spec(task)
             self.live.tasks[trial_id] = task
-            return {"name": task.name, "spec": self.live.source.spec(task).to_json()}
+            self.live.kept |= {task.name} if spec.keep else set()
+            return {"name": task.name, "spec": spec.to_json()}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             """Do nothing: the callback below knows more."""
@@ -414,7 +442,7 @@ def _callback(live: _Live) -> Any:
             self.live = live
 
         def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-            self.live.raise_if_interrupted()
+            self.live.raise_if_ended()
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -427,25 +455,18 @@ def _callback(live: _Live) -> Any:
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             written = Path(trial.error_file or "")
             self.cause = cause_from_ray(written.read_text() if written.is_file() else "")
-            self.live.source.on_attempt_failed(self.live.tasks[trial.trial_id], self.cause)  # type: ignore[union-attr]
+            self.live.tell(self.live.source.on_attempt_failed, self.live.tasks[trial.trial_id], self.cause)  # type: ignore[union-attr]
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             result = (trial.last_result or {}).get("result")
             if result:
-                self._end(trial, "finished", summary=result["summary"], re_evaluations=result["variants"])
+                self.live.end(trial.trial_id, "finished", summary=result["summary"], re_evaluations=result["variants"])
             else:
-                self._end(trial, "stopped")
+                self.live.end(trial.trial_id, "stopped")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self.on_trial_recover(iteration, trials, trial)
-            self._end(trial, "failed", cause=self.cause)
-
-        def _end(self, trial: Any, outcome: str, **more: Any) -> None:
-            task = self.live.tasks.pop(trial.trial_id)
-            self.live.drop_stopped()  # of trials that ended earlier: Ray reports this one before its processes end
-            self.live.stopped += [task.name] * (outcome == "stopped")
-            curve = [metrics for _, metrics in sorted(self.live.curves.pop(trial.trial_id, {}).items())]
-            self.live.source.on_end(Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
+            self.live.end(trial.trial_id, "failed", cause=self.cause)
 
     return Events(live)
 

@@ -6,6 +6,7 @@ after the last epoch. Exit codes are those of pipeline.train.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ from pipeline.nodes import Node
 from preprocessing import exits
 from tuning.trial_spec import TrialSpec
 
-SPEC, RESULT = "order.json", "result.json"
+SPEC, RESULT, DROPPED = "order.json", "result.json", "dropped"
 
 
 def limit_memory(gigabytes: float) -> None:
@@ -54,6 +55,8 @@ def run_trial(
         check_once(config.data, folder.parent)
     first = node is None or node.number == 0
     if first:
+        if (folder / DROPPED).exists():
+            drop_checkpoints(folder)
         Run.claim(config)  # before any rank is there: all of them meet on every start
     if node is not None:
         # A launcher cannot know whether ranks that it does not see are at work: no rank is silent here.
@@ -71,9 +74,18 @@ def run_trial(
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a trial that will not be resumed."""
+    """Remove the checkpoints of a trial; one that goes on later starts over.
+
+    Files and pointer cannot go in one step: a mark stands until both are gone, so that `run_trial` completes it after a
+    kill.
+    """
+    if not folder.is_dir():
+        return
+    with contextlib.suppress(OSError):  # a full disk is a reason to go on
+        (folder / DROPPED).touch()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "checkpoint.json").unlink(missing_ok=True)
+    (folder / DROPPED).unlink(missing_ok=True)
 
 
 def main(folder: Path, node: Node | None = None, listener: socket.socket | None = None) -> int:

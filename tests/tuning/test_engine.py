@@ -1,8 +1,10 @@
 """engine.py without a running Ray: the scheduler, the resources of a trial, the events that reach the source."""
 
 import copy
+import errno
 import pickle
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +108,47 @@ def test_a_trial_that_ends_without_a_result_was_stopped(started: tuple[Recorder,
     assert recorder.events == [Outcome(Task("a", {}, 0, ranks=2), "stopped")]
 
 
+class Full(Recorder):
+    """A source whose record cannot be written."""
+
+    def on_end(self, outcome: Outcome) -> None:
+        raise OSError(errno.ENOSPC, "no space left", "ledger.jsonl")
+
+
+class Keeping(Recorder):
+    """A source whose trials keep their checkpoints."""
+
+    def spec(self, task: Task) -> TrialSpec:
+        return replace(super().spec(task), keep=True)
+
+
+@pytest.mark.parametrize(("source", "stay"), [(Recorder, False), (Keeping, True), (Full, True)])
+def test_the_checkpoints_of_a_finished_trial_go_once_its_end_is_on_record(
+    tmp_path: Path, source: type[Recorder], stay: bool
+) -> None:
+    """Before, a kill would repeat the training."""
+    checkpoints = tmp_path / "a" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    live = engine._Live(source(), tmp_path)
+    engine._searcher(live).suggest("one")
+    engine._callback(live).on_trial_complete(0, [], trial({"result": {"summary": {}, "variants": {}}}))
+    assert checkpoints.exists() == stay
+    assert not (tmp_path / "a" / "dropped").exists()
+
+
+def test_an_error_of_the_record_ends_the_run_and_not_the_trial() -> None:
+    """Ray would take it for a failure of the trial. Later events are not recorded."""
+    live = engine._Live(Full())
+    searcher, callback = engine._searcher(live), engine._callback(live)
+    searcher.suggest("one")
+    searcher.suggest("two")
+    callback.on_trial_complete(0, [], trial(METRICS))
+    callback.on_trial_complete(0, [], SimpleNamespace(trial_id="two", last_result=METRICS))
+    with pytest.raises(OSError, match="no space left") as caught:
+        callback.on_step_begin(0, [])
+    assert exits.code(caught.value) == exits.NO_SPACE
+
+
 @pytest.mark.parametrize("goes_on", [False, True], ids=["stopped by ASHA", "paused"])
 def test_the_checkpoints_of_a_trial_that_asha_stopped_are_removed_when_the_next_one_ends(
     tmp_path: Path, goes_on: bool
@@ -113,7 +156,7 @@ def test_the_checkpoints_of_a_trial_that_asha_stopped_are_removed_when_the_next_
     """Not before: its processes may still write one."""
     checkpoints = tmp_path / "a" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    live = engine._Live(Recorder(), None if goes_on else tmp_path)
+    live = engine._Live(Recorder(), tmp_path, given_up=not goes_on)
     searcher, callback = engine._searcher(live), engine._callback(live)
     searcher.suggest("one")
     searcher.suggest("two")
@@ -150,7 +193,7 @@ def test_a_lost_worker_is_named_by_the_first_line_of_ray() -> None:
 def test_an_interrupt_is_kept_until_it_is_raised_outside_a_finalizer() -> None:
     """The state is never copied, and is empty where Ray unpickles it."""
     live = engine._Live(Recorder())
-    live.raise_if_interrupted()
+    live.raise_if_ended()
     with pytest.raises(KeyboardInterrupt):
         live.interrupt()
     with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,7 @@ import pytest
 from preprocessing.hdf5 import open_file
 from tests.conftest import write_file
 from tuning.attempt import Attempt, AttemptFailed, epoch_metrics, failure_cause
+from tuning.trial import DROPPED, drop_checkpoints
 from tuning.trial_spec import TrialSpec
 
 ROOT = Path(__file__).parents[2]
@@ -227,3 +228,24 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["by drop_checkpoints", "by someone"])
+def test_a_trial_whose_checkpoints_were_being_dropped_starts_over(
+    data_file: Path, tmp_path: Path, attempts: Any, marked: bool
+) -> None:
+    """A kill came between the files and their pointer. Where no mark stands, they are missing for another reason."""
+    before = epochs(attempts(trial_spec(data_file)))
+    folder = tmp_path / "trial"
+    for name in ("summary.json", "result.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints")
+    if not marked:
+        with pytest.raises(AttemptFailed, match=r"damaged file: .* names epoch-0002.pt, which is missing"):
+            epochs(attempts(trial_spec(data_file)))
+        return
+    (folder / DROPPED).touch()
+    assert epochs(attempts(trial_spec(data_file))) == before
+    assert not (folder / DROPPED).exists()
+    drop_checkpoints(folder)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(("checkpoint", DROPPED))]
