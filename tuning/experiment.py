@@ -176,10 +176,11 @@ class Experiment(ABC):
             until: Epoch after which they are stopped, if they have not got there yet; None: they train to their end.
 
         Raises:
-            ValueError: A task has ended with other settings than it has now.
+            ValueError: A task is on the record with other settings than it has now.
         """
         for task in tasks:
-            if task.name in ledger.ended and ledger.ended[task.name].task.settings != task.settings:
+            recorded = ledger.recorded(task.name)
+            if recorded is not None and recorded.settings != task.settings:
                 raise ValueError(
                     f"{self.out} has a trial {task.name} with other settings, from another choice on validation; "
                     "choose another --out or delete it"

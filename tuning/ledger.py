@@ -5,7 +5,7 @@ Searches and studies resume from it alone. Ray's own state is pickle, a kill can
 The first line names the study (`study`); a later such line names it again, with arms or data sets that were added. Each
 other line is `begun` (a task with its settings and seed), `failed` (an attempt, with its cause) or `ended` (the task
 with its outcome). A task that began and did not end was under way when the driver died: it is done first, from its own
-last checkpoint. A task that ended is never done again.
+last checkpoint. A task that ended is never done again, unless what failed was the machine (MACHINE) and not the task.
 
 Lines are chained, and `ledger.head.json` counts them: an edited, dropped or added line ends a resumed command with exit
 code 6, unless `skelnorm adopt STUDY` accepted it.
@@ -26,6 +26,7 @@ from preprocessing.journal import Journal
 NAME = "ledger.jsonl"
 ENDS = ("finished", "stopped", "failed")
 GROWING = ("arms", "sets")  # a resumed study may have more of these
+MACHINE = ("no space: ", "worker lost: ")  # how a cause begins that another command may not meet
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ class StudyLedger:
         elif "failed" in line:
             self.failures[line["failed"]] += 1
         elif "study" not in line:
-            self._note(_outcome(line["ended"]))
+            outcome = _outcome(line["ended"])
+            self._note(outcome)
+            if outcome.outcome == "failed" and outcome.cause.startswith(MACHINE):
+                del self.ended[outcome.task.name]
+                self.under_way[outcome.task.name] = outcome.task
 
     def _append(self, record: dict[str, Any]) -> None:
         self._journal.append(record)
@@ -130,6 +135,16 @@ class StudyLedger:
 
     def _publish_head(self) -> None:
         journal_head.publish(self._path, self._journal.count, self._journal.last, self._adopted)
+
+    def recorded(self, name: str) -> Task | None:
+        """Return a task as it is on the record: ended, or under way; None if it is not there."""
+        ended = self.ended.get(name)
+        return ended.task if ended else self.under_way.get(name)
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks on the record, each once."""
+        ended = {name: outcome.task for name, outcome in self.ended.items()}
+        return list((ended | self.under_way).values())
 
     def begin(self, task: Task) -> None:
         """Record that a task is under way."""
@@ -143,9 +158,11 @@ class StudyLedger:
         self.failures[task.name] += 1
 
     def end(self, outcome: Outcome) -> None:
-        """Record the end of a task with its number of attempts."""
+        """Record the end of a task with its number of attempts, and with what it reported before it was stopped."""
         attempts = self.failures[outcome.task.name] + (outcome.outcome != "failed")
-        outcome = replace(outcome, attempts=attempts)
+        before = self.ended.get(outcome.task.name)
+        curve = {line["epoch"]: line for line in [*(before.curve if before else ()), *outcome.curve]}
+        outcome = replace(outcome, attempts=attempts, curve=[curve[epoch] for epoch in sorted(curve)])
         self._append({"ended": _outcome_line(outcome)})
         self._note(outcome)
 

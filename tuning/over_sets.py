@@ -3,7 +3,8 @@
 Over the sets, each set counts once, however many clips or seeds it has: the effect of an arm is the mean of its effects
 on the sets, with the interval and p of Student's paired t-test over the sets. Ranks on the sets are averaged and
 compared by Friedman's test, after Demšar 2006, JMLR 7. Sets with the same train and val clips, which differ in their
-test clips or settings, are not independent: they count as one, by their mean.
+test clips or settings, are not independent: they count as one, by their mean. A set on which no trial has finished
+counts nowhere.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ def combined_document(
         fewer than three arms or two sets).
     """
     of_set = {name: [outcome for outcome in outcomes if outcome.task.data_set == name] for name in sets}
-    splits = {judged_split(arm_rows(arms, trials)) for trials in of_set.values() if trials}
+    done = {name: [one for one in trials if one.outcome == "finished"] for name, trials in of_set.items()}
+    splits = {judged_split(arm_rows(arms, trials)) for trials in done.values() if trials}
     split = "test" if splits == {"test"} else "val"
     documents = {name: study_document(arms, trials, split) for name, trials in of_set.items()}
     table = {name: _rows(document) for name, document in documents.items()}
     counts_as = {name: (shared or {}).get(name, name) for name in sets}
-    groups = _groups(counts_as)
+    groups = _groups({name: first for name, first in counts_as.items() if done[name]})
     ranks, friedman_p = _ranks(arms, table, split, groups)
     overall = [_overall(name, arms.baseline, table, groups) | {"rank": ranks.get(name)} for name in arms.arms]
     corrected = statistics.holm({row["arm"]: row["p"] for row in overall})
@@ -78,9 +80,11 @@ def _groups(counts_as: Mapping[str, str]) -> list[list[str]]:
 def _ranks(
     arms: Arms, table: Mapping[str, Rows], split: str, groups: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], float | None]:
-    """Return the mean rank of each arm that has a result on every set, and the p of Friedman's test."""
-    names = [name for name in arms.arms if all(rows[name][split] is not None for rows in table.values())]
-    if not names:
+    """Return the mean rank of each arm that has a result on every set of the groups, and the p of Friedman's test."""
+    names = [
+        name for name in arms.arms if all(table[one][name][split] is not None for group in groups for one in group)
+    ]
+    if not names or not groups:
         return {}, None
     accuracy = np.array(
         [np.mean([[table[one][name][split] for name in names] for one in group], axis=0) for group in groups]

@@ -104,7 +104,9 @@ def note(document: dict[str, Any]) -> str:
         return NOTE
     p = document["friedman_p"]
     equal = "" if p is None else f" Friedman's test of equal ranks: p = {p:.2g}."
-    return OVER_SETS + equal
+    empty = [name for name, one in document["sets"].items() if not any(row["n"] for row in one["arms"])]
+    left_out = f" No trial has finished on {', '.join(empty)}: it does not count." if empty else ""
+    return OVER_SETS + equal + left_out
 
 
 def choice_table(cells: list[dict[str, Any]]) -> Table:

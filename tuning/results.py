@@ -130,6 +130,8 @@ def study_document(arms: Arms, outcomes: Iterable[Outcome], split: str = "") -> 
     """
     rows = arm_rows(arms, outcomes)
     eval_split = split or judged_split(rows)
+    if eval_split == "val":  # although the file has a test split, which C and D were measured on
+        rows = [row if row["test"] is None else row | {"C": row["val"], "D": None} for row in rows]
     seeds_of = {name: _by_seed(name, rows, eval_split) for name in arms.arms}
     table = []
     for name, seeds in seeds_of.items():

@@ -5,13 +5,15 @@ three trainings per arm and data set. Successive halving (Jamieson & Talwalkar 2
 on each rung all candidates of a data set are compared at the same epoch, and the best third goes on. So neither the
 order of the arms nor a resumed command changes the choice. Data sets whose train and val clips are the same, and which
 differ in the test clips alone, share it.
+
+A choice that a trial was trained with holds, also where arms are added later that change who goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -19,7 +21,6 @@ from scipy.stats import rankdata
 from tuning.arms import Arms
 from tuning.engine import REDUCTION
 from tuning.ledger import Outcome, Task
-from tuning.results import is_ranked
 
 RATE = "optim.lr"
 Cell = tuple[str, str]  # name of the data set, name of the arm
@@ -63,7 +64,9 @@ class Candidate(NamedTuple):
 
 
 def at_rung(outcomes: Iterable[Outcome], rung: int, epoch: int | None) -> list[Candidate]:
-    """Return the candidates with their accuracy at an epoch, whatever was trained beyond; failed ones are absent.
+    """Return the candidates with their accuracy at an epoch, whatever was trained beyond.
+
+    One that failed is absent, unless it had got to this epoch: it was compared there when it had not failed yet.
 
     Args:
         outcomes: The trainings.
@@ -73,7 +76,8 @@ def at_rung(outcomes: Iterable[Outcome], rung: int, epoch: int | None) -> list[C
     found = []
     for outcome in outcomes:
         curve = [line for line in outcome.curve if epoch is None or line["epoch"] <= epoch]
-        if is_ranked(outcome) and curve and curve[-1]["val"] is not None:
+        failed = outcome.outcome == "failed" and (epoch is None or outcome.last.get("epoch", 0) < epoch)
+        if not failed and curve and curve[-1]["val"] is not None:
             found.append(Candidate(outcome, rung, int(curve[-1]["epoch"]), curve[-1]["val"]))
     return found
 
@@ -87,12 +91,22 @@ def survivors(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [one for one in candidates if one.val >= limit]
 
 
-def best_of_each(candidates: Iterable[Candidate]) -> dict[Cell, Candidate]:
-    """Return the best candidate on validation of each data set and arm; a cell whose trainings all failed is absent."""
+def best_of_each(
+    candidates: Iterable[Candidate], held: Mapping[Cell, Mapping[str, Any]] | None = None
+) -> dict[Cell, Candidate]:
+    """Return the best candidate on validation of each data set and arm; a cell whose trainings all failed is absent.
+
+    Args:
+        candidates: All of them.
+        held: Settings of the cells whose choice holds: theirs is the candidate that has them.
+    """
     best: dict[Cell, Candidate] = {}
     for one in candidates:
-        cell = one.outcome.task.data_set, one.outcome.task.arm
-        if cell not in best or one.standing > best[cell].standing:
+        task = one.outcome.task
+        cell = task.data_set, task.arm
+        settings = (held or {}).get(cell)
+        out = one.outcome.outcome == "failed" if settings is None else task.settings != settings
+        if not out and (cell not in best or one.standing > best[cell].standing):
             best[cell] = one
     return best
 
@@ -113,7 +127,7 @@ def screened(arms: Arms, best: Mapping[Cell, Candidate], sets: Sequence[str], ke
     first = sorted(range(len(names)), key=lambda number: (mean_rank[number], number))[:keep]
     staying = (arms.baseline, *arms.always)
     kept = {names[number] for number in first} | {arms.arms[name].of or name for name in staying}
-    return Arms(arms.baseline, {name: arm for name, arm in arms.arms.items() if (arm.of or name) in kept}, arms.always)
+    return arms.only(kept)
 
 
 def _ranks(best: Mapping[Cell, Candidate], one: str, names: Sequence[str]) -> list[float]:

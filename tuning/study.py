@@ -82,6 +82,9 @@ class Study(Experiment):
         super().__post_init__()
         if wrong := [rate for rate in self.lr if not 0 < rate < 1]:
             raise ValueError(f"--lr {wrong[0]:g} is out of range: learning rates are above 0 and below 1.")
+        names = [f"{rate:g}" for rate in self.lr]  # of the trials' folders
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"--lr {twice[0]} is listed twice (rates are told apart by six digits): remove one.")
         if self.grace > self.epochs:
             raise ValueError(f"--grace {self.grace} is too large: must be at most --epochs ({self.epochs}).")
         if self.grace and not (self.lr or self.screen):
@@ -102,6 +105,24 @@ class Study(Experiment):
     def shared_clips(self) -> dict[str, str]:
         """The data set that each one counts as where sets are counted: the first with the same train and val clips."""
         return first_equal(self.sets, lambda one: one.clips)
+
+    def check_arms(self, arms: Arms) -> None:
+        """Raise ValueError if an arm or a data set decides what the study decides, or needs other nodes."""
+        for name, arm in arms.trained().items():
+            if arm.ranks > 1:  # a trial of one rank has one node
+                self.check_nodes(arm.ranks, f"arm {name!r}: ranks")
+        protocols = {arm.settings.get("input.protocol") for arm in arms.trained().values()}
+        if len(protocols) > 1 or (protocols != {None} and list(self.sets) != [""]):
+            raise ValueError(
+                "arms cannot set input.protocol: they are compared on the same clips. Write protocols into a TOML file "
+                "of data sets, and give that as --data (format: tuning/sets.py)."
+            )
+        if protocol := protocols.pop():
+            DataSet(self.data, protocol=protocol).check_protocol()
+        owners = {f"arm {name!r}": arm.settings for name, arm in arms.trained().items()}
+        owners |= {f"data set {name!r}": one.settings for name, one in self.sets.items()}
+        if self.lr and (own := [owner for owner, its in owners.items() if "optim.lr" in its]):
+            raise ValueError(f"{own[0]} sets optim.lr, which --lr chooses: remove one of them.")
 
     def data_set_of(self, task: Task) -> DataSet:
         """Return the data set of a task."""
@@ -159,6 +180,19 @@ class StudyResult(NamedTuple):
     """Content of results.json without the command (tuning.results.study_document)."""
 
 
+class Choice(NamedTuple):
+    """What was chosen on validation; without --lr and --screen, everything."""
+
+    arms: Arms
+    """The arms that remain, and those that have trials."""
+    tasks: list[Task]
+    """Their trainings, with what was chosen for them."""
+    cells: Sequence[dict[str, Any]] = ()
+    """What was chosen, for results.json: one entry per data set and arm."""
+    failed: Sequence[Outcome] = ()
+    """Failed candidates of data sets and arms that have no other, so that nothing could be chosen."""
+
+
 def list_tasks(arms: Arms, seeds: int, sets: Sequence[str] = ("",)) -> list[Task]:
     """Return all trainings, seed by seed: whenever a study stops, most arms have pairs.
 
@@ -205,23 +239,22 @@ def run_study(settings: Study) -> StudyResult:
 
     with files.lock_folder(settings.out):
         arms = read_arms(settings.arms)
-        for name, arm in arms.trained().items():
-            if arm.ranks > 1:  # a trial of one rank has one node
-                settings.check_nodes(arm.ranks, f"arm {name!r}: ranks")
+        settings.check_arms(arms)
         sets = list(settings.sets)
         tasks = list_tasks(arms, settings.seeds, sets)
         ledger = study_ledger(settings, "study", settings.identity | arms.identity())
         report_resumed(len(ledger.ended), len(ledger.under_way))
-        choice: dict[str, Any] = {}
+        choice = Choice(arms, tasks)
         with ExitStack() as ray:  # started by the first task that is missing, once
             if settings.lr or settings.screen:
-                arms, tasks, choice = _choose(settings, arms, tasks, ledger, ray)
-            outcomes = _run_missing(settings, tasks, ledger, ray)
+                choice = _choose(settings, arms, tasks, ledger, ray)
+            arms = choice.arms
+            outcomes = [*_run_missing(settings, choice.tasks, ledger, ray), *choice.failed]
         if sets != [""]:
             document = combined_document(arms, outcomes, sets, settings.shared_clips)
         else:
             document = results.study_document(arms, outcomes)
-        document |= choice
+        document |= {"choice": choice.cells} if choice.cells else {}
         results.write(settings.out, {"command": settings.recorded_command, **document})
         page.write_study(settings.out, settings.command, document, outcomes)
     return StudyResult(arms, outcomes, document)
@@ -236,25 +269,30 @@ def _run_missing(
     return settings.run_missing(tasks, ledger, until=until)
 
 
-def _choose(
-    settings: Study, arms: Arms, tasks: Iterable[Task], ledger: StudyLedger, ray: ExitStack
-) -> tuple[Arms, list[Task], dict[str, Any]]:
-    """Train the candidates, then return the arms that remain, their tasks, and the choice for results.json."""
+def _choose(settings: Study, arms: Arms, tasks: Sequence[Task], ledger: StudyLedger, ray: ExitStack) -> Choice:
+    """Train the candidates, then return what is chosen.
+
+    A trial on the record has the settings that were chosen for it. An arm that no longer remains keeps such trials.
+    """
     from tuning import selection  # loads scipy
 
     first = [task for task in tasks if task.seed == 0]
     source = settings.shared_choices
+    held = {
+        (source[task.data_set], task.arm): task.settings
+        for task in filter(None, (ledger.recorded(task.name) for task in tasks))
+    }
     candidates = list[selection.Candidate]()
     for name in dict.fromkeys(source.values()):
         own = selection.candidates([task for task in first if task.data_set == name], settings.lr)
         candidates += _halved(settings, name, own, ledger, ray)
-    found = selection.best_of_each(candidates)
+    found = selection.best_of_each(candidates, held)
     best = {(name, arm): found[one, arm] for name, one in source.items() for arm in arms.arms if (one, arm) in found}
     kept = selection.screened(arms, found, list(dict.fromkeys(source.values())), settings.screen)
     chosen = [
         replace(task, settings=best[task.data_set, task.arm].outcome.task.settings)
         for task in tasks
-        if task.arm in kept.arms and (task.data_set, task.arm) in best
+        if (task.arm in kept.arms or ledger.recorded(task.name)) and (task.data_set, task.arm) in best
     ]
     cells = [
         {
@@ -267,7 +305,13 @@ def _choose(
         | {key: one.outcome.task.settings[key] for key in (selection.RATE,) if settings.lr}
         for (data_set, arm), one in best.items()
     ]
-    return kept, chosen, {"choice": cells}
+    failed = [
+        replace(one, task=replace(one.task, data_set=name))
+        for name, first_equal_set in source.items()
+        for one in ledger.ended.values()
+        if one.task.choosing and one.task.data_set == first_equal_set and (name, one.task.arm) not in best
+    ]
+    return Choice(arms.only({*kept.arms, *(task.arm for task in chosen)}), chosen, cells, failed)
 
 
 def _halved(
@@ -284,7 +328,7 @@ def _halved(
     if not settings.keep:
         for name in found:
             drop_checkpoints(settings.out / "trials" / name)
-    return list(found.values())
+    return [one._replace(outcome=ledger.ended[name]) for name, one in found.items()]  # some may have failed later
 
 
 def show(arms: list[dict[str, Any]], eval_split: str, console: Console) -> None:

@@ -227,3 +227,35 @@ def test_a_kill_between_a_line_and_its_head_loses_nothing(tmp_path: Path, point:
     if "a" not in again.ended:
         again.end(outcome("a"))
     assert StudyLedger(tmp_path, WHOSE).ended == {"a": outcome("a")}
+
+
+def test_what_a_stopped_task_reported_stays_when_it_goes_on_and_fails(tmp_path: Path) -> None:
+    """Its accuracy there was compared with others. An epoch that is reported again replaces the earlier line."""
+    ledger = StudyLedger(tmp_path, WHOSE)
+    ledger.end(Outcome(task("a"), "stopped", curve=[{"epoch": 1, "val": 0.5}, {"epoch": 2, "val": 0.6}]))
+    ledger.end(Outcome(task("a"), "failed", "memory: none left", curve=[{"epoch": 2, "val": 0.7}]))
+    assert ledger.ended["a"].curve == [{"epoch": 1, "val": 0.5}, {"epoch": 2, "val": 0.7}]
+    assert StudyLedger(tmp_path, WHOSE).ended == ledger.ended
+
+
+@pytest.mark.parametrize(
+    ("cause", "again"),
+    [
+        ("no space: no space left for checkpoint.json", True),
+        ("worker lost: The node died.", True),
+        ("memory: none left", False),
+        ("non-finite: loss is nan in epoch 2", False),
+    ],
+)
+def test_a_failure_of_the_machine_is_tried_again_by_the_next_command(tmp_path: Path, cause: str, again: bool) -> None:
+    """Not by the same one. A failure of the task itself would come again."""
+    ledger = StudyLedger(tmp_path, WHOSE)
+    ledger.begin(task("a"))
+    ledger.end(Outcome(task("a"), "failed", cause))
+    assert list(ledger.ended) == ["a"]
+    resumed = StudyLedger(tmp_path, WHOSE)
+    assert (list(resumed.under_way), list(resumed.ended)) == ((["a"], []) if again else ([], ["a"]))
+    assert resumed.tasks() == [task("a")]
+    resumed.begin(task("a"))
+    resumed.end(outcome("a"))
+    assert list(StudyLedger(tmp_path, WHOSE).ended) == ["a"]

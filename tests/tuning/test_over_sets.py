@@ -102,3 +102,18 @@ def test_each_set_has_the_table_of_a_study_of_its_own() -> None:
     alone = study_document(ARMS, [o for o in outcomes() if o.task.data_set == "ucla"])
     assert document["sets"]["ucla"]["arms"] == alone["arms"]
     assert [row["set"] for row in document["trials"]] == ["ucla"] * 6 + ["utd"] * 3 + ["sbu"] * 3
+
+
+def test_a_set_on_which_every_trial_failed_changes_nothing_for_the_others() -> None:
+    """It has its rows, with the number of failures; the others are judged on test as before, with the same ranks."""
+    failed = [
+        Outcome(Task(f"sbu-{arm}-s0", {}, 0, arm, data_set="sbu"), "failed", cause="memory: none left")
+        for arm in ARMS.arms
+    ]
+    two = [one for one in outcomes() if one.task.data_set != "sbu"]
+    without = combined_document(ARMS, two, ["ucla", "utd"])
+    document = combined_document(ARMS, two + failed, list(TEST))
+    assert (document["judged"], document["friedman_p"]) == ("test", without["friedman_p"])
+    for arm, row in rows(document).items():
+        assert row == rows(without)[arm] | {"failed": 1}
+    assert [row["failed"] for row in document["sets"]["sbu"]["arms"]] == [1, 1, 1]

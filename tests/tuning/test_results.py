@@ -160,3 +160,11 @@ def test_an_arm_without_a_finished_trial_has_a_row_without_metrics() -> None:
 def test_plus_minus(mean: float | None, std: float | None, shown: str) -> None:
     """In percent."""
     assert results.plus_minus(mean, std) == shown
+
+
+def test_a_study_that_is_judged_on_val_shows_c_on_val() -> None:
+    """C and D of a trial are those of the test split where the file has one: D on val was not measured."""
+    outcomes = [ended("better", 0, test=0.5, val=0.75)]
+    on_test, on_val = (results.study_document(ARMS, outcomes, split)["trials"][0] for split in ("test", "val"))
+    assert (on_test["C"], on_test["D"]) == (0.5, 0.75)
+    assert (on_val["C"], on_val["D"]) == (0.75, None)

@@ -120,3 +120,22 @@ def test_each_arm_is_trained_on_each_set_in_a_folder_of_its_own() -> None:
     assert names[:4] == ["ucla--none-s0", "ucla--bn-s0", "ucla--gn-s0", "utd--none-s0"]
     with pytest.raises(ValueError, match="two data sets, have names"):
         list_tasks(ARMS, 1, ("UCLA", "ucla"))
+
+
+def test_a_candidate_that_failed_later_still_stands_where_it_was_compared() -> None:
+    """So the same third goes on when the command is repeated; but it is never chosen."""
+    (first, second) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3])
+    diverged = Outcome(first, "failed", "non-finite: loss", curve=[{"epoch": 3, "val": 0.9}])
+    other = Outcome(second, "stopped", curve=[{"epoch": 3, "val": 0.5}])
+    found = at_rung([diverged, other], 0, 3)
+    assert [one.val for one in found] == [0.9, 0.5]
+    assert at_rung([diverged], 1, 6) == at_rung([diverged], 1, None) == []
+    assert best_of_each(found)["utd", "bn"].outcome is other
+
+
+def test_a_choice_that_holds_is_not_made_again() -> None:
+    (first, second) = candidates([Task("bn-s0", {}, 0, "bn", data_set="utd")], [1e-4, 1e-3])
+    found = at_end([ended(first, 0.5), ended(second, 0.75)])
+    assert best_of_each(found)["utd", "bn"].outcome.task is second
+    assert best_of_each(found, {("utd", "bn"): {"optim.lr": 1e-4}})["utd", "bn"].outcome.task is first
+    assert best_of_each(found, {("sbu", "bn"): {"optim.lr": 1e-4}})["utd", "bn"].outcome.task is second

@@ -158,6 +158,141 @@ def test_a_study_whose_baseline_never_finished_ends_with_3(data_file: Path, tmp_
     assert run_study(settings).document["arms"][0]["failed"] == 1
 
 
+RATES = (1e-3, 3e-3)
+
+
+def curve(*vals: float) -> list[dict[str, float]]:
+    """An accuracy on val at epochs 2 and 6."""
+    return [{"epoch": epoch, "val": val} for epoch, val in zip((2, 6), vals, strict=False)]
+
+
+def finished_trial(arm: str, rate: float, val: float = 0.5) -> Outcome:
+    """The first seed of an arm, trained with the rate that was chosen for it."""
+    summary = {
+        "train": {"top1": 1.0}, "val": {"top1": val}, "test": {"top1": val}, "eval": "test",
+        "accuracies": {"A": 1.0, "B": 1.0, "C": val, "D": val}, "gap": {"normalization": 0.0},
+    }  # fmt: skip
+    return Outcome(Task(f"{arm}-s0", {"optim.lr": rate}, 0, arm), "finished", curve=curve(val, val), summary=summary)
+
+
+def recorded(settings: Study, arms: str, outcomes: list[Outcome]) -> list[str]:
+    """Write the arms and the record of their study; return the names of the trials on it."""
+    Path(settings.arms).write_text(arms)
+    identity = {"kind": "study"} | settings.data_identity() | settings.identity | read_arms(settings.arms).identity()
+    ledger = StudyLedger(settings.out, identity)
+    for outcome in outcomes:
+        ledger.end(outcome)
+    return list(ledger.ended)
+
+
+def candidate(arm: str, rate: float, outcome: str, *vals: float) -> Outcome:
+    """A training that serves the choice of a rate."""
+    name = f"{arm}-s0-choosing-lr-{rate:g}"
+    return Outcome(Task(name, {"optim.lr": rate}, 0, arm, choosing=True), outcome, curve=curve(*vals))
+
+
+def choosing(data: Path, folder: Path) -> Study:
+    """A study that chooses from RATES, all of whose trainings a test has on the record: Ray does not start."""
+    return Study(
+        data, folder, arms=str(folder / "arms.toml"), seeds=1, epochs=6, lr=RATES, grace=2, eval_every=2, wandb="off"
+    )
+
+
+def test_a_rate_that_diverged_after_a_rung_is_not_chosen_and_the_command_can_be_repeated(
+    data_file: Path, tmp_path: Path
+) -> None:
+    """It was the best after two epochs, and took the place of another. So it does when the command is repeated."""
+    settings = choosing(data_file, tmp_path)
+    names = recorded(
+        settings,
+        'baseline = "a"\n[arms.a]\n[arms.b]\n',
+        [
+            candidate("a", 3e-3, "failed", 0.9), candidate("a", 1e-3, "stopped", 0.5),
+            candidate("b", 3e-3, "stopped", 0.6), candidate("b", 1e-3, "finished", 0.8, 0.7),
+            finished_trial("a", 1e-3), finished_trial("b", 1e-3),
+        ],
+    )  # fmt: skip
+    document = run_study(settings).document
+    assert {cell["arm"]: (cell["optim.lr"], cell["epochs"]) for cell in document["choice"]} == {
+        "a": (1e-3, 2), "b": (1e-3, 6),
+    }  # fmt: skip
+    assert [row["n"] for row in document["arms"]] == [1, 1]
+    assert [path.name for path in tmp_path.glob("trials/*")] == []  # nothing was trained
+    assert len(names) == 6
+
+
+def test_arms_that_are_added_leave_the_choices_of_the_others_as_they_are(data_file: Path, tmp_path: Path) -> None:
+    """Both rates of a went on before b was there, and the slower one won. Beside b neither goes on."""
+    settings = choosing(data_file, tmp_path)
+    recorded(
+        settings,
+        'baseline = "a"\n[arms.a]\n[arms.c]\n',
+        [
+            candidate("a", 1e-3, "finished", 0.7, 0.5), candidate("a", 3e-3, "finished", 0.6, 0.8),
+            candidate("c", 1e-3, "stopped", 0.2), candidate("c", 3e-3, "stopped", 0.1),
+            finished_trial("a", 3e-3), finished_trial("c", 1e-3),
+        ],
+    )  # fmt: skip
+    assert rates(run_study(settings).document) == {"a": 3e-3, "c": 1e-3}
+    more = [candidate("b", 1e-3, "finished", 0.9, 0.9), candidate("b", 3e-3, "finished", 0.9, 0.8)]
+    recorded(settings, 'baseline = "a"\n[arms.a]\n[arms.c]\n[arms.b]\n', [*more, finished_trial("b", 1e-3)])
+    document = run_study(settings).document
+    assert rates(document) == {"a": 3e-3, "c": 1e-3, "b": 1e-3}
+    assert [row["n"] for row in document["arms"]] == [1, 1, 1]
+
+
+def rates(document: dict[str, Any]) -> dict[str, float]:
+    """The rate of each arm."""
+    return {cell["arm"]: cell["optim.lr"] for cell in document["choice"]}
+
+
+def test_an_arm_whose_candidates_all_failed_is_shown_with_them(data_file: Path, tmp_path: Path) -> None:
+    """Not as an arm that was never tried."""
+    settings = choosing(data_file, tmp_path)
+    good = [candidate("a", 1e-3, "finished", 0.9, 0.9), candidate("a", 3e-3, "stopped", 0.2)]
+    bad = [candidate("b", rate, "failed") for rate in RATES]
+    recorded(settings, 'baseline = "a"\n[arms.a]\n[arms.b]\n', [*good, *bad, finished_trial("a", 1e-3)])
+    document = run_study(settings).document
+    assert {row["arm"]: (row["n"], row["failed"]) for row in document["arms"]} == {"a": (1, 0), "b": (0, 2)}
+
+
+def test_an_arm_that_no_longer_remains_keeps_its_trials(data_file: Path, tmp_path: Path) -> None:
+    """With --screen 1 beside the baseline, b has no further seeds, but those it has are results."""
+    settings = replace(choosing(data_file, tmp_path), screen=1)
+    ended = []
+    for arm, val in (("a", 0.5), ("b", 0.6), ("c", 0.9)):
+        ended += [candidate(arm, 1e-3, "finished", val, val), candidate(arm, 3e-3, "finished", val, 0.1)]
+        ended += [finished_trial(arm, 1e-3)]
+    recorded(settings, 'baseline = "a"\n[arms.a]\n[arms.b]\n[arms.c]\n', ended)
+    document = run_study(settings).document
+    assert {cell["arm"]: cell["kept"] for cell in document["choice"]} == {"a": True, "b": False, "c": True}
+    assert {row["arm"]: row["n"] for row in document["arms"]} == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("arms", "lr", "words"),
+    [
+        ("[arms.a]\noptim.lr = 1e-4", RATES, "arm 'a' sets optim.lr, which --lr chooses: remove one of them."),
+        ("common.optim.lr = 1e-4\n[arms.a]", RATES, "arm 'a' sets optim.lr, which --lr chooses"),
+        ('[arms.a]\n[arms.b]\ninput.protocol = "xview"', (), "arms cannot set input.protocol"),
+        ('[arms.a]\ninput.protocol = "xsbu"', (), "has no protocol 'xsbu'; it has xsub; did you mean xsub"),
+    ],
+)
+def test_an_arm_does_not_decide_what_the_study_decides(
+    data_file: Path, tmp_path: Path, arms: str, lr: tuple[float, ...], words: str
+) -> None:
+    """Nothing has started."""
+    (tmp_path / "arms.toml").write_text(f'baseline = "a"\n{arms}\n')
+    with pytest.raises(ValueError, match=words):
+        run_study(Study(data_file, tmp_path / "out", arms=str(tmp_path / "arms.toml"), lr=lr))
+    assert not list((tmp_path / "out").glob("ledger*"))
+
+
+def test_rates_that_would_share_a_folder_are_rejected(data_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--lr 0.001 is listed twice"):
+        Study(data_file, tmp_path, arms="norms", lr=(1e-3, 3e-3, 0.0010000001))
+
+
 @pytest.mark.slow
 def test_a_study_over_two_sets_chooses_on_validation_and_resumes(data_file: Path, tmp_path: Path) -> None:
     """Candidates of every arm, rate and set; then all seeds of the arm that remains and of the baseline."""
@@ -240,10 +375,13 @@ def test_a_stopped_candidate_goes_on_if_a_later_rung_needs_it(tmp_path: Path) ->
     assert missing([done, stopped, new], ledger) == [stopped, new]
 
 
-def test_a_trial_of_another_choice_is_never_taken_for_this_one(data_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("under_way", [False, True], ids=["ended", "under way"])
+def test_a_trial_of_another_choice_is_never_taken_for_this_one(
+    data_file: Path, tmp_path: Path, under_way: bool
+) -> None:
     settings = Study(data_file, tmp_path, arms="norms")
-    ledger = StudyLedger(tmp_path, {})
-    ledger.end(Outcome(Task("bn-s0", {"optim.lr": 1e-3}, 0), "finished"))
+    ledger, task = StudyLedger(tmp_path, {}), Task("bn-s0", {"optim.lr": 1e-3}, 0)
+    ledger.begin(task) if under_way else ledger.end(Outcome(task, "finished"))
     with pytest.raises(ValueError, match="has a trial bn-s0 with other settings, from another choice on validation"):
         settings.run_missing([Task("bn-s0", {"optim.lr": 3e-3}, 0)], ledger)
 
