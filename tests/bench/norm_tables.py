@@ -14,6 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from statistics import mean, variance
@@ -55,6 +56,11 @@ def per_set(document: dict[str, Any], arms: list[str], cell: Any) -> Iterator[li
     for name, one in document["sets"].items():
         rows = {row["arm"]: row for row in one["arms"]}
         yield [name, *(cell(rows[arm]) for arm in arms)]
+
+
+def letter_of(letter: str, row: dict[str, Any]) -> str:
+    """Return the accuracy A, B, C or D of an arm in percent."""
+    return "" if row[letter] is None else f"{100 * row[letter]:.1f}"
 
 
 Cells = dict[str, tuple[int, float]]  # arm -> epochs and accuracy on val of its best candidate
@@ -180,6 +186,8 @@ def print_all(document: dict[str, Any], against: str | None) -> None:
     print(table(["data set", *arms], per_set(document, arms, lambda row: plus_minus(row["test"], row["test_std"]))))
     others = [arm for arm in arms if arm != document["baseline"]]
     print(table(["data set", *others], per_set(document, others, points)))
+    for letter in "ABD":
+        print(table([f"{letter}, data set", *arms], per_set(document, arms, partial(letter_of, letter))))
     if "choice" in document:
         if against:
             print(table(["arm", f"difference from {against}", "p (Holm)"], between(document, against)))
