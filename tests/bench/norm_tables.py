@@ -2,9 +2,11 @@
 
     python tests/bench/norm_tables.py bench-norms/study --against bn
     python tests/bench/norm_tables.py bench-norms/batches --levels --against bn
+    python tests/bench/norm_tables.py bench-norms/inputs --crossed
 
 With `--levels` the data sets are named `SET, LEVEL`, and the table has a row per level: means over its sets, with
-intervals over the seeds. Sets without a level are one row.
+intervals over the seeds. Sets without a level are one row. With `--crossed` it has a row per arm and a column per table
+of [cross] in the file of arms: mean ranks in the screening.
 """
 
 from __future__ import annotations
@@ -91,8 +93,8 @@ def between(document: dict[str, Any], arm: str) -> Iterator[list[str]]:
         yield [name, points(found[name]._asdict()), "" if p is None else f"{p:.2g}"]
 
 
-def screening(document: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield a row per arm, best mean rank on validation first; data sets that share a choice count once.
+def ranks_on_val(document: dict[str, Any]) -> dict[str, list[float]]:
+    """Return the ranks of each arm on validation; data sets that share a choice count once.
 
     A candidate that was trained longer was better on every earlier comparison.
     """
@@ -101,10 +103,28 @@ def screening(document: dict[str, Any]) -> Iterator[list[str]]:
         standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
         for arm, rank in zip(cells, stats.rankdata(standing), strict=True):
             ranks.setdefault(arm, []).append(float(rank))
+    return ranks
+
+
+def screening(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row per arm, best mean rank on validation first."""
+    ranks = ranks_on_val(document)
     kept = {one["arm"] for one in document["choice"] if one["kept"]}
     for arm in sorted(ranks, key=lambda arm: mean(ranks[arm])):
         own = ranks[arm]
         yield [arm, f"{mean(own):.1f}", f"{min(own):.0f} to {max(own):.0f}", "yes" if arm in kept else ""]
+
+
+def crossed(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the names of the tables of [cross], then a row per arm with its mean rank alone and with each of them."""
+    found = {arm: mean(ranks) for arm, ranks in ranks_on_val(document).items()}
+    names = [arm for arm in found if not any(arm.startswith(f"{other}, ") for other in found)]
+    tables = [arm.removeprefix(f"{names[0]}, ") for arm in found if arm.startswith(f"{names[0]}, ")]
+    yield tables
+    for name in sorted(names, key=found.__getitem__):
+        yield [name, f"{found[name]:.1f}", *(f"{found[f'{name}, {one}']:.1f}" for one in tables)]
+    changes = [mean(found[f"{name}, {one}"] - found[name] for name in names) for one in tables]
+    yield ["mean change", "", *(f"{change:+.1f}" for change in changes)]
 
 
 def by_level(document: dict[str, Any], arms: list[str], against: str) -> Iterator[list[str]]:
@@ -162,10 +182,14 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--against", metavar="ARM", help="also: differences from this arm")
     parser.add_argument("--levels", action="store_true", help="only: a row per level of the sets `SET, LEVEL`")
+    parser.add_argument("--crossed", action="store_true", help="only: mean ranks with each table of [cross]")
     options = parser.parse_args()
     study = options.study
     document = json.loads((study / "results.json").read_text())
-    if options.levels:
+    if options.crossed:
+        rows = crossed(document)
+        print(table(["arm", "alone", *next(rows)], rows))
+    elif options.levels:
         print_levels(document, options.against or document["baseline"])
     else:
         print_all(document, options.against)
