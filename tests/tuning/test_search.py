@@ -310,7 +310,7 @@ def torn_ray_state(folder: Path) -> None:
 def test_a_torn_state_of_ray_changes_nothing(data_file: Path, tmp_path: Path) -> None:
     """The driver is killed at a named line; the ledger alone says what is left, and no trial is done twice."""
     out, sizes = tmp_path / "study", ("--trials", "3", "--epochs", "1", "--frames", "16", "--wandb", "off")
-    killed = search(data_file, out, *sizes, SKELNORM_FAULT_AT="line appended:6")  # one is passed at opening
+    killed = search(data_file, out, *sizes, SKELNORM_FAULT_AT="line appended:5")
     assert killed.returncode == -signal.SIGKILL
     lines = (out / "ledger.jsonl").read_text().splitlines()
     assert len(lines) == 5
