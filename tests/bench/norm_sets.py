@@ -9,14 +9,18 @@ r"""Data files of the study of norms: six data sets, with protocols that shift w
         --arms tests/bench/norm_length_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/inputs \
         --arms tests/bench/norm_input_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
-    python -m tuning.study --data bench-norms/two.toml --out bench-norms/persons \
+    python -m tuning.study --data bench-norms/utd.toml --out bench-norms/persons \
         --arms tests/bench/norm_person_arms.toml --lr 3e-4 1e-3 3e-3 --screen 1 --grace 5 --seeds 1 --frames 32
+    python -m tuning.study --data bench-norms/three.toml --out bench-norms/loops \
+        --arms tests/bench/norm_loop_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 32 --epochs 40
+    python -m tuning.study --data bench-norms/short.toml --out bench-norms/short \
+        --arms tests/bench/norm_short_arms.toml --lr 3e-4 1e-3 3e-3 --seeds 3 --frames 32 --epochs 40
     python -m tuning.study --data bench-norms/three.toml --out bench-norms/graph \
         --arms tests/bench/norm_graph_arms.toml --lr 3e-4 1e-3 3e-3 --grace 10 --seeds 3 --frames 16 --epochs 40
 
-Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/three.toml (two of these as
-OUT/two.toml), as OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter and twice
-the epochs and with the presets' augmentation and schedule.
+Writes OUT/NAME.h5 by `preprocessing.build`, OUT/sets.toml, and three of the sets as OUT/three.toml (one of these as
+OUT/utd.toml), as OUT/batches.toml in batches of 8, 32 and 128 clips, and as OUT/lengths.toml with a quarter (these
+alone: OUT/short.toml) and twice the epochs and with the presets' augmentation and schedule.
 
 Protocols: new subjects, new cameras (NW-UCLA), adults and children (Kinder-Gator, both ways), two bodies (SBU, two
 folds), few clips (Florence 3D), a new sensor (UTD-MHAD trains, KARD tests, on the joints and classes that both have),
@@ -166,7 +170,6 @@ USUAL_EPOCHS = 40
 EPOCHS = {"ucla": 20, "sbu": 80, "florence": 100, "utd-kard": 80}
 Levels = dict[str, tuple[float, dict[str, Any]]]  # name -> factor of the epochs, settings
 FEW = {"utd": "xsub", "kard": "xsub", "sbu": "fold 1"}
-BODIES = ("utd", "sbu")  # the second body is always absent, and never
 BATCHES = (8, 32, 128)
 # Those that the presets of UTD-MHAD and SBU share.
 PRESET = {
@@ -228,11 +231,12 @@ def main() -> None:
     write_sets(options.out / "sets.toml", all_protocols)
     three = crossed({"": (1, {})})
     write_sets(options.out / "three.toml", three)
-    write_sets(options.out / "two.toml", {name: three[name] for name in BODIES})
+    write_sets(options.out / "utd.toml", {"utd": three["utd"]})
     batches: Levels = {f"batch {size}": (1, {"train.batch_size": size}) for size in BATCHES}
     write_sets(options.out / "batches.toml", crossed(batches))
-    lengths: Levels = {
-        "a quarter of the epochs": (0.25, {}),
+    short: Levels = {"a quarter of the epochs": (0.25, {})}
+    write_sets(options.out / "short.toml", crossed(short))
+    lengths: Levels = short | {
         "twice the epochs": (2, {}),
         "twice, augmented": (2, PRESET),
     }
