@@ -5,8 +5,8 @@
     python tests/bench/norm_tables.py bench-norms/inputs --crossed
 
 With `--levels` the data sets are named `SET, LEVEL`, and the table has a row per level: means over its sets, with
-intervals over the seeds. Sets without a level are one row. With `--crossed` it has a row per arm and a column per table
-of [cross] in the file of arms: mean ranks in the screening.
+intervals over the seeds. Sets without a level are one row. With `--crossed` the tables have a row per arm and a
+column per table of [cross] in the file of arms: accuracies C and D on val at the first rung of a screening.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def between(document: dict[str, Any], arm: str) -> Iterator[list[str]]:
         yield [name, points(found[name]._asdict()), "" if p is None else f"{p:.2g}"]
 
 
-def ranks_on_val(document: dict[str, Any]) -> dict[str, list[float]]:
-    """Return the ranks of each arm on validation; data sets that share a choice count once.
+def screening(document: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row per arm, best mean rank on validation first; data sets that share a choice count once.
 
     A candidate that was trained longer was better on every earlier comparison.
     """
@@ -103,28 +103,33 @@ def ranks_on_val(document: dict[str, Any]) -> dict[str, list[float]]:
         standing = [-sorted(set(cells.values())).index(value) for value in cells.values()]
         for arm, rank in zip(cells, stats.rankdata(standing), strict=True):
             ranks.setdefault(arm, []).append(float(rank))
-    return ranks
-
-
-def screening(document: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield a row per arm, best mean rank on validation first."""
-    ranks = ranks_on_val(document)
     kept = {one["arm"] for one in document["choice"] if one["kept"]}
     for arm in sorted(ranks, key=lambda arm: mean(ranks[arm])):
         own = ranks[arm]
         yield [arm, f"{mean(own):.1f}", f"{min(own):.0f} to {max(own):.0f}", "yes" if arm in kept else ""]
 
 
-def crossed(document: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield the names of the tables of [cross], then a row per arm with its mean rank alone and with each of them."""
-    found = {arm: mean(ranks) for arm, ranks in ranks_on_val(document).items()}
+def crossed(study: Path, letter: str) -> Iterator[list[str]]:
+    """Yield the tables of [cross], then a row per arm: its accuracy at the first rung, and the change with each table.
+
+    Means over data sets, of the best learning rate. All candidates get to the first rung, so that they are compared at
+    one length; D does not depend on running statistics, which lag there.
+    """
+    best: dict[str, dict[str, float]] = {}  # arm -> data set -> accuracy
+    for outcome in (line["ended"] for line in lines_of(study / "ledger.jsonl") if "ended" in line):
+        task, curve = outcome["task"], outcome["curve"]
+        if task.get("choosing") and curve:
+            cells = best.setdefault(task["arm"], {})
+            cells[task["data_set"]] = max(cells.get(task["data_set"], 0.0), curve[0][letter])
+    found = {arm: 100 * mean(cells.values()) for arm, cells in best.items()}
     names = [arm for arm in found if not any(arm.startswith(f"{other}, ") for other in found)]
     tables = [arm.removeprefix(f"{names[0]}, ") for arm in found if arm.startswith(f"{names[0]}, ")]
     yield tables
-    for name in sorted(names, key=found.__getitem__):
-        yield [name, f"{found[name]:.1f}", *(f"{found[f'{name}, {one}']:.1f}" for one in tables)]
-    changes = [mean(found[f"{name}, {one}"] - found[name] for name in names) for one in tables]
-    yield ["mean change", "", *(f"{change:+.1f}" for change in changes)]
+    changes = {name: [found[f"{name}, {one}"] - found[name] for one in tables] for name in names}
+    for name in sorted(names, key=found.__getitem__, reverse=True):
+        yield [name, f"{found[name]:.1f}", *(f"{change:+.1f}" for change in changes[name])]
+    changed = zip(*changes.values(), strict=True)
+    yield ["mean", f"{mean(found[name] for name in names):.1f}", *(f"{mean(column):+.1f}" for column in changed)]
 
 
 def by_level(document: dict[str, Any], arms: list[str], against: str) -> Iterator[list[str]]:
@@ -170,9 +175,14 @@ def rates(document: dict[str, Any]) -> Iterator[list[str]]:
         yield [arm, *(str(counts[rate]) for rate in every)]
 
 
+def lines_of(ledger: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a ledger."""
+    return map(json.loads, ledger.read_text().splitlines())
+
+
 def hours(study: Path) -> float:
     """Return the hours of the epochs of all trials, evaluations included: those of a core, as each trial has one."""
-    lines = (json.loads(line) for path in study.glob("trials/*/ledger.jsonl") for line in path.read_text().splitlines())
+    lines = (line for path in study.glob("trials/*/ledger.jsonl") for line in lines_of(path))
     return sum(line.get("seconds", 0.0) + line.get("evaluation_seconds", 0.0) for line in lines) / 3600
 
 
@@ -182,13 +192,14 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--against", metavar="ARM", help="also: differences from this arm")
     parser.add_argument("--levels", action="store_true", help="only: a row per level of the sets `SET, LEVEL`")
-    parser.add_argument("--crossed", action="store_true", help="only: mean ranks with each table of [cross]")
+    parser.add_argument("--crossed", action="store_true", help="only: arms with each table of [cross]")
     options = parser.parse_args()
     study = options.study
     document = json.loads((study / "results.json").read_text())
     if options.crossed:
-        rows = crossed(document)
-        print(table(["arm", "alone", *next(rows)], rows))
+        for letter in "CD":
+            rows = crossed(study, letter)
+            print(table([f"{letter} at the first rung", "alone", *next(rows)], rows))
     elif options.levels:
         print_levels(document, options.against or document["baseline"])
     else:
