@@ -40,6 +40,7 @@ from pipeline.config import from_dict
 from pipeline.norms import NORMS, PERSONS_MODES
 from pipeline.tracking.metric_names import flat
 from tuning.re_evaluations import RE_EVALUATIONS
+from tuning.sets import is_texts
 from tuning.space import nested
 from tuning.trial_spec import RESERVED
 
@@ -180,7 +181,7 @@ ARMS = {"question": _question, "norms": _norms, "persons": _persons}
 
 
 class Form(NamedTuple):
-    """What a key of a TOML file takes."""
+    """Values that a key of a TOML file takes."""
 
     fits: Callable[[object], bool]
     needs: str
@@ -189,10 +190,6 @@ class Form(NamedTuple):
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_table(value: object) -> bool:
@@ -206,7 +203,7 @@ def _has_tables(value: object) -> bool:
 KEYS = {
     "from": Form(_is_text, 'the name of a set of arms: write from = "norms"'),
     "baseline": Form(_is_text, 'the name of an arm: write baseline = "NAME"'),
-    "always": Form(_is_list, 'a list of arms: write always = ["NAME", "NAME"]'),
+    "always": Form(is_texts, 'a list of arms: write always = ["NAME", "NAME"]'),
     "common": Form(_is_table, "settings: write common.SECTION.NAME = VALUE"),
     "arms": Form(_has_tables, "tables: write [arms.NAME] and settings below it"),
     "cross": Form(

@@ -289,7 +289,7 @@ def _placement(config: dict[str, Any], resources: Resources) -> Any:
 class _Live:
     """The source and the state of running trials: never copied, and pickled as empty (Ray pickles its arguments).
 
-    `trials` holds the trials' folders; `given_up` says that a stopped trial never goes on.
+    `trials` holds the trials' folders; `given_up` means that a stopped trial never goes on.
     """
 
     def __init__(self, source: TaskSource | None = None, trials: Path = Path(), given_up: bool = False) -> None:
@@ -298,13 +298,12 @@ class _Live:
         self.given_up = given_up
         self.stopped: list[str] = []
         self.tasks: dict[str, Task] = {}
-        self.kept: set[str] = set()  # tasks whose checkpoints stay
         self.curves: dict[str, dict[int, dict[str, Any]]] = {}
         self.signal = 0
         self.failure: Exception | None = None
 
     def tell(self, event: Callable[..., None], *values: Any) -> None:
-        """Call a method of the source; its error ends the run. Ray would take it for an error of the trial."""
+        """Call what an event is for; its error ends the run. Ray would take it for an error of the trial."""
         if self.failure is None:
             try:
                 event(*values)
@@ -319,13 +318,14 @@ class _Live:
         self.stopped.clear()
 
     def end(self, trial_id: str, outcome: str, **more: Any) -> None:
-        """Tell the source the outcome of a trial, then drop the checkpoints that nobody needs."""
+        """Tell the source the outcome of a trial, then drop the checkpoints that are no longer needed."""
+        assert self.source is not None
         task = self.tasks.pop(trial_id)
         self.drop_stopped()  # of trials that ended earlier: Ray reports this one before its processes end
         self.stopped += [task.name] * (outcome == "stopped")
         curve = [metrics for _, metrics in sorted(self.curves.pop(trial_id, {}).items())]
-        self.tell(self.source.on_end, Outcome(task=task, outcome=outcome, curve=curve, **more))  # type: ignore[union-attr]
-        if outcome == "finished" and task.name not in self.kept:
+        self.tell(self.source.on_end, Outcome(task=task, outcome=outcome, curve=curve, **more))
+        if outcome == "finished" and not self.source.spec(task).keep:
             self.tell(drop_checkpoints, self.trials / task.name)
 
     @contextmanager
@@ -419,10 +419,8 @@ def _searcher(live: _Live) -> Any:
             task = self.live.source.next()
             if task is None:
                 return Searcher.FINISHED
-            spec = self.live.source.spec(task)
             self.live.tasks[trial_id] = task
-            self.live.kept |= {task.name} if spec.keep else set()
-            return {"name": task.name, "spec": spec.to_json()}
+            return {"name": task.name, "spec": self.live.source.spec(task).to_json()}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             """Do nothing: the callback below knows more."""

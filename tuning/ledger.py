@@ -124,10 +124,10 @@ class StudyLedger:
             self.failures[line["failed"]] += 1
         elif "study" not in line:
             outcome = _outcome(line["ended"])
-            self._note(outcome)
             if outcome.outcome == "failed" and outcome.cause.startswith(MACHINE):
-                del self.ended[outcome.task.name]
                 self.under_way[outcome.task.name] = outcome.task
+            else:
+                self._note(outcome)
 
     def _append(self, record: dict[str, Any]) -> None:
         self._journal.append(record)
@@ -140,11 +140,6 @@ class StudyLedger:
         """Return a task as it is on the record: ended, or under way; None if it is not there."""
         ended = self.ended.get(name)
         return ended.task if ended else self.under_way.get(name)
-
-    def tasks(self) -> list[Task]:
-        """Return all tasks on the record, each once."""
-        ended = {name: outcome.task for name, outcome in self.ended.items()}
-        return list((ended | self.under_way).values())
 
     def begin(self, task: Task) -> None:
         """Record that a task is under way."""

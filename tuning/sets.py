@@ -125,7 +125,7 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
     one, several = values.pop("protocol", ""), values.pop("protocols", None)
     if not isinstance(one, str):
         raise ValueError(f'{path}: set {name!r}: protocol {one!r} is not a text: write protocol = "NAME".')
-    if several is not None and several != ALL and not (several and _is_texts(several)):
+    if several is not None and several != ALL and not (several and is_texts(several)):
         raise ValueError(
             f"{path}: set {name!r}: protocols {several!r} is not a list of protocols: write "
             f'protocols = ["NAME", "NAME"], or "{ALL}".'
@@ -139,7 +139,8 @@ def _sets(path: Path, name: str, table: object) -> Iterator[DataSet]:
         yield DataSet(file, f"{name}, {protocol}", protocol, settings)
 
 
-def _is_texts(value: object) -> bool:
+def is_texts(value: object) -> bool:
+    """Return whether a value of a TOML file is a list of texts."""
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 

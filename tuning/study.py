@@ -84,7 +84,7 @@ class Study(Experiment):
             raise ValueError(f"--lr {wrong[0]:g} is out of range: learning rates are above 0 and below 1.")
         names = [f"{rate:g}" for rate in self.lr]  # of the trials' folders
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"--lr {twice[0]} is listed twice (rates are told apart by six digits): remove one.")
+            raise ValueError(f"--lr {twice[0]} is listed twice (compared to six digits): remove one.")
         if self.grace > self.epochs:
             raise ValueError(f"--grace {self.grace} is too large: must be at most --epochs ({self.epochs}).")
         if self.grace and not (self.lr or self.screen):
@@ -181,14 +181,14 @@ class StudyResult(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What was chosen on validation; without --lr and --screen, everything."""
+    """Arms and settings that were chosen on validation; without --lr and --screen, all of them."""
 
     arms: Arms
     """The arms that remain, and those that have trials."""
     tasks: list[Task]
     """Their trainings, with what was chosen for them."""
     cells: Sequence[dict[str, Any]] = ()
-    """What was chosen, for results.json: one entry per data set and arm."""
+    """The choice for results.json: one entry per data set and arm."""
     failed: Sequence[Outcome] = ()
     """Failed candidates of data sets and arms that have no other, so that nothing could be chosen."""
 
@@ -307,9 +307,10 @@ def _choose(settings: Study, arms: Arms, tasks: Sequence[Task], ledger: StudyLed
     ]
     failed = [
         replace(one, task=replace(one.task, data_set=name))
-        for name, first_equal_set in source.items()
         for one in ledger.ended.values()
-        if one.task.choosing and one.task.data_set == first_equal_set and (name, one.task.arm) not in best
+        if one.task.choosing and one.outcome == "failed"
+        for name, shared in source.items()
+        if one.task.data_set == shared and (name, one.task.arm) not in best
     ]
     return Choice(arms.only({*kept.arms, *(task.arm for task in chosen)}), chosen, cells, failed)
 

@@ -255,7 +255,7 @@ def test_a_failure_of_the_machine_is_tried_again_by_the_next_command(tmp_path: P
     assert list(ledger.ended) == ["a"]
     resumed = StudyLedger(tmp_path, WHOSE)
     assert (list(resumed.under_way), list(resumed.ended)) == ((["a"], []) if again else ([], ["a"]))
-    assert resumed.tasks() == [task("a")]
+    assert resumed.recorded("a") == task("a")
     resumed.begin(task("a"))
     resumed.end(outcome("a"))
     assert list(StudyLedger(tmp_path, WHOSE).ended) == ["a"]

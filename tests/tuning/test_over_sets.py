@@ -105,7 +105,7 @@ def test_each_set_has_the_table_of_a_study_of_its_own() -> None:
 
 
 def test_a_set_on_which_every_trial_failed_changes_nothing_for_the_others() -> None:
-    """It has its rows, with the number of failures; the others are judged on test as before, with the same ranks."""
+    """It has its rows, with the number of failures; the others are evaluated on test as before, with the same ranks."""
     failed = [
         Outcome(Task(f"sbu-{arm}-s0", {}, 0, arm, data_set="sbu"), "failed", cause="memory: none left")
         for arm in ARMS.arms
