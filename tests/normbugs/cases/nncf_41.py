@@ -13,13 +13,13 @@ from tests.normbugs.data import digits, loader
 from tests.normbugs.training import adapt, deep_cnn, fit, scorer
 
 
-def quantized(model: nn.Module, levels: int = 1) -> nn.Module:
-    """Return a copy whose convolutions hold multiples of a step, `levels` to each side of 0."""
+def ternary(model: nn.Module) -> nn.Module:
+    """Return a copy whose convolutions hold -s, 0 and s, where s is 0.8 of their weights' standard deviation."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            step = module.weight.abs().amax() / (levels + 0.2)
-            module.weight.data = step * (module.weight / step).round().clamp(-levels, levels)
+            step = 0.8 * module.weight.std()
+            module.weight.data = step * (module.weight / step).round().clamp(-1, 1)
     return model
 
 
@@ -28,7 +28,7 @@ def make(seed: int, fixed: bool) -> Patient:
     train, held_out = loader(x, y, seed=seed), loader(x_eval, y_eval, size=100, shuffle=False)
     full = deep_cnn(channels=16)
     fit(full, train, epochs=5)
-    model = quantized(full)
+    model = ternary(full)
     if fixed:
         adapt(model, train)
     return Patient(model.eval(), train, held_out, scorer(held_out))
