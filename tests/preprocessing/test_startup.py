@@ -1,6 +1,7 @@
 """Start and end of a command: --help without torch, Ctrl-C in one line, a closed pipe in silence."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+def heavy(words: list[str]) -> set[str]:
+    """Return the heavy modules that a command has loaded at its end; fail where it ends without the probe's line."""
+    listed = f"print(json.dumps(sorted({HEAVY} & set(sys.modules))))"
+    probe = f"import atexit, json, sys; atexit.register(lambda: {listed}); {SCRIPT}"
+    done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, env=environment())
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -34,21 +43,14 @@ def environment() -> dict[str, str]:
     ids=" ".join,
 )
 def test_help_and_a_typo_load_nothing_heavy(words: list[str]) -> None:
-    assert _heavy(words) == set()
+    assert heavy(words) == set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", console.COMMANDS)
 def test_no_help_loads_anything_heavy(name: str) -> None:
     """That of build lists the formats, from their readers: it loads h5py, and so shows that the probe sees."""
-    assert _heavy([name, "--help"]) == ({"h5py"} if name == "build" else set())
-
-
-def _heavy(words: list[str]) -> set[str]:
-    """Return the heavy modules that a command has loaded at its end."""
-    probe = f"import atexit, sys; atexit.register(lambda: print(*{HEAVY} & set(sys.modules))); {SCRIPT}"
-    done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, env=environment())
-    return set(done.stdout.splitlines()[-1].split())
+    assert heavy([name, "--help"]) == ({"h5py"} if name == "build" else set())
 
 
 @pytest.mark.parametrize("name", [name for name, command in console.COMMANDS.items() if command.reader])
